@@ -1,15 +1,15 @@
 """The tree of errors, and the table of error classes that a row can end with.
 
-    MlbBatchError
-    ├── UserError            exit 2: the user can mend it; the message says how, no traceback is shown
-    │   ├── SpecError        the job file: unknown key, wrong type, two budgets
-    │   ├── InputError       the manifest or the videos' place: missing, empty, duplicate ids
-    │   ├── ModelError       the model: unknown architecture, pickled weights, no such folder
-    │   ├── BudgetError      the budget: below the floor, over what the job can cost
-    │   ├── ClusterError     the cluster: the job asks for more than it has
-    │   └── OutputError      the output: held by another run, written by another schema
-    ├── JobError             exit 1: the job itself failed (storage gone, credentials expired); run it again to resume
-    └── RowError             one annotation failed; it becomes a row of errors/ and the job goes on
+MlbBatchError
+├── UserError            exit 2: the user can mend it; the message says how, no traceback is shown
+│   ├── SpecError        the job file: unknown key, wrong type, two budgets
+│   ├── InputError       the manifest or the videos' place: missing, empty, duplicate ids
+│   ├── ModelError       the model: unknown architecture, pickled weights, no such folder
+│   ├── BudgetError      the budget: below the floor, over what the job can cost
+│   ├── ClusterError     the cluster: the job asks for more than it has
+│   └── OutputError      the output: held by another run, written by another schema
+├── JobError             exit 1: the job itself failed (storage gone, credentials expired); run it again to resume
+└── RowError             one annotation failed; it becomes a row of errors/ and the job goes on
 """
 
 from __future__ import annotations

@@ -1,0 +1,164 @@
+"""The shape of a model, read from its config.json alone: all that a price depends on.
+
+A saved config leaves out what equals its class's default, so the defaults of the supported architectures stand here
+too; a test holds them to what transformers itself resolves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlb_batch.errors import ModelError
+
+Config = Mapping[str, Any]
+
+_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+                  vocab_size=32000, max_position_embeddings=2048),
+    "mistral": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+                    num_key_value_heads=8, vocab_size=32000, max_position_embeddings=131072),
+    "qwen2": dict(hidden_size=4096, intermediate_size=22016, num_hidden_layers=32, num_attention_heads=32,
+                  num_key_value_heads=32, vocab_size=151936, max_position_embeddings=32768),
+}  # fmt: skip
+_VISION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "clip_vision_model": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+                              num_channels=3, image_size=224, patch_size=32),
+    "siglip_vision_model": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+                                num_attention_heads=12, num_channels=3, image_size=224, patch_size=16),
+}  # fmt: skip
+# What a family falls back to when its config names no tower or decoder at all.
+_CLIP_L = dict(model_type="clip_vision_model", hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
+               num_attention_heads=16, image_size=336, patch_size=14)  # fmt: skip
+_SO400M = dict(model_type="siglip_vision_model", hidden_size=1152, intermediate_size=4304, num_hidden_layers=26,
+               num_attention_heads=14, image_size=384, patch_size=14)  # fmt: skip
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "llava": dict(text="llama", vision=_CLIP_L, layer=-2, strategy="default", pooled=False, trailer=0),
+    "llava_next": dict(text="llama", vision=_CLIP_L, layer=-2, strategy="default", pooled=False, trailer=0),
+    "llava_onevision": dict(text="qwen2", vision=_SO400M, layer=-1, strategy="full", pooled=True, trailer=1),
+}
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+
+    @property
+    def q_dim(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    layers: int  # layers that run, up to the one whose features are taken
+    hidden: int
+    ffn: int
+    channels: int
+    patch_size: int
+    side: int  # patches along one edge
+    class_token: bool
+
+    @property
+    def patches(self) -> int:
+        return self.side**2
+
+    @property
+    def tokens(self) -> int:
+        return self.patches + self.class_token
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    family: str
+    decoder: DecoderShape
+    vision: VisionShape
+    projector_in: int  # width of the features that enter the projector
+    pooled: bool  # 2 x 2 bilinear pooling behind the projector
+    trailer: int  # tokens that close the visual sequence (a newline) and are never pruned
+
+    @property
+    def side(self) -> int:
+        """Rows, and columns, of visual tokens of one frame."""
+        return math.ceil(self.vision.side / 2) if self.pooled else self.vision.side
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.side**2
+
+
+def model_shape(config: Config) -> ModelShape:
+    """The shape that a checkpoint's config.json describes."""
+    family = str(config.get("model_type"))
+    if family not in _FAMILIES:
+        raise ModelError(f"model_type {family!r} has no known architecture here; supported: {', '.join(_FAMILIES)}")
+    known = _FAMILIES[family]
+    text = {"model_type": known["text"], **(config.get("text_config") or {})}
+    vision = config.get("vision_config") or known["vision"]
+    layer = config.get("vision_feature_layer", known["layer"])
+    feature_layers = [layer] if isinstance(layer, int) else list(layer)
+    vision_shape = _vision_shape(vision, feature_layers)
+    _check_strategy(config.get("vision_feature_select_strategy", known["strategy"]), vision_shape)
+    return ModelShape(
+        family=family,
+        decoder=_decoder_shape(text),
+        vision=vision_shape,
+        projector_in=vision_shape.hidden * len(feature_layers),
+        pooled=known["pooled"],
+        trailer=known["trailer"],
+    )
+
+
+def _decoder_shape(text: Config) -> DecoderShape:
+    kind = text["model_type"]
+    if kind not in _TEXT_DEFAULTS:
+        raise ModelError(f"text model {kind!r} is not supported; supported: {', '.join(_TEXT_DEFAULTS)}")
+    c = _TEXT_DEFAULTS[kind] | {k: v for k, v in text.items() if v is not None}
+    heads = c["num_attention_heads"]
+    return DecoderShape(
+        layers=c["num_hidden_layers"],
+        hidden=c["hidden_size"],
+        ffn=c["intermediate_size"],
+        heads=heads,
+        kv_heads=c.get("num_key_value_heads", heads),
+        head_dim=c.get("head_dim", c["hidden_size"] // heads),
+        vocab=c["vocab_size"],
+        context=c["max_position_embeddings"],
+    )
+
+
+def _vision_shape(vision: Config, feature_layers: list[int]) -> VisionShape:
+    kind = vision.get("model_type", "clip_vision_model")
+    if kind not in _VISION_DEFAULTS:
+        raise ModelError(f"vision tower {kind!r} is not supported; supported: {', '.join(_VISION_DEFAULTS)}")
+    c = _VISION_DEFAULTS[kind] | {k: v for k, v in vision.items() if v is not None}
+    total = c["num_hidden_layers"]
+    # hidden_states holds the embeddings first: index i is what i layers give, and -1 what all of them do.
+    needed = max(i if i >= 0 else total + 1 + i for i in feature_layers)
+    return VisionShape(
+        layers=needed,
+        hidden=c["hidden_size"],
+        ffn=c["intermediate_size"],
+        channels=c["num_channels"],
+        patch_size=c["patch_size"],
+        side=c["image_size"] // c["patch_size"],
+        class_token=kind == "clip_vision_model",
+    )
+
+
+def _check_strategy(strategy: str, vision: VisionShape) -> None:
+    """A class token is dropped, and nothing else is: any other reading would break the grid of a frame."""
+    if (strategy == "default") != vision.class_token:
+        raise ModelError(f"vision_feature_select_strategy {strategy!r} does not fit this vision tower")
