@@ -1,0 +1,58 @@
+"""The embedded models: where their checkpoint folders lie.
+
+`folder(name)` is the packaged, trained checkpoint; where none is packaged it is one with random weights, built once
+from code into the user's cache. Nothing heavy is imported here, so that planning a job stays light.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from mlb_batch.errors import ModelError
+
+NAMES = ("tiny", "tiny-image", "tiny-paired")
+_HERE = Path(__file__).parent
+_RECIPE = ("build.py", "architectures.py", "tokenizer.py", "words.py")
+
+
+def folder(name: str) -> Path:
+    """The checkpoint folder of an embedded model, as a hub download would look."""
+    if name not in NAMES:
+        raise ModelError(f"no embedded model is called {name!r}: use one of {', '.join(NAMES)}")
+    return _packaged(name) if trained(name) else _cached_random(name)
+
+
+def trained(name: str) -> bool:
+    """Whether the package carries trained weights for this model."""
+    return (_packaged(name) / "model.safetensors").is_file()
+
+
+def _packaged(name: str) -> Path:
+    return _HERE / "weights" / name
+
+
+def _cached_random(name: str) -> Path:
+    """Built beside its final place and renamed: a reader sees a whole folder or none, and the first builder wins."""
+    recipe = hashlib.sha256(b"".join((_HERE / file).read_bytes() for file in _RECIPE)).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlb_batch" / f"random-{recipe}"
+    target = cache / name
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    from mlb_batch.tiny.build import build
+
+    scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache))
+    try:
+        build(name, scratch, seed=0)
+        scratch.chmod(0o755)
+        scratch.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
