@@ -1,0 +1,109 @@
+"""Plan: what a job will do and cost, as one value that prints, goes to JSON and comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlb_batch.cost.allocate import ContentRule
+from mlb_batch.cost.flops import Bill
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The budget as written, and what it comes to for this job."""
+
+    kind: str  # ratio | pflops | pflops_per_hour_of_video | gpu_hours
+    amount: float
+    scope: str  # llm | total
+    convention: str  # exact | paper
+    unit: str  # of the four numbers below: FLOPs | multiply-adds | microseconds
+    limit: int  # what may be spent
+    planned: int  # what the solved keep spends, generation at max_new_tokens where the scope counts it
+    vanilla: int  # the same job unpruned, shared between the prompts of a clip
+    floor: int  # the least that this method can spend
+
+    @property
+    def use(self) -> float:
+        """The share of the limit that is planned to be spent."""
+        return self.planned / self.limit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How far the numbers of a plan can be trusted where not every header was probed: (low, high) at `confidence`."""
+
+    sampled_videos: int
+    confidence: float
+    hours: tuple[float, float]
+    clips: tuple[int, int]
+    vanilla: tuple[int, int]  # Budget.vanilla's unit
+    planned: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one decoder layer of the commonest clip sees of the visual tokens."""
+
+    index: int
+    visual: int  # of one copy; in a two-stage method's scanning layers, of all segments together
+    copies: int  # 1, or one for each prompt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `mlb-batch plan` prints. `bill` parts are exact-convention FLOPs whatever the budget counts in."""
+
+    fingerprint: str
+    key: str  # names the frozen schedule: the fingerprint's fields without what was solved
+    reused: bool  # the schedule was frozen by an earlier run
+    model: str
+    revision: str
+    method: str
+    select: str
+    keep: int  # millionths of a clip's visual tokens
+    content: ContentRule | None  # allocation `content`: a clip's own keep, from its redundancy
+    frames: int  # frames of a clip that are encoded, at most
+    videos: int
+    unreadable: int  # headers that could not be read; priced at the sampling's full count
+    hours: float
+    clips: int
+    prompts: int  # annotations: clips x their prompts
+    visual_tokens: int
+    text_tokens: int
+    budget: Budget
+    vanilla: Bill
+    planned: Bill  # generation at `expected_new_tokens`
+    planned_worst: Bill  # generation at max_new_tokens
+    paper_vanilla: int
+    paper_planned: int
+    expected_new_tokens: int
+    layers: tuple[Layer, ...]
+    estimate: Estimate | None  # None: every header was probed
+    gpu_hours: float | None  # None: this device and model were never calibrated
+    price: float | None
+    bytes_read: int
+    bytes_written: int
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        estimate = data["estimate"] and {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data["estimate"].items()
+        }
+        parts = {
+            "content": data["content"] and ContentRule(**data["content"]),
+            "budget": Budget(**data["budget"]),
+            "vanilla": Bill(**data["vanilla"]),
+            "planned": Bill(**data["planned"]),
+            "planned_worst": Bill(**data["planned_worst"]),
+            "layers": tuple(Layer(**layer) for layer in data["layers"]),
+            "estimate": estimate and Estimate(**estimate),
+            "warnings": tuple(data["warnings"]),
+        }
+        return cls(**{**data, **parts})
