@@ -1,0 +1,52 @@
+"""The output: Parquet rows that are their own ledger.
+
+Decision record: how files are committed
+----------------------------------------
+Needed: after any crash a plain read of one fingerprint's folder is exactly right, two writers never double a row, and
+a run resumes without computing again what is there. Three ways were weighed.
+
+1. One commit record per shard beside the data. Right only for readers that know the records: a plain read of the
+   folder sees the data file of an attempt that lost. Rejected for that alone.
+2. A table format (`write_delta`, `write_iceberg`). Ray Data 2.60 commits once, at the end of the whole write: a kill
+   at 99 % keeps nothing, and the files it wrote lie in the folder as orphans that a plain Parquet read counts. Committing
+   batches through the library by hand brings the conditional put below back, plus a log that only its own readers know.
+3. A log of files written by one process that holds a lease.
+
+Chosen is 3, with the files themselves as the log and nothing beside them. Captions are small, so only the driver writes
+them. A commit is one file, `annotations/<fingerprint>/part-<number>.parquet` (and the like under errors/), made by one
+conditional create (`If-None-Match: *` on S3, a hard link on a local disk): it is there whole or not at all. The number
+is claimed by that create. If it is taken, another writer committed: that file is read, its rows are dropped from ours,
+and the next number is tried; so every writer has read all files before its own, and no row can stand twice, lease or no
+lease. If the file that is in the way carries our own token, an answer got lost and it was us. The lease only spares
+two runs from paying for the same work; correctness never rests on it.
+
+The folder is named by the bare fingerprint: a `fingerprint=` folder beside the column of that name makes
+`pyarrow.parquet.read_table(OUTPUT/annotations)` fail ("incompatible types: string vs dictionary").
+
+Every file is sealed: its metadata hold the SHA-256 of the file itself (see seal.py), so `verify` finds any flipped bit.
+"""
+
+from mlb_batch.ledger.ids import DoneIds, annotation_id, fingerprint
+from mlb_batch.ledger.lease import Lease
+from mlb_batch.ledger.log import Attempt, Ledger, pending
+from mlb_batch.ledger.runs import RunFolder, publish, read_current
+from mlb_batch.ledger.schema import ANNOTATION_COLUMNS, ERROR_COLUMNS, SCHEMA_VERSION
+from mlb_batch.ledger.verify import Finding, verify
+
+__all__ = [
+    "ANNOTATION_COLUMNS",
+    "ERROR_COLUMNS",
+    "SCHEMA_VERSION",
+    "Attempt",
+    "DoneIds",
+    "Finding",
+    "Lease",
+    "Ledger",
+    "RunFolder",
+    "annotation_id",
+    "fingerprint",
+    "pending",
+    "publish",
+    "read_current",
+    "verify",
+]

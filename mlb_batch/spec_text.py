@@ -1,0 +1,243 @@
+"""The text around a job file: YAML without its traps, settings, ${ENV}, templates, and errors a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mlb_batch.errors import SpecError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: `yes` and `no` stay words (they are choices), 1e9 is a number, dates stay text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_SCALARS = {
+    "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "null": (r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    "int": (r"^[-+]?[0-9]+(?:_[0-9]+)*$", "-+0123456789"),
+    "float": (r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+}
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes plain values only
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"{where}{line}: not valid YAML: {problem}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such job file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: can't read the job file: {error}") from None
+    data = parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: a job file is a mapping of keys like input, prompts and output")
+    return data
+
+
+def apply_setting(data: dict[str, Any], setting: str) -> None:
+    """Set `key.sub=value` in place; the value is YAML, a number steps into a list."""
+    path, equals, value = setting.partition("=")
+    steps = path.split(".")
+    if not equals or not all(steps):
+        raise SpecError(f"--set {setting}: write it as key.sub=value, like --set budget.ratio=0.4")
+    at: Any = data
+    for depth, step in enumerate(steps[:-1]):
+        at = _step_into(at, step, ".".join(steps[: depth + 1]), setting)
+    last: Any = steps[-1]
+    if isinstance(at, list):
+        last = _index(at, steps[-1], path, setting)
+    at[last] = parse_yaml(value, f"--set {setting}")
+
+
+def _step_into(at: Any, step: str, path: str, setting: str) -> Any:
+    if isinstance(at, list):
+        return at[_index(at, step, path, setting)]
+    inner = at.get(step)
+    if inner is None:
+        inner = {}
+    elif isinstance(inner, str) and path in ("output", "model"):
+        inner = {"uri" if path == "output" else "id": inner}
+    if not isinstance(inner, dict | list):
+        raise SpecError(f"--set {setting}: {path} is a plain value, it has no keys below it")
+    at[step] = inner
+    return inner
+
+
+def _index(items: list[Any], step: str, path: str, setting: str) -> int:
+    if not step.isdecimal() or int(step) >= len(items):
+        raise SpecError(f"--set {setting}: {path} is a list of {len(items)}: use a number from 0")
+    return int(step)
+
+
+_ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+# The only places where ${ENV} means something: a prompt is data and is never expanded.
+_URI_KEYS = (
+    ("input", "manifest"),
+    ("input", "videos"),
+    ("input", "allow"),
+    ("model",),
+    ("model", "id"),
+    ("prune", "feature_model"),
+    ("output",),
+    ("output", "uri"),
+)
+
+
+def expand_environment(data: Any) -> Any:
+    """A copy with ${ENV} expanded in uris; every unset variable is named at once."""
+    missing: list[str] = []
+
+    def expand(value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: expand(inner, (*path, str(key))) for key, inner in value.items()}
+        if path not in _URI_KEYS:
+            return value
+        if isinstance(value, list):
+            return [expand(inner, path) for inner in value]
+        if not isinstance(value, str):
+            return value
+        unset = [name for name in _ENV.findall(value) if name not in os.environ]
+        missing.extend(f"{'.'.join(path)}: the environment variable {name} is not set" for name in unset)
+        return _ENV.sub(lambda match: os.environ.get(match[1], ""), value)
+
+    expanded = expand(data, ())
+    if missing:
+        raise SpecError("\n".join(missing))
+    return expanded
+
+
+_TEMPLATE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+def template_names(text: str) -> list[str]:
+    """The columns that a prompt's text uses; ValueError where it isn't a template."""
+    names: list[str] = []
+    for match in _TEMPLATE.finditer(text):
+        if match[0] in ("{{", "}}"):
+            continue
+        if match[1] is None:
+            raise ValueError(f"a lone {match[0]!r} at character {match.start() + 1}; write {match[0] * 2} for the sign")
+        if not re.fullmatch(r"\w[\w \-]*", match[1]):
+            raise ValueError(f"{match[0]} is not a column's name; only {{name}} is known, {{{{ and }}}} are the signs")
+        names.append(match[1])
+    return names
+
+
+def fill_template(text: str, values: Mapping[str, str]) -> str:
+    """The text with its {names} replaced; a value is never read as a template itself."""
+
+    def one(match: re.Match[str]) -> str:
+        return match[0][0] if match[1] is None else values[match[1]]
+
+    return _TEMPLATE.sub(one, text)
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line a mistake, each with the key's path and the remedy."""
+    lines = (_explain_one(dict(one), model) for one in error.errors(include_url=False))
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _explain_one(one: dict[str, Any], model: type[BaseModel]) -> str:
+    loc, kind, given = one["loc"], one["type"], one.get("input")
+    path = _path(loc)
+    context = one.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _keys_at(model, loc[:-1])
+        return f"{path}: unknown key{did_you_mean(loc[-1], known)}; known here: {', '.join(known)}"
+    if kind == "missing":
+        return f"{path}: missing, and it has no default"
+    if kind == "value_error":
+        text = str(context["error"])
+        return f"{path}: {text}" if path else text
+    if kind == "literal_error":
+        wanted = re.findall(r"'([^']*)'", context["expected"])
+        return f"{path}: must be one of {', '.join(wanted)}, got {given!r}{did_you_mean(given, wanted)}"
+    message = (
+        one["msg"]
+        .replace("Input should be", "must be")
+        .replace("a valid integer", "a whole number")
+        .replace("a valid ", "a ")
+    )
+    return f"{path}: {message[0].lower()}{message[1:]}, got {_shown(given)}"
+
+
+def _shown(given: object) -> str:
+    text = repr(given)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _path(loc: tuple[str | int, ...]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc).lstrip(".")
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """The keys that are known where an unknown one stood."""
+    at: Any = model
+    for step in loc:
+        if isinstance(step, str):
+            at = _part_of(at.model_fields[step].annotation)
+    return list(at.model_fields)
+
+
+def _part_of(annotation: Any) -> Any:
+    """The part inside `Part`, `Part | None` or `tuple[Part, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_part_of, get_args(annotation))), None)
+
+
+def published_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema with the short forms that JobSpec takes besides its parts."""
+    properties = schema["properties"]
+    for key in ("output", "model"):
+        part = properties[key]
+        properties[key] = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": part["$ref"]}]}
+        properties[key].update({name: value for name, value in part.items() if name != "$ref"})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "mlb-batch job", **schema}
