@@ -1,6 +1,6 @@
 """The embedded models' shapes: the real classes of each family, made small.
 
-- tiny: a SigLIP tower, 64 px in 8 px patches, pooled to 4 x 4 tokens a frame; Qwen2, 16 thin layers, grouped-query heads
+- tiny: SigLIP tower, 64 px in 8 px patches, pooled to 4 x 4 tokens a frame; Qwen2, 16 thin layers, grouped-query heads
 - tiny-image: a CLIP tower, 72 px in 6 px patches, 12 x 12 tokens an image or tile; Llama, 12 thin layers
 - tiny-paired: SigLIP with both towers, for the likeness of a text and a frame
 """

@@ -49,7 +49,7 @@ def build(name: str, folder: Path, seed: int) -> None:
 
 
 def save(name: str, model: PreTrainedModel, folder: Path, card: str) -> None:
-    """Weights are stored in half precision and loaded as float32 (config.json says so), so every reader sees the same."""
+    """Weights are stored in half precision and loaded as float32 (config.json says so): every reader sees the same."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(name)
     tokenizer.save_pretrained(folder)

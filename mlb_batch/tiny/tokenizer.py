@@ -1,4 +1,4 @@
-"""A byte-level tokenizer made in code: one token a known word, one a byte for all else; any text goes in and comes back."""
+"""A byte-level tokenizer made in code: one token a known word, one a byte for all else; any text survives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every word that the procedural world speaks, each one token of the embedded models; other text falls back to bytes."""
+"""Every word that the procedural world speaks: each is one token of the embedded models; other text is bytes."""
 
 from __future__ import annotations
 
