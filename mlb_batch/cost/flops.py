@@ -69,6 +69,11 @@ def layer(d: DecoderShape, tokens: int, attended: int) -> int:
     return projections + output + 3 * linear(tokens, d.hidden, d.ffn) + attend(d.q_dim, attended)
 
 
+def compare(d: DecoderShape, compared: int) -> int:
+    """Inner products between visual tokens, for methods that score them by similarity."""
+    return 2 * compared * d.hidden
+
+
 def head(d: DecoderShape, rows: int) -> int:
     return linear(rows, d.hidden, d.vocab)
 
@@ -124,6 +129,7 @@ def price(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: tu
     `features` is the price of the paired text/vision model, where the schedule uses one (see cost.features).
     """
     prefill, scoring = _scan_price(shape, clip, schedule) if schedule.scan else _cuts_price(shape, clip, schedule)
+    scoring += compare(shape.decoder, schedule.compared)
     vision = encode(shape, schedule.frames) + (features if schedule.features else 0)
     generated = sum(
         generate(shape.decoder, cache_lengths(shape, clip, schedule, i), n) for i, n in enumerate(new_tokens)

@@ -60,6 +60,7 @@ class Schedule:
     rows: Rows = "none"  # query rows that score the visual tokens
     fork: bool = False  # each prompt goes on with a selection of its own
     null_layers: int = 0  # layers that a content-free copy of the clip runs through, to learn the positional bias
+    compared: int = 0  # pairs of visual tokens whose similarity is taken before the language model
     features: bool = False  # a paired text/vision model looks at frames and prompts
     compact: bool = False  # generation sees, in the layers below a cut, only what stayed behind the last one
 

@@ -1,0 +1,120 @@
+"""The registry of methods, and how a job's options become one.
+
+A method is a frozen dataclass with `schedule` (where tokens leave: arithmetic, no model) and `pick` (which stay: a
+pure function of a View). Adding one is a file with both and a line in METHODS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.errors import SpecError
+from mlb_batch.prune.adatp import AdaTP
+from mlb_batch.prune.baselines import FastV, Frames, Pool, Random, Uniform, Vanilla
+from mlb_batch.prune.mlb import Mlb, MlbG, SegAttn
+from mlb_batch.prune.similarity import Density, Unique
+from mlb_batch.prune.view import Pick, View
+
+
+class Picker(Protocol):
+    """Both halves of a method."""
+
+    def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule: ...
+    def pick(self, view: View, keep: int) -> Pick: ...
+
+
+METHODS: dict[str, Any] = {  # name -> the method with its defaults
+    "none": Vanilla(),
+    "adatp": AdaTP(),
+    "segattn": SegAttn,
+    "mlb-g": MlbG,
+    "mlb": Mlb(),
+    "fastv": FastV(),
+    "random": Random(),
+    "uniform": Uniform(),
+    "pool": Pool(),
+    "frames": Frames(),
+    "density": Density(),
+    "unique": Unique(),
+}
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A method as a job uses it: with or without a selection for every prompt, with or without compacted caches."""
+
+    name: str
+    method: Any
+    select: str = "per_prompt"
+    compact: bool = False
+
+    def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
+        schedule = self.method.schedule(shape, clip, keep)
+        fork = schedule.fork and self.select == "per_prompt" and len(clip.suffixes) > 1
+        return replace(schedule, fork=fork, compact=self.compact)
+
+    def pick(self, view: View, keep: int) -> Pick:
+        chosen: Pick = self.method.pick(view, keep)
+        return chosen
+
+    def segments(self, view: View) -> int:
+        """Frame-segments that the method sees in a clip; one where it does not look for any."""
+        if not hasattr(self.method, "segments"):
+            return 1
+        segment_F: Tensor = self.method.segments(view)
+        return int(segment_F[-1]) + 1
+
+    @property
+    def exact(self) -> bool:
+        """Whether the keep is spent to the token on every clip."""
+        return bool(getattr(self.method, "exact", True))
+
+    @property
+    def relevance_source(self) -> str:
+        return str(getattr(self.method, "relevance_source", "none"))
+
+
+def make(name: str, options: Mapping[str, Any] | None = None, select: str = "per_prompt", compact: bool = False,
+         paired: bool = False) -> Pruning:  # fmt: skip
+    """The method that a job names. `paired`: a text/vision model is at hand; without one AdaTP uses attention."""
+    if name not in METHODS:
+        raise SpecError(f"prune.method: {name!r} is not a method; one of {', '.join(METHODS)}{_nearest(name, METHODS)}")
+    method, options = METHODS[name], dict(options or {})
+    if isinstance(method, AdaTP) and not paired:
+        if options.get("features") == "paired":
+            raise SpecError("prune.options.features: paired needs prune.feature_model; name one, or use attention")
+        options["features"] = "attention"
+    return Pruning(name, _with_options(method, options), select, compact)
+
+
+def _with_options(method: Any, options: Mapping[str, Any]) -> Any:
+    fields = {f.metadata.get("option", f.name): f for f in dataclasses.fields(method)}
+    for key, value in options.items():
+        if key not in fields:
+            raise SpecError(
+                f"prune.options.{key}: not an option of this method; "
+                f"{'one of ' + ', '.join(fields) if fields else 'it has none'}{_nearest(key, fields)}"
+            )
+        _check_value(key, value, fields[key], getattr(method, fields[key].name))
+    return replace(method, **{fields[k].name: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+
+def _check_value(key: str, value: Any, field: dataclasses.Field[Any], default: Any) -> None:
+    one_of = field.metadata.get("one_of")
+    if one_of and not isinstance(value, list) and value not in one_of:
+        raise SpecError(f"prune.options.{key}: {value!r} is not one of {', '.join(one_of)}")
+    if not one_of and (isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, (int, float))):
+        raise SpecError(f"prune.options.{key}: {value!r} is not a {type(default).__name__}")
+
+
+def _nearest(word: str, words: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(word, words, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

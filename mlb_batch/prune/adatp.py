@@ -1,0 +1,187 @@
+"""AdaTP (arXiv 2505.20100), a reconstruction: the paper's code is not public; docs/provenance labels every step.
+
+Text-to-visual attention has a global bias (towards the two ends of the visual sequence) and a local one (towards the
+same spatial positions in frame after frame). AdaTP cuts progressively, by attention that is debiased in both ways:
+segments that matter to the text get a larger share of the tokens that stay, and inside a segment a spatial position
+is represented once before any position may come twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mlb_batch.cost.schedule import ClipShape, Cut, Rows, Schedule, keep_count
+from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.prune.scores import join_most_similar, ranked, reduce_rows, segments, shares
+from mlb_batch.prune.view import View
+
+_TINY = 1e-12  # keeps a division by a position that gets no attention at all finite
+
+
+@dataclass(frozen=True)
+class AdaTP:
+    features: str = field(default="paired", metadata={"one_of": ("paired", "attention")})
+    debias_global: str = field(
+        default="segments", metadata={"option": "global", "one_of": ("segments", "position", "both", "none")}
+    )
+    debias_local: str = field(default="dedup", metadata={"option": "local", "one_of": ("dedup", "suppress", "none")})
+    score: Rows = field(default="last", metadata={"one_of": ("last", "question")})
+    heads: str = field(default="mean", metadata={"one_of": ("mean", "max")})
+    fall: str | tuple[float, ...] = field(
+        default="geometric", metadata={"option": "schedule", "one_of": ("geometric", "one_shot", "linear")}
+    )
+    spend: str = field(default="exact", metadata={"one_of": ("exact", "cap")})
+    tau: float = 0.95
+    boost: float = 2.0
+
+    def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
+        layers = cut_layers(shape.decoder.layers)
+        shares_ = self._shares_left(len(layers), keep_count(clip.visual, keep) / clip.visual)
+        if self.fall == "one_shot":
+            layers = layers[:1]
+        counts = [max(1, round(clip.visual * s)) for s in shares_[:-1]] + [keep_count(clip.visual, keep)]
+        return Schedule(
+            frames=clip.frames,
+            cuts=tuple(Cut(at, count) for at, count in zip(layers, counts, strict=True)),
+            rows=self.score,
+            fork=True,
+            null_layers=layers[0] if self._needs_null else 0,
+            features=self._uses_pair,
+        )
+
+    def _shares_left(self, cuts: int, last: float) -> list[float]:
+        """The share of the tokens left after each cut, ending at `last`."""
+        if isinstance(self.fall, tuple):
+            assert len(self.fall) == cuts, f"schedule lists {len(self.fall)} steps, the model has {cuts} cuts"
+            return [1 - (1 - last) * step for step in self.fall]
+        if self.fall == "one_shot":
+            return [last]
+        steps = [(j + 1) / cuts for j in range(cuts)]
+        return [last**s for s in steps] if self.fall == "geometric" else [1 - (1 - last) * s for s in steps]
+
+    @property
+    def _by_segment(self) -> bool:
+        return self.debias_global in ("segments", "both")
+
+    @property
+    def _uses_pair(self) -> bool:
+        return self._by_segment and self.features == "paired"
+
+    @property
+    def _needs_null(self) -> bool:
+        return self.debias_global in ("position", "both") or (self._by_segment and self.features == "attention")
+
+    @property
+    def exact(self) -> bool:
+        return self.spend == "exact"
+
+    @property
+    def relevance_source(self) -> str:
+        return self.features if self._by_segment else "none"
+
+    def segments(self, view: View) -> Tensor:
+        return segments(view.feature_FD, self.tau)
+
+    def pick(self, view: View, keep: int) -> Tensor:
+        debiased_N = self._debiased(view)
+        segment_N = self.segments(view)[view.frame_N]
+        score_N = suppressed(debiased_N, segment_N, view) if self.debias_local == "suppress" else debiased_N
+        first_N = torch.ones_like(score_N, dtype=torch.bool)
+        if self.debias_local == "dedup":
+            first_N = representatives(score_N, segment_N, view.place_N)
+        if self.spend == "cap":
+            keep = min(keep, int(representatives(score_N, segment_N, view.place_N).sum()))
+        rank = _order(score_N, first_N)
+        if not self._by_segment:
+            return rank[:keep].sort().values
+        return self._pick_by_segment(view, debiased_N, rank, keep)
+
+    def _pick_by_segment(self, view: View, score_N: Tensor, rank: Tensor, keep: int) -> Tensor:
+        segment_F = _squeezed(join_most_similar(self.segments(view), view.feature_FD, keep), view)
+        members = [(segment_F[view.frame_N[rank]] == s).nonzero().flatten() for s in range(int(segment_F.max()) + 1)]
+        weights = self._weights(view, segment_F, score_N)
+        counts = shares(weights, [len(m) for m in members], keep)
+        return torch.cat([rank[m[:n]] for m, n in zip(members, counts, strict=True)]).sort().values
+
+    def _weights(self, view: View, segment_F: Tensor, score_N: Tensor) -> list[float]:
+        """Frames of a segment, boosted where its relevance to the text is above the mean of the segments."""
+        frames = torch.bincount(segment_F).tolist()
+        relevance_S = _segment_mean(self._relevance(view, score_N), segment_F)
+        above_S = relevance_S > relevance_S.mean()
+        return [n * (self.boost if up else 1.0) for n, up in zip(frames, above_S.tolist(), strict=True)]
+
+    def _relevance(self, view: View, score_N: Tensor) -> Tensor:
+        """Relevance of each frame: the paired model's similarity, else the debiased attention to its tokens."""
+        if self.features == "paired":
+            assert view.relevance_F is not None, "no paired model looked at this clip"
+            return view.relevance_F.float()
+        total_F = torch.zeros(view.grid[0], device=score_N.device).index_add_(0, view.frame_N, score_N)
+        return total_F / torch.bincount(view.frame_N, minlength=view.grid[0]).clamp(min=1)
+
+    def _debiased(self, view: View) -> Tensor:
+        """Attention, divided by what the same prompt puts on the position when it has no content."""
+        assert view.attention_HQN is not None
+        score_N = reduce_rows(view.attention_HQN, self.heads)
+        if not self._needs_null:
+            return score_N
+        assert view.null_HQN is not None
+        return score_N / (reduce_rows(view.null_HQN, self.heads) + _TINY)
+
+
+def cut_layers(layers: int) -> list[int]:
+    """Every layer from 2 to 16 of 28, and in proportion at other depths; two cuts at least where there is room."""
+    first = max(1, round(2 * layers / 28))
+    last = min(layers - 1, max(first + 1, round(16 * layers / 28)))
+    return list(range(first, last + 1))
+
+
+def representatives(score_N: Tensor, segment_N: Tensor, place_N: Tensor) -> Tensor:
+    """True where a token has the largest score of its spatial position in its segment (the earlier wins a tie)."""
+    key_N = segment_N * (int(place_N.max()) + 1) + place_N
+    order = ranked(score_N)
+    by_key = order[torch.sort(key_N[order], stable=True).indices]
+    key_sorted = key_N[by_key]
+    starts = torch.ones_like(key_sorted, dtype=torch.bool)
+    starts[1:] = key_sorted[1:] != key_sorted[:-1]
+    out_N = torch.zeros_like(score_N, dtype=torch.bool)
+    out_N[by_key[starts]] = True
+    return out_N
+
+
+def suppressed(score_N: Tensor, segment_N: Tensor, view: View) -> Tensor:
+    """Scores scaled by s / (s + what the neighbours in time have at the same position, in the same segment)."""
+    frames, rows, cols = view.grid
+    grid_FP = torch.zeros(frames + 2, rows * cols, device=score_N.device)  # an empty frame at either end
+    label_FP = torch.full((frames + 2, rows * cols), -1, dtype=torch.long, device=score_N.device)
+    at = (view.frame_N + 1, view.place_N)
+    grid_FP[at], label_FP[at] = score_N, segment_N
+    around_N = torch.zeros_like(score_N)
+    for step in (-1, 1):
+        there = (at[0] + step, at[1])
+        around_N = around_N + grid_FP[there] * (label_FP[there] == segment_N)
+    return score_N * score_N / (score_N + around_N + _TINY)
+
+
+def _order(score_N: Tensor, first_N: Tensor) -> Tensor:
+    """Representatives before the others, each by score, ties by index."""
+    order = ranked(score_N)
+    return torch.cat([order[first_N[order]], order[~first_N[order]]])
+
+
+def _segment_mean(value_F: Tensor, segment_F: Tensor) -> Tensor:
+    count_S = torch.bincount(segment_F)
+    return torch.zeros(len(count_S), device=value_F.device).index_add_(0, segment_F, value_F) / count_S
+
+
+def _squeezed(segment_F: Tensor, view: View) -> Tensor:
+    """Segments without any token left are joined to the one before, so that every segment can take a share."""
+    alive_S = torch.bincount(segment_F[view.frame_N], minlength=int(segment_F[-1]) + 1) > 0
+    return (alive_S.long().cumsum(0) - 1).clamp(min=0)[segment_F]
+
+
+def without_pair(method: AdaTP) -> AdaTP:
+    """The same method where no paired model is at hand."""
+    return replace(method, features="attention")

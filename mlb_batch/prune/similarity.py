@@ -1,0 +1,90 @@
+"""Two query-agnostic families, each our own statement of the idea: tokens leave before the first layer.
+
+`density` (the FastVID kind): a token stands for its neighbourhood, so dense centres that lie far from each other stay.
+`unique` (the VidCom2 kind): frames and tokens that differ from the mean say what the mean does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.prune.baselines import before_first_layer
+from mlb_batch.prune.scores import join_most_similar, ranked, segments, shares
+from mlb_batch.prune.view import View
+
+
+@dataclass(frozen=True)
+class Density:
+    """Segments by frame similarity share the keep by their frames; inside one, density peaks of its frames stay."""
+
+    tau: float = 0.9
+    neighbours: int = 4
+
+    def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
+        return before_first_layer(clip, keep, compared=clip.frames * clip.tokens_per_frame**2)
+
+    def segments(self, view: View) -> Tensor:
+        return segments(view.feature_FD, self.tau)
+
+    def pick(self, view: View, keep: int) -> Tensor:
+        frames, places = view.grid[0], view.grid[1] * view.grid[2]
+        unit_FPD = torch.nn.functional.normalize(view.embed_ND.float(), dim=-1).view(frames, places, -1)
+        score_N = torch.cat([density_peaks(unit_PD, self.neighbours) for unit_PD in unit_FPD])
+        segment_F = join_most_similar(self.segments(view), view.feature_FD, keep)
+        sizes = (torch.bincount(segment_F) * places).tolist()
+        counts = shares([float(n) for n in sizes], sizes, keep)
+        return best_of_runs(score_N, sizes, counts)
+
+
+@dataclass(frozen=True)
+class Unique:
+    """Frames share the keep by how much they differ from the clip's mean; inside one, the most unusual tokens stay."""
+
+    def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
+        return before_first_layer(clip, keep, compared=2 * clip.visual)
+
+    def pick(self, view: View, keep: int) -> Tensor:
+        frames, places = view.grid[0], view.grid[1] * view.grid[2]
+        unit_FPD = torch.nn.functional.normalize(view.embed_ND.float(), dim=-1).view(frames, places, -1)
+        of_clip_FP = _distance_to(unit_FPD, unit_FPD.mean(dim=(0, 1)))
+        of_frame_FP = _distance_to(unit_FPD, unit_FPD.mean(dim=1, keepdim=True))
+        score_N = (of_clip_FP + of_frame_FP).flatten()
+        if keep < frames:  # not one token for every frame: the most unusual ones of the clip
+            return ranked(score_N)[:keep].sort().values
+        frame_F = torch.softmax(of_clip_FP.mean(dim=1) / _spread(of_clip_FP.mean(dim=1)), dim=0)
+        counts = shares(frame_F.tolist(), [places] * frames, keep)
+        return best_of_runs(score_N, [places] * frames, counts)
+
+
+def density_peaks(unit_PD: Tensor, neighbours: int) -> Tensor:
+    """Density of each token times its distance to the nearest denser one (the largest distance, for the densest)."""
+    distance_PP = (1 - unit_PD @ unit_PD.T).clamp(min=0)
+    nearest = min(neighbours + 1, len(unit_PD))  # itself among them
+    density_P = torch.exp(-distance_PP.topk(nearest, largest=False).values.mean(dim=-1))
+    rank_P = torch.empty(len(unit_PD), dtype=torch.long, device=unit_PD.device)
+    rank_P[ranked(density_P)] = torch.arange(len(unit_PD), device=unit_PD.device)
+    denser_PP = rank_P[None, :] < rank_P[:, None]
+    to_denser_P = torch.where(denser_PP, distance_PP, torch.inf).amin(dim=-1)
+    return density_P * torch.where(to_denser_P.isinf(), distance_PP.amax(dim=-1), to_denser_P)
+
+
+def best_of_runs(score_N: Tensor, sizes: list[int], counts: list[int]) -> Tensor:
+    """From consecutive runs of tokens the best `counts[i]` of each, in order of index."""
+    starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    chosen = [
+        start + ranked(score_N[start : start + n])[:k] for start, n, k in zip(starts, sizes, counts, strict=False)
+    ]
+    return torch.cat(chosen).sort().values
+
+
+def _distance_to(unit_FPD: Tensor, mean_D: Tensor) -> Tensor:
+    return 1 - (unit_FPD * torch.nn.functional.normalize(mean_D, dim=-1)).sum(-1)
+
+
+def _spread(x_F: Tensor) -> Tensor:
+    return x_F.std(unbiased=False).clamp(min=1e-6)

@@ -1,0 +1,65 @@
+"""What a method sees, and what it answers.
+
+Shapes: N visual tokens still there, F frames of the clip, H heads, Q query rows, D width, K tokens that go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """One clip's visual tokens at one cut (or, in a scan, one segment's)."""
+
+    grid: tuple[int, int, int]  # frames, rows, columns
+    alive_N: Tensor  # which tokens of the grid are still there, ascending
+    embed_ND: Tensor  # what the projector emitted for them
+    feature_FD: Tensor  # one vector a frame
+    attention_HQN: Tensor | None = None  # fp32 softmax over all that the query rows may see, visual columns only
+    null_HQN: Tensor | None = None  # the same where every frame is the clip's mean frame
+    relevance_F: Tensor | None = None  # text-to-frame similarity of a paired model
+    cell: tuple[int, int] | None = None  # in a scan: rows x columns of a pooling cell
+    tail: int = 0  # in a scan: how many last tokens are kept as they are
+    seed: int = 0  # from the clip's content
+
+    @property
+    def frame_N(self) -> Tensor:
+        return self.alive_N // (self.grid[1] * self.grid[2])
+
+    @property
+    def place_N(self) -> Tensor:
+        """The spatial position of each token, the same number in every frame."""
+        return self.alive_N % (self.grid[1] * self.grid[2])
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Several tokens become one: token n goes into group_N[n] (-1: nowhere) with weight_N[n]."""
+
+    group_N: Tensor
+    weight_N: Tensor
+    count: int
+
+    def apply(self, x_ND: Tensor) -> Tensor:
+        used = self.group_N >= 0
+        out_KD = torch.zeros(self.count, *x_ND.shape[1:], dtype=torch.float32, device=x_ND.device)
+        weight = self.weight_N[used].view(-1, *[1] * (x_ND.dim() - 1))
+        return out_KD.index_add_(0, self.group_N[used], x_ND[used].float() * weight).to(x_ND.dtype)
+
+
+Pick = Tensor | Merge
+
+
+def check(pick: Pick, view: View, keep: int, exact: bool) -> Pick:
+    """The invariants that no method may break: count, range, order, nothing twice."""
+    if isinstance(pick, Merge):
+        assert pick.count == keep and pick.group_N.shape == view.alive_N.shape, (pick.count, keep)
+        return pick
+    n = len(view.alive_N)
+    assert pick.dtype == torch.long and 0 < len(pick) <= keep and (len(pick) == keep or not exact), (len(pick), keep)
+    assert bool((pick[1:] > pick[:-1]).all()) and int(pick[0]) >= 0 and int(pick[-1]) < n, "not an ordered selection"
+    return pick
