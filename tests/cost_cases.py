@@ -1,0 +1,50 @@
+"""Shapes to price: the published models, and hypothesis' draws of small ones."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from mlb_batch.cost.schedule import ClipShape, Cut, Schedule
+from mlb_batch.cost.shapes import DecoderShape, ModelShape, model_shape
+
+_QWEN2_7B = {
+    "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152000,
+}  # fmt: skip
+_YI_34B = {
+    "model_type": "llama", "hidden_size": 7168, "intermediate_size": 20480, "num_hidden_layers": 60,
+    "num_attention_heads": 56, "num_key_value_heads": 8, "vocab_size": 64064, "max_position_embeddings": 4096,
+}  # fmt: skip
+ONEVISION_7B = model_shape({"model_type": "llava_onevision", "text_config": _QWEN2_7B})
+LLAVA_VIDEO_7B = ONEVISION_7B  # the same tower and decoder; its frames are 13 rows of 13 tokens and a newline
+LLAVA_NEXT_7B = model_shape(
+    {"model_type": "llava_next", "text_config": {"model_type": "llama", "max_position_embeddings": 4096}}
+)
+LLAVA_NEXT_34B = model_shape({"model_type": "llava_next", "text_config": _YI_34B})
+
+
+@st.composite
+def decoders(draw: st.DrawFn) -> DecoderShape:
+    kv_heads = draw(st.integers(1, 4))
+    heads = kv_heads * draw(st.integers(1, 3))
+    return DecoderShape(
+        layers=draw(st.integers(1, 12)), hidden=8 * draw(st.integers(1, 8)), ffn=draw(st.integers(8, 96)), heads=heads,
+        kv_heads=kv_heads, head_dim=2 * draw(st.integers(1, 8)), vocab=draw(st.integers(10, 500)), context=32768,
+    )  # fmt: skip
+
+
+@st.composite
+def clip_shapes(draw: st.DrawFn, max_prompts: int = 4) -> ClipShape:
+    suffixes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=max_prompts))
+    return ClipShape(
+        frames=draw(st.integers(1, 12)), rows=draw(st.integers(1, 5)), cols=draw(st.integers(1, 5)),
+        prefix=draw(st.integers(0, 20)), trailer=draw(st.integers(0, 1)), suffixes=tuple(suffixes),
+    )  # fmt: skip
+
+
+@st.composite
+def cut_schedules(draw: st.DrawFn, shape: ModelShape, clip: ClipShape) -> Schedule:
+    layers = draw(st.sets(st.integers(0, shape.decoder.layers - 1), max_size=4))
+    keeps = draw(st.lists(st.integers(1, clip.visual), min_size=len(layers), max_size=len(layers)))
+    cuts = tuple(Cut(at, keep) for at, keep in zip(sorted(layers), sorted(keeps, reverse=True), strict=True))
+    return Schedule(clip.frames, cuts, rows="last", fork=draw(st.booleans()))
