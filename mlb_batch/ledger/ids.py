@@ -11,6 +11,7 @@ import numpy as np
 from mlb_batch.source import Prompt
 
 ID_BYTES = 16
+MERGE_AT = 65_536
 _EMPTY = np.empty(0, dtype=f"S{ID_BYTES}")
 
 
@@ -41,16 +42,44 @@ class DoneIds:
     """A set of annotation ids at 16 bytes an id: a million of them travel to every worker as 16 MB."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
-        raw = b"".join(bytes.fromhex(one) for one in ids)
-        # numpy drops trailing zero bytes of an S value alike on both sides of a comparison: equality is unharmed.
-        self._sorted = np.unique(np.frombuffer(raw, dtype=_EMPTY.dtype)) if raw else _EMPTY
+        self._sorted = _EMPTY
+        self._recent: set[bytes] = set()
+        self.update(ids)
+
+    def update(self, ids: Iterable[str]) -> None:
+        self._recent.update(bytes.fromhex(one) for one in ids)
+        if len(self._recent) >= MERGE_AT:
+            self._merge()
+
+    def copy(self) -> DoneIds:
+        self._merge()
+        twin = DoneIds()
+        twin._sorted = self._sorted  # never changed in place
+        return twin
 
     def __contains__(self, annotation_id: object) -> bool:
         if not isinstance(annotation_id, str):
             return False
-        wanted = np.array(bytes.fromhex(annotation_id), dtype=_EMPTY.dtype)
-        at = int(np.searchsorted(self._sorted, wanted))
-        return at < len(self._sorted) and bool(self._sorted[at] == wanted)
+        wanted = bytes.fromhex(annotation_id)
+        at = int(np.searchsorted(self._sorted, np.array(wanted, dtype=_EMPTY.dtype)))
+        # numpy drops trailing zero bytes of an S value on both sides of a comparison: equality is unharmed.
+        found = at < len(self._sorted) and bool(self._sorted[at] == np.array(wanted, dtype=_EMPTY.dtype))
+        return found or wanted in self._recent
 
     def __len__(self) -> int:
+        self._merge()
         return len(self._sorted)
+
+    def __getstate__(self) -> bytes:
+        self._merge()
+        return self._sorted.tobytes()
+
+    def __setstate__(self, raw: bytes) -> None:
+        self._sorted = np.frombuffer(raw, dtype=_EMPTY.dtype)
+        self._recent = set()
+
+    def _merge(self) -> None:
+        if self._recent:
+            added = np.array(list(self._recent), dtype=_EMPTY.dtype)
+            self._sorted = np.union1d(self._sorted, added)
+            self._recent = set()

@@ -1,22 +1,185 @@
-"""The lease: one run writes to an output at a time."""
+"""The lease: one run writes to an output at a time.
+
+OUTPUT/lease.json names the holder and holds a counter that a thread moves every few seconds. Whoever finds a lease
+watches the counter by its own monotonic clock: clocks of two machines are never compared. If it moves, the other run
+lives; if it stands still for `ttl_s`, that run lost the lease. A holder that is known to be dead (same machine, no such
+process) is replaced at once. The lease spares work; that no row is doubled is the commit's business (see log.py).
+"""
 
 from __future__ import annotations
 
+import datetime
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import TracebackType
+
+from mlb_batch.errors import JobError, OutputError
+from mlb_batch.storage import Store, open_store
+
+NAME = "lease.json"
+BEATS_PER_TTL = 6
+WATCHES_PER_TTL = 15
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What lease.json says."""
+
+    token: str
+    run_id: str
+    host: str
+    machine: str  # one boot of one machine, and in it one process namespace: where `pid` means something
+    pid: int
+    pid_started: str
+    since: str
+    counter: int
+
+    @staticmethod
+    def this_process(run_id: str) -> Holder:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        pid = os.getpid()
+        return Holder(uuid.uuid4().hex, run_id, socket.gethostname(), _machine(), pid, _started(pid) or "", now, 0)
+
+    def surely_dead(self) -> bool:
+        if self.machine == "" or self.machine != _machine():
+            return False
+        return _started(self.pid) != self.pid_started
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} on {self.host} (process {self.pid}, since {self.since})"
 
 
 class Lease:
     """Held from `with` to its end; a heartbeat renews it every few seconds."""
 
     def __init__(self, output_uri: str, run_id: str, ttl_s: float = 30.0) -> None:
-        raise NotImplementedError
+        # A renewal that takes longer than the lease lives is of no use: don't be patient.
+        self._store: Store = open_store(output_uri, patience_s=ttl_s / 2)
+        self._ttl_s = ttl_s
+        self._mine = Holder.this_process(run_id)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._renewed_at_s = 0.0
+        self._lost_to: str | None = None
+        self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        raise NotImplementedError
+        self._acquire()
+        self._renewed_at_s = time.monotonic()
+        self._store.clean()
+        self._heart.start()
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        raise NotImplementedError
+        self._stop.set()
+        self._heart.join()
+        try:
+            holder = self._read()
+            if holder is not None and holder.token == self._mine.token:
+                self._store.delete(NAME)
+        except JobError:
+            return  # the storage is gone; the lease runs out by itself
 
     def check(self) -> None:
-        """JobError where another run took the lease over."""
-        raise NotImplementedError
+        """JobError where another run took the lease over, or where it can't be known any more."""
+        if time.monotonic() - self._renewed_at_s > self._ttl_s / 2:
+            self._renew()  # the heart missed beats: this process may have been stopped for long
+        if self._lost_to is not None:
+            raise JobError(
+                f"{self._store.uri}: this run lost its lease to {self._lost_to}; what it committed stays, "
+                "the other run does the rest"
+            )
+
+    def _acquire(self) -> None:
+        while not self._store.create(NAME, self._encoded()):
+            holder = self._read()
+            if holder is None:
+                continue  # released in between
+            if holder.token == self._mine.token:
+                break  # our own create, whose answer got lost
+            if holder.surely_dead() or not self._moves(holder):
+                self._take_over()
+                return
+        if self._store.create(NAME, self._encoded()):
+            raise OutputError(
+                f"{self._store.uri}: this storage doesn't keep a file from being overwritten (conditional create), "
+                "so two runs could double rows; use S3, Google Cloud Storage, Azure or a local disk"
+            )
+
+    def _moves(self, seen: Holder) -> bool:
+        """Watch for one `ttl_s`; OutputError where the holder shows that it lives."""
+        stands_until_s = time.monotonic() + self._ttl_s
+        while time.monotonic() < stands_until_s:
+            time.sleep(self._ttl_s / WATCHES_PER_TTL)
+            holder = self._read()
+            if holder is None:
+                return True
+            if (holder.token, holder.counter) != (seen.token, seen.counter):
+                raise OutputError(
+                    f"{self._store.uri}: another run is writing here: {holder}; wait for it, or stop it first "
+                    f"(a dead run is noticed after {self._ttl_s:.0f} s)"
+                )
+        return False
+
+    def _take_over(self) -> None:
+        """Of several runs that take over at once, the one whose lease stands after a moment has it."""
+        self._store.replace(NAME, self._encoded())
+        time.sleep(self._ttl_s / WATCHES_PER_TTL)
+        holder = self._read()
+        if holder is None or holder.token != self._mine.token:
+            raise OutputError(f"{self._store.uri}: another run took this output over first: {holder}")
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._ttl_s / BEATS_PER_TTL):
+            try:
+                self._renew()
+            except JobError:
+                continue  # a hiccup; check() decides once the lease is old
+            if self._lost_to is not None:
+                return
+
+    def _renew(self) -> None:
+        with self._lock:
+            holder = self._read()
+            if holder is None or holder.token != self._mine.token:
+                self._lost_to = str(holder) if holder is not None else "nobody (lease.json was deleted)"
+                return
+            self._mine = replace(self._mine, counter=self._mine.counter + 1)
+            self._store.replace(NAME, self._encoded())
+            self._renewed_at_s = time.monotonic()
+
+    def _read(self) -> Holder | None:
+        try:
+            return Holder(**json.loads(self._store.read(NAME)))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise OutputError(f"{self._store.uri}/{NAME} is damaged; delete it once no run is writing here") from None
+
+    def _encoded(self) -> bytes:
+        return json.dumps(asdict(self._mine)).encode()
+
+
+def _machine() -> str:
+    """One boot and one process namespace; "" where the system doesn't tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """When the process started, in the kernel's ticks; None where there is no such process. A pid alone comes again."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    state, *rest = stat.rpartition(")")[2].split()
+    return None if state in ("Z", "X") else rest[18]

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import datetime
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.lease import Lease
+from mlb_batch.ledger.parts import (
+    KINDS,
+    Part,
+    list_fingerprints,
+    list_seqs,
+    part_bytes,
+    part_name,
+    read_part,
+    read_parts,
+)
+from mlb_batch.ledger.schema import SCHEMA_VERSION, STAMPED, annotation_schema, error_schema, to_table
 from mlb_batch.spec import RetrySpec
+from mlb_batch.storage import Store, open_store
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,30 +49,167 @@ def pending(attempt: Attempt | None, retry: RetrySpec) -> bool:
 
 
 class Ledger:
+    """All that is committed for one fingerprint; the one writer of its rows."""
+
     def __init__(
         self,
         output_uri: str,
         fingerprint: str,
         run_id: str,
-        passthrough: pa.Schema,
+        passthrough: pa.Schema | None = None,
         *,
         lease: Lease | None = None,
         target_file_mb: int = 256,
     ) -> None:
         """Opens the log (reads what is committed); OutputError where another schema wrote it."""
-        raise NotImplementedError
+        self._store = open_store(output_uri)
+        self.fingerprint, self.run_id = fingerprint, run_id
+        self._lease = lease
+        self._done = DoneIds()
+        self._attempts: dict[str, Attempt] = {}
+        schema = annotation_schema(passthrough if passthrough is not None else pa.schema([]))
+        _refuse_other_versions(self._store)
+        size = target_file_mb * 2**20
+        self._annotations = _Log(self._store, "annotations", schema, self, ("annotation_id",), self._learn_done, size)
+        columns = ("annotation_id", "error_class", "retryable", "attempt")
+        self._errors = _Log(self._store, "errors", error_schema(), self, columns, self._learn_errors, size)
 
     def done(self) -> DoneIds:
-        raise NotImplementedError
+        return self._done.copy()
 
     def attempts(self) -> Mapping[str, Attempt]:
-        """By annotation id: unresolved errors so far."""
-        raise NotImplementedError
+        """By annotation id: what has failed so far and isn't annotated."""
+        return self._attempts
 
-    def commit(self, annotations: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]]) -> int:
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Files and rows that are committed, by kind."""
+        return {log.kind: {"files": len(log.seqs), "rows": log.num_rows} for log in (self._annotations, self._errors)}
+
+    def commit(self, annotations: Sequence[Row], errors: Sequence[Row]) -> int:
         """Write the rows that aren't there yet, durably; returns how many were written.
 
         Rows have all columns but the stamped ones (schema_version, fingerprint, run_id, created_at).
         JobError where the storage is gone or the lease is lost.
         """
-        raise NotImplementedError
+        written = self._annotations.append(annotations, self._new_annotations)
+        written += self._errors.append(errors, self._new_errors)
+        if written:
+            # Not part of the commit: it lets `verify` see that a last file was deleted.
+            record = {"fingerprint": self.fingerprint, **self.totals()}
+            self._store.replace(f"runs/{self.run_id}/ledger.json", json.dumps(record).encode())
+        return written
+
+    def check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def _learn_done(self, rows: pa.Table) -> None:
+        ids = rows["annotation_id"].to_pylist()
+        self._done.update(ids)
+        for one in ids:
+            self._attempts.pop(one, None)
+
+    def _learn_errors(self, rows: pa.Table) -> None:
+        for row in rows.to_pylist():
+            before = self._attempts.get(row["annotation_id"])
+            if row["annotation_id"] not in self._done and (before is None or before.attempts < row["attempt"]):
+                attempt = Attempt(row["attempt"], row["retryable"], row["error_class"])
+                self._attempts[row["annotation_id"]] = attempt
+
+    def _new_annotations(self, rows: Sequence[Row]) -> list[Row]:
+        return list({row["annotation_id"]: row for row in rows if row["annotation_id"] not in self._done}.values())
+
+    def _new_errors(self, rows: Sequence[Row]) -> list[Row]:
+        """One row an attempt, and none for what is annotated."""
+        new = {}
+        for row in rows:
+            before = self._attempts.get(row["annotation_id"])
+            known = before is not None and row["attempt"] <= before.attempts
+            if not known and row["annotation_id"] not in self._done:
+                new[row["annotation_id"], row["attempt"]] = row
+        return list(new.values())
+
+
+class _Log:
+    """The files of one kind; every one of them was read before the next is written."""
+
+    def __init__(
+        self,
+        store: Store,
+        kind: str,
+        schema: pa.Schema,
+        ledger: Ledger,
+        columns: Sequence[str],
+        learn: Callable[[pa.Table], None],
+        most_bytes: int,
+    ) -> None:
+        self.kind, self.num_rows = kind, 0
+        self._store, self._schema, self._ledger = store, schema, ledger
+        self._columns, self._learn, self._most_bytes = columns, learn, most_bytes
+        self.seqs: set[int] = set()
+        for part in read_parts(store, kind, ledger.fingerprint, list_seqs(store, kind, ledger.fingerprint), columns):
+            self._take_in(part)
+
+    def append(self, rows: Sequence[Row], only_new: Callable[[Sequence[Row]], list[Row]]) -> int:
+        written = 0
+        for some in self._by_size(only_new(rows)):
+            written += self._append_file(some, only_new)
+        return written
+
+    def _append_file(self, rows: Sequence[Row], only_new: Callable[[Sequence[Row]], list[Row]]) -> int:
+        token = uuid.uuid4().hex
+        while rows := only_new(rows):
+            self._ledger.check_lease()
+            seq = next(n for n in itertools.count() if n not in self.seqs)  # a deleted file's number comes first
+            data = part_bytes(self._table(rows), seq, self._ledger.fingerprint, self._ledger.run_id, token)
+            created = self._store.create(part_name(self.kind, self._ledger.fingerprint, seq), data)
+            standing = read_part(self._store, self.kind, self._ledger.fingerprint, seq, self._columns)
+            self._take_in(standing)
+            if created or standing.metadata.get("mlb_batch.token") == token:  # the second: the answer got lost
+                return len(rows)
+        return 0
+
+    def _take_in(self, part: Part) -> None:
+        ours, theirs = self._schema, part.schema
+        if theirs != ours:
+            differ = sorted({f.name for f in set(ours) ^ set(theirs)}) or ["their order"]
+            raise OutputError(
+                f"{self._store.uri}: its {self.kind} were written with other columns ({', '.join(differ)}); "
+                "use another output, or the input.columns and the input types of then"
+            )
+        self.seqs.add(part.seq)
+        self.num_rows += part.rows.num_rows
+        self._learn(part.rows)
+
+    def _table(self, rows: Sequence[Row]) -> pa.Table:
+        stamps = {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": self._ledger.fingerprint,
+            "run_id": self._ledger.run_id,
+            "created_at": datetime.datetime.now(datetime.UTC),
+        }
+        stamps = {name: value for name, value in stamps.items() if name in self._schema.names}
+        assert all(STAMPED.isdisjoint(row) for row in rows), "a row comes with columns that the ledger stamps"
+        return to_table([{**row, **stamps} for row in rows], self._schema)
+
+    def _by_size(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+        """Groups whose uncompressed size stays within a file's."""
+        if not rows:
+            return
+        num_files = -(-self._table(rows).nbytes // self._most_bytes)
+        per_file = max(1, len(rows) // max(1, num_files))
+        for start in range(0, len(rows), per_file):
+            yield rows[start : start + per_file]
+
+
+def _refuse_other_versions(store: Store) -> None:
+    """One file of every fingerprint is looked at: they were all written by one version."""
+    for kind in KINDS:
+        for fingerprint in list_fingerprints(store, kind):
+            for seq in list_seqs(store, kind, fingerprint)[:1]:
+                version = read_part(store, kind, fingerprint, seq, []).metadata.get("mlb_batch.schema_version")
+                if version != str(SCHEMA_VERSION):
+                    raise OutputError(
+                        f"{store.uri}: {kind} were written with schema version {version}, this is {SCHEMA_VERSION}; "
+                        "use another output"
+                    )

@@ -23,7 +23,7 @@ def clip_spans(
     if clips is None:
         return [(first_s, last_s)]
     step_s = clips.every_s - clips.overlap_s
-    spans = []
+    spans: list[tuple[float, float]] = []
     for n in range(int((last_s - first_s) / step_s) + 1):
         begin_s = first_s + n * step_s
         finish_s = begin_s + clips.every_s

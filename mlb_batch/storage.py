@@ -1,0 +1,266 @@
+"""Small files on any storage: listed, read, replaced whole, and created only where nothing stands yet.
+
+The one boundary at which foreign storage errors become ours: a refusal (403, no such bucket, disk full) is a JobError
+at once, a hiccup (5xx, 409, a reset, a timeout) is tried again with full jitter until patience ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import fsspec
+
+from mlb_batch.errors import JobError, OutputError
+
+PATIENCE_S = 120.0
+LONGEST_PAUSE_S = 10.0
+HIDDEN = ".tmp"  # where a local store writes before it links; readers pass over dotted folders
+
+_T = TypeVar("_T")
+
+
+class Store(Protocol):
+    """A folder of small files; names are relative to it, with / between folders."""
+
+    uri: str
+
+    def list(self, folder: str) -> list[str]: ...  # the names in it, sorted; empty where there is no such folder
+    def read(self, name: str) -> bytes: ...  # FileNotFoundError where it doesn't exist
+    def create(self, name: str, data: bytes) -> bool: ...  # False where something stands there already
+    def replace(self, name: str, data: bytes) -> None: ...
+    def delete(self, name: str) -> None: ...
+    def clean(self) -> None: ...  # removes what a killed writer left half written
+
+
+def open_store(uri: str, patience_s: float = PATIENCE_S) -> Store:
+    path = local_path(uri)
+    return LocalStore(path) if path is not None else RemoteStore(uri, patience_s)
+
+
+def scheme_of(uri: str) -> str:
+    scheme, separator, _ = uri.partition("://")
+    return scheme.lower() if separator else "file"
+
+
+def local_path(uri: str) -> Path | None:
+    """The path that a plain path or a file:// uri names; None for any other storage."""
+    if scheme_of(uri) not in ("file", "local"):
+        return None
+    return Path(uri.partition("://")[2] if "://" in uri else uri).expanduser().absolute()
+
+
+def join(uri: str, name: str) -> str:
+    return f"{uri.rstrip('/')}/{name}"
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a uri and the path in it."""
+    options: dict[str, Any] = {}
+    if scheme_of(uri) in ("s3", "s3a"):
+        # Listings must be true, and older gateways refuse the checksums that newer clients add unasked.
+        config = {"connect_timeout": 5, "read_timeout": 20, "request_checksum_calculation": "when_required"}
+        options = {"use_listings_cache": False, "config_kwargs": config}
+    try:
+        fs, path = fsspec.core.url_to_fs(uri, **options)
+    except (ImportError, ValueError) as error:
+        raise OutputError(f"{uri}: can't open this storage: {error}") from None
+    return fs, path
+
+
+class LocalStore:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = str(root)
+
+    def list(self, folder: str) -> list[str]:
+        try:
+            return sorted(entry.name for entry in (self.root / folder).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def create(self, name: str, data: bytes) -> bool:
+        def link(temporary: Path, final: Path) -> None:
+            os.link(temporary, final)
+
+        try:
+            self._write(name, data, link)
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        def rename(temporary: Path, final: Path) -> None:
+            temporary.replace(final)
+
+        self._write(name, data, rename)
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        for leftover in self.list(HIDDEN):
+            self.delete(f"{HIDDEN}/{leftover}")
+
+    def _write(self, name: str, data: bytes, appear: Callable[[Path, Path], None]) -> None:
+        """Write aside, make it durable, and let it appear whole under its name."""
+        final, temporary = self.root / name, self.root / HIDDEN / uuid.uuid4().hex
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                appear(temporary, final)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(final.parent)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EXDEV):
+                raise OutputError(f"{self.uri}: this disk can't make hard links; use another disk or a bucket") from None
+            raise JobError(f"can't write {final}: {error.strerror or error}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RemoteStore:
+    def __init__(self, uri: str, patience_s: float) -> None:
+        self.uri = uri.rstrip("/")
+        self.patience_s = patience_s
+        self._fs, self._path = filesystem(self.uri)
+        self._single_put = scheme_of(uri) in ("s3", "s3a")
+
+    def list(self, folder: str) -> list[str]:
+        path = f"{self._path}/{folder}".rstrip("/")
+        try:
+            names = self._patiently(lambda: self._fs.ls(path, detail=False))
+        except FileNotFoundError:
+            return []
+        # A "folder" that was made by hand lists itself.
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in names if name.rstrip("/") != path)
+
+    def read(self, name: str) -> bytes:
+        return bytes(self._patiently(lambda: self._fs.cat_file(f"{self._path}/{name}")))
+
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self._put(name, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        self._put(name, data, mode="overwrite")
+
+    def delete(self, name: str) -> None:
+        try:
+            self._patiently(lambda: self._fs.rm_file(f"{self._path}/{name}"))
+        except FileNotFoundError:
+            return
+
+    def clean(self) -> None:
+        """A put is whole or absent; nothing is ever left half written."""
+
+    def _put(self, name: str, data: bytes, mode: str) -> None:
+        # Conditions bind single puts only (some servers ignore them on multipart uploads): never let a put be split.
+        options = {"chunksize": max(len(data), 1 << 20)} if self._single_put else {}
+        try:
+            self._patiently(lambda: self._fs.pipe_file(f"{self._path}/{name}", data, mode=mode, **options))
+        except FileNotFoundError as error:
+            raise JobError(f"{self.uri}: no such bucket or container: {_said(error)}") from error
+
+    def _patiently(self, call: Callable[[], _T]) -> _T:
+        deadline_s = time.monotonic() + self.patience_s
+        for pause_s in _pauses():
+            try:
+                return call()
+            except _foreign_errors() as error:
+                kind = _kind_of(error)
+                if kind == "exists":
+                    raise FileExistsError(str(error)) from error
+                if kind == "missing":
+                    raise FileNotFoundError(str(error)) from error
+                if kind == "refused":
+                    raise JobError(f"{self.uri}: the storage refused: {_said(error)}; check the credentials") from error
+                if time.monotonic() + pause_s > deadline_s:
+                    waited = f"{self.uri}: the storage didn't answer well for {self.patience_s:.0f} s"
+                    raise JobError(f"{waited}: {_said(error)}; run the same command again to resume") from error
+            time.sleep(pause_s)
+        raise AssertionError("pauses never end")
+
+
+def _pauses() -> Iterator[float]:
+    longest_s = 0.2
+    while True:
+        yield random.uniform(0, longest_s)
+        longest_s = min(longest_s * 2, LONGEST_PAUSE_S)
+
+
+@cache
+def _foreign_errors() -> tuple[type[BaseException], ...]:
+    """What storage clients raise besides OSError; only the clients that are installed are asked."""
+    names = [
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+        ("aiohttp", "ClientError"),
+        ("gcsfs.retry", "HttpError"),
+        ("azure.core.exceptions", "AzureError"),
+    ]
+    found: list[type[BaseException]] = [OSError, TimeoutError]
+    for module, name in names:
+        try:
+            found.append(getattr(importlib.import_module(module), name))
+        except ImportError:
+            continue
+    return tuple(found)
+
+
+_EXISTS = frozenset({"PreconditionFailed", "412", "ConditionNotMet", "BlobAlreadyExists"})
+_REFUSED = frozenset({"NoSuchBucket", "InvalidBucketName", "NoCredentialsError", "PartialCredentialsError"})
+
+
+def _kind_of(error: BaseException) -> str:
+    """exists | missing | refused | hiccup; clients wrap the server's word, so the cause is looked at first."""
+    words = set(_codes(error))
+    if isinstance(error, FileExistsError) or words & _EXISTS:
+        return "exists"
+    if isinstance(error, PermissionError) or words & _REFUSED:
+        return "refused"
+    return "missing" if isinstance(error, FileNotFoundError) else "hiccup"
+
+
+def _codes(error: BaseException | None) -> Iterator[str]:
+    while error is not None:
+        yield type(error).__name__
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            yield str(response.get("Error", {}).get("Code", ""))
+        for attribute in ("code", "error_code"):
+            yield str(getattr(error, attribute, ""))
+        error = error.__cause__
+
+
+def _said(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__
