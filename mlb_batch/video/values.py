@@ -1,4 +1,4 @@
-"""The values that go into reading a video and come out of it. Pixels are uint8 RGB; F frames, H rows, W columns, C = 3."""
+"""The values that go into reading a video and come out of it. Pixels: F frames, H rows, W columns, C = RGB, uint8."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Frames:
     """The frames of one clip, in order of time."""
 
     pixels_FHWC: npt.NDArray[np.uint8]  # RGB, upright, at the model's input size
-    times_s: tuple[float, ...]  # when each frame is shown, from the video's start (the container's start time subtracted)
+    times_s: tuple[float, ...]  # when each is shown, from the video's start (the container's start time subtracted)
     wanted: int  # distinct frames that the sampling asked for: never more than the clip has
     duration_s: float  # of the clip
     partial: bool  # some of the wanted frames could not be read

@@ -1,0 +1,144 @@
+"""Reads the wanted frames of one video: container -> timeline -> sampling -> runs of packets -> frames -> model size.
+
+The frames are exactly those that a full sequential read gives, and no more is read than they need: each wanted frame is
+reached from the keyframe before it, runs that touch are read through, and what lies between runs is never decoded, only
+stepped over, or jumped over by the container's index where that is shorter. Where the packets' times turn out not to be
+the frames' times (old AVI, invisible frames), every frame is read, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+
+from mlb_batch.errors import RowError
+from mlb_batch.video.container import Source, opened, size_of
+from mlb_batch.video.packets import Deadline, Trouble
+from mlb_batch.video.resize import to_model_size
+from mlb_batch.video.runs import NotAsListed, Video, read_runs
+from mlb_batch.video.sampling import Ints, clip_frames, pick
+from mlb_batch.video.straight import read_positions, scan_frames
+from mlb_batch.video.timeline import Timeline, scan
+from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
+
+Pixels = npt.NDArray[np.uint8]
+Allocate = Callable[[tuple[int, ...]], Pixels]
+
+READABLE_SHARE = 0.25  # of the wanted frames; below it a row is an error (truncated), from it on it is partial
+
+
+def _new_array(shape: tuple[int, ...]) -> Pixels:
+    return np.empty(shape, np.uint8)
+
+
+def read_frames(
+    source: Source,
+    sampling: Sampling,
+    size: FrameSize,
+    limits: Limits,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    allocate: Allocate = _new_array,
+) -> Frames:
+    """The sampled frames of the clip [start_s, end_s) of a video. Raises RowError.
+
+    Blocks up to `limits.video_s`, and for ever in a hanging codec: on files of others use `Reader`. `allocate` says
+    where the pixels go.
+    """
+    deadline = Deadline(limits.video_s)
+    with opened(source, limits) as (container, stream):
+        timeline = scan(container, stream, deadline)
+    if limits.max_duration_s is not None and timeline.duration_s > limits.max_duration_s:
+        raise RowError("too_long", f"{timeline.duration_s:.0f} s long, the limit is {limits.max_duration_s:g} s")
+    video = Video(source, limits, deadline)
+    wanted = _wanted(timeline, sampling, start_s, end_s)
+    film = _Film(size, allocate, len(wanted))
+    try:
+        trouble = read_runs(video, timeline, wanted, film.put)
+    except NotAsListed:
+        timeline, trouble = scan_frames(video, timeline)
+        wanted = _wanted(timeline, sampling, start_s, end_s)
+        film = _Film(size, allocate, len(wanted))
+        read_positions(video, wanted, film.put)
+    _refuse_unreadable(timeline, wanted, len(film.ranks), trouble)
+    got = film.ranks
+    return Frames(
+        pixels_FHWC=film.pixels_FHWC(),
+        times_s=tuple(timeline.times_s[wanted[got]].tolist()),
+        wanted=len(wanted),
+        duration_s=_clip_s(timeline, start_s, end_s),
+        partial=len(got) < len(wanted),
+        bytes_read=size_of(source),
+    )
+
+
+def _wanted(timeline: Timeline, sampling: Sampling, start_s: float | None, end_s: float | None) -> Ints:
+    """Positions in `timeline.shown`."""
+    times_s = timeline.times_s
+    frames = clip_frames(times_s, timeline.duration_s, start_s, end_s)
+    if len(frames) == 0:
+        raise RowError("truncated", f"the clip starts at {start_s} s, the video ends at {timeline.duration_s:.3f} s")
+    wanted = pick(times_s, timeline.is_key[timeline.shown], frames, start_s or 0.0, sampling)
+    return wanted if len(wanted) else frames[:1]  # a clip without a keyframe: the frame that it begins with
+
+
+def _clip_s(timeline: Timeline, start_s: float | None, end_s: float | None) -> float:
+    end = timeline.duration_s if end_s is None else min(end_s, timeline.duration_s)
+    return end - max(0.0, start_s or 0.0)
+
+
+class _Film:
+    """Where the wanted frames go, at the model's size, as they are read (which is not in order of time)."""
+
+    def __init__(self, size: FrameSize, allocate: Allocate, wanted: int) -> None:
+        self._size = size
+        self._allocate = allocate
+        self._wanted = wanted
+        self._array_FHWC: Pixels | None = None
+        self._got: set[int] = set()
+
+    def put(self, rank: int, frame: VideoFrame) -> None:
+        size = self._size
+        if self._array_FHWC is not None and size.crop is None:
+            # should the resolution change on the way, the first frame's stands
+            size = replace(size, resize=self._array_FHWC.shape[1:3])
+        try:
+            pixels_HWC = to_model_size(frame, size)
+            if self._array_FHWC is None:
+                self._array_FHWC = self._allocate((self._wanted, *pixels_HWC.shape))
+        except MemoryError as error:
+            raise RowError("out_of_memory", f"a {frame.width}x{frame.height} frame does not fit") from error
+        self._array_FHWC[rank] = pixels_HWC
+        self._got.add(rank)
+
+    @property
+    def ranks(self) -> list[int]:
+        return sorted(self._got)
+
+    def pixels_FHWC(self) -> Pixels:
+        """The frames that were read, without gaps."""
+        assert self._array_FHWC is not None
+        for row, rank in enumerate(self.ranks):
+            if row != rank:
+                self._array_FHWC[row] = self._array_FHWC[rank]
+        return self._array_FHWC[: len(self._got)]
+
+
+def _refuse_unreadable(timeline: Timeline, wanted: Ints, got: int, trouble: Trouble) -> None:
+    if got and got >= READABLE_SHARE * len(wanted):
+        return
+    ordinals = timeline.shown[wanted]
+    message = f"{got} of {len(wanted)} wanted frames could be read"
+    if timeline.sealed[ordinals].any():
+        raise RowError("encrypted", f"the video is encrypted: {message}")
+    if timeline.missing[ordinals].any():
+        raise RowError("truncated", f"the end of the file is missing: {message}")
+    if trouble.refused_size:
+        raise RowError("too_large", "the pictures have more pixels than the limit allows")
+    if trouble.unsupported:
+        raise RowError("unsupported_codec", f"FFmpeg cannot read this kind of the codec: {message}")
+    raise RowError("truncated" if got else "corrupt", f"the video's data are damaged: {message}")

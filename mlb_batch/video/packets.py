@@ -1,0 +1,86 @@
+"""The bottom layer: packets out of a container and frames out of packets, past what is broken, against the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from mlb_batch.errors import RowError
+
+DEMUX_ERRORS = 100  # in one pass, before the rest of the file is given up
+
+
+class Deadline:
+    """A point in time on the monotonic clock; `check` raises once it has passed."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def check(self) -> None:
+        if time.monotonic() > self._end:
+            raise RowError("timeout", f"reading took longer than {self.seconds:g} s")
+
+
+def real_packets(container: InputContainer, streams: Iterable[Stream], deadline: Deadline) -> Iterator[Packet[Any]]:
+    """The streams' packets with data in them; what cannot be parsed is stepped over."""
+    for _ in range(DEMUX_ERRORS):
+        try:
+            for packet in container.demux(*streams):
+                deadline.check()
+                if packet.size:
+                    yield packet
+            return
+        except MemoryError as error:
+            raise RowError("out_of_memory", "a packet asked for more memory than is allowed") from error
+        except av.FFmpegError:
+            continue
+
+
+@dataclass
+class Trouble:
+    """What went wrong on the way."""
+
+    errors: int = 0
+    unsupported: bool = False
+    refused_size: bool = False
+
+
+class Decoder:
+    """Packets in, frames out; a packet that cannot be read is counted and left behind."""
+
+    def __init__(self, stream: VideoStream, trouble: Trouble) -> None:
+        self._stream = stream
+        self._trouble = trouble
+
+    def feed(self, packet: Packet[Any]) -> list[VideoFrame]:
+        return self._decode(packet)
+
+    def drain(self) -> list[VideoFrame]:
+        """The frames still held back for reordering; after it a new run can begin."""
+        frames = self._decode(None)
+        self._stream.codec_context.flush_buffers()
+        return frames
+
+    def _decode(self, packet: Packet[Any] | None) -> list[VideoFrame]:
+        try:
+            return self._stream.codec_context.decode(packet)
+        except MemoryError as error:
+            raise RowError("out_of_memory", "reading a frame asked for more memory than is allowed") from error
+        except (av.DecoderNotFoundError, av.PatchWelcomeError, av.NotImplementedError):
+            self._trouble.unsupported = True
+        except av.ArgumentError:  # FFmpeg's answer to a picture over max_pixels, which then has no size either
+            self._trouble.refused_size |= self._stream.codec_context.width == 0
+        except av.FFmpegError:
+            pass
+        self._trouble.errors += 1
+        return []

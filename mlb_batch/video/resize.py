@@ -1,0 +1,73 @@
+"""One raw frame -> upright RGB at the model's input size.
+
+Resizing is Pillow's, antialiased, on uint8, because that is what the checkpoints' own (PIL-based) processors do: the
+pixels are equal, bit for bit, to transformers' SiglipImageProcessorPil and CLIPImageProcessorPil (tested). The colour
+matrix and range are those that the stream states, BT.601 limited where it states none (swscale's rule, and so that of
+the readers the checkpoints were trained with). Alpha is dropped. Pixels are taken as square, HDR is not tone-mapped.
+"""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mlb_batch.video.values import FrameSize
+
+RESAMPLE = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+# The display matrix says how far to turn the picture counter-clockwise; anything but quarter turns is a broken header.
+TURN = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+def to_model_size(frame: av.VideoFrame, size: FrameSize) -> npt.NDArray[np.uint8]:
+    """The frame upright, in RGB, resized and cropped: (H, W, 3)."""
+    return resize(upright(frame), size)
+
+
+def upright(frame: av.VideoFrame) -> Image.Image:
+    image: Image.Image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    turn = TURN.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
+
+
+def resize(image: Image.Image, size: FrameSize) -> npt.NDArray[np.uint8]:
+    height, width = resized_shape(image.height, image.width, size)
+    if (height, width) != (image.height, image.width):
+        image = image.resize((width, height), RESAMPLE[size.resample])
+    pixels_HWC: npt.NDArray[np.uint8] = np.asarray(image)
+    return pixels_HWC if size.crop is None else centre_crop(pixels_HWC, size.crop)
+
+
+def resized_shape(height: int, width: int, size: FrameSize) -> tuple[int, int]:
+    """(h, w) before cropping. The longer edge is rounded down, as the processors do."""
+    if not isinstance(size.resize, int):
+        return size.resize
+    edge = size.resize
+    if width <= height:
+        return int(edge * height / width), edge
+    return edge, int(edge * width / height)
+
+
+def centre_crop(pixels_HWC: npt.NDArray[np.uint8], crop: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The middle of the picture; an edge shorter than the crop is padded with zeros, the odd row going before it."""
+    out_HWC = np.zeros((*crop, pixels_HWC.shape[2]), np.uint8)
+    rows_from, rows_to = _overlap(pixels_HWC.shape[0], crop[0])
+    cols_from, cols_to = _overlap(pixels_HWC.shape[1], crop[1])
+    out_HWC[rows_to, cols_to] = pixels_HWC[rows_from, cols_from]
+    return out_HWC
+
+
+def _overlap(length: int, wanted: int) -> tuple[slice, slice]:
+    """Along one edge: what is taken, and where it is put."""
+    if length >= wanted:
+        start = (length - wanted) // 2
+        return slice(start, start + wanted), slice(0, wanted)
+    before = -(-(wanted - length) // 2)
+    return slice(0, length), slice(before, before + length)

@@ -1,0 +1,143 @@
+"""The wanted frames by the shortest way: from the keyframe before each, over or past everything else.
+
+A run is a stretch of packets that is read without a break: from a wanted frame's keyframe to the frame itself, merged
+with the next run where they touch. Between runs packets are stepped over unread, or, where the gap is long, jumped
+over by the container's own index. A jump is checked against the timeline: it must land on a known packet, not too far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from mlb_batch.video.container import Source, opened
+from mlb_batch.video.packets import Deadline, Decoder, Trouble, real_packets
+from mlb_batch.video.sampling import Ints
+from mlb_batch.video.timeline import Timeline
+from mlb_batch.video.values import Limits
+
+JUMP_PACKETS = 300  # stepping over this many packets takes longer than a jump
+
+Put = Callable[[int, VideoFrame], None]  # (rank among the wanted frames, the frame)
+
+
+class NotAsListed(Exception):
+    """The frames are not those that the packets announced; only reading all of them tells."""
+
+
+class _CannotJump(Exception):
+    """The container did not go where it was sent."""
+
+
+@dataclass(frozen=True)
+class Video:
+    source: Source
+    limits: Limits
+    deadline: Deadline
+
+
+@dataclass
+class Run:
+    first: int
+    last: int
+
+
+def plan_runs(timeline: Timeline, ordinals: Ints) -> list[Run]:
+    runs: list[Run] = []
+    for ordinal in np.sort(ordinals).tolist():
+        key = timeline.starting_key(ordinal)
+        if runs and key <= runs[-1].last + 1:
+            runs[-1].last = ordinal
+        else:
+            runs.append(Run(key, ordinal))
+    return runs
+
+
+def read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put) -> Trouble:
+    """Puts each wanted frame that can be read. Raises NotAsListed where the frames contradict the timeline."""
+    if not timeline.trusted:
+        raise NotAsListed
+    try:
+        return _read_runs(video, timeline, wanted, put, jump=True)
+    except _CannotJump:
+        return _read_runs(video, timeline, wanted, put, jump=False)
+
+
+def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: bool) -> Trouble:
+    ordinals = timeline.shown[wanted]
+    readable = ~(timeline.missing[ordinals] | timeline.sealed[ordinals])
+    ranks = {int(timeline.pts[ordinals[rank]]): int(rank) for rank in np.flatnonzero(readable)}
+    with opened(video.source, video.limits) as (container, stream):
+        trouble = Trouble()
+        decoder = Decoder(stream, trouble)
+        cursor = _Cursor(container, stream, timeline, video.deadline)
+        for run in plan_runs(timeline, ordinals[readable]):
+            for frame in _in_order(_frames_of(run, cursor, decoder, timeline, jump)):
+                if frame.pts in ranks:
+                    put(ranks.pop(frame.pts), frame)
+    if ranks and not trouble.errors:
+        raise NotAsListed
+    return trouble
+
+
+def _frames_of(run: Run, cursor: _Cursor, decoder: Decoder, timeline: Timeline, jump: bool) -> Iterator[VideoFrame]:
+    for ordinal, packet in cursor.between(run.first, run.last, jump):
+        if not timeline.sealed[ordinal]:
+            yield from decoder.feed(packet)
+    yield from decoder.drain()
+
+
+def _in_order(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """Frames leave a codec in the order of showing; where their times say otherwise, the times are wrong."""
+    last = None
+    for frame in frames:
+        if frame.pts is None or (last is not None and frame.pts <= last):
+            raise NotAsListed
+        last = frame.pts
+        yield frame
+
+
+class _Cursor:
+    """The stream's packets by ordinal, forward."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream, timeline: Timeline, deadline: Deadline) -> None:
+        self._container, self._stream, self._timeline, self._deadline = container, stream, timeline, deadline
+        self._packets = self._from_here(0)
+        self._next = 0
+
+    def between(self, first: int, last: int, jump: bool) -> Iterator[tuple[int, Packet[Any]]]:
+        if jump and first - self._next > JUMP_PACKETS:
+            self._packets = self._jump(first)
+        for ordinal, packet in self._packets:
+            self._next = ordinal + 1
+            if ordinal >= first:
+                yield ordinal, packet
+            if ordinal >= last:
+                return
+
+    def _from_here(self, ordinal: int) -> Iterator[tuple[int, Packet[Any]]]:
+        return zip(count(ordinal), real_packets(self._container, [self._stream], self._deadline), strict=False)
+
+    def _jump(self, first: int) -> Iterator[tuple[int, Packet[Any]]]:
+        """To the packet, or somewhat before it."""
+        try:
+            self._container.seek(int(self._timeline.seek_time[first]), stream=self._stream)
+        except av.FFmpegError as error:
+            raise _CannotJump from error
+        packet = next(real_packets(self._container, [self._stream], self._deadline), None)
+        if packet is None or packet.pts is None:
+            raise _CannotJump
+        landed = np.flatnonzero(self._timeline.pts == packet.pts)
+        if len(landed) != 1 or landed[0] > first:
+            raise _CannotJump
+        ordinal = int(landed[0])
+        return chain([(ordinal, packet)], self._from_here(ordinal + 1))

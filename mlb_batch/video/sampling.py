@@ -1,0 +1,61 @@
+"""Which frames of a clip are wanted: pure arithmetic on the frames' times.
+
+A clip is the frames whose times lie in [start, end); where none does, the one frame that is on screen at its start.
+
+uniform    The rule of LLaVA-OneVision's and LLaVA-NeXT's reference code: of the clip's n frames, in order of time,
+           those at linspace(0, n - 1, count), rounded down. It counts frames, also where their rate varies, as the
+           reference does. With n <= count: every frame, once.
+fps        The frame on screen at start, start + 1/fps, start + 2/fps, ... Over the cap: uniform.
+keyframes  Every keyframe of the clip; over the cap, evenly chosen by the same rule.
+
+No frame is taken twice, so a clip may have fewer frames than were asked for without being a partial read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mlb_batch.video.values import Sampling
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def clip_frames(times_s: Floats, end_of_video_s: float, start_s: float | None, end_s: float | None) -> Ints:
+    """Indices of the clip's frames. Times are sorted. Empty where the clip lies outside the video."""
+    start = 0 if start_s is None else int(np.searchsorted(times_s, start_s, side="left"))
+    end = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s, side="left"))
+    if start >= end and start > 0 and start_s is not None and start_s < end_of_video_s:
+        start, end = start - 1, start
+    return np.arange(start, end, dtype=np.int64)
+
+
+def pick(times_s: Floats, is_key: npt.NDArray[np.bool_], frames: Ints, start_s: float, sampling: Sampling) -> Ints:
+    """Those of `frames` (indices into `times_s`, sorted) that the sampling wants, sorted, each once."""
+    if sampling.strategy == "keyframes":
+        frames = frames[is_key[frames]]
+    elif sampling.strategy == "fps":
+        assert sampling.fps is not None and sampling.fps > 0, sampling
+        on_screen = _at_rate(times_s[frames], start_s, sampling.fps, sampling.count)
+        if len(on_screen) <= sampling.count:
+            return frames[on_screen]
+    else:
+        assert sampling.strategy == "uniform", sampling
+    return frames[uniform(len(frames), sampling.count)]
+
+
+def uniform(total: int, count: int) -> Ints:
+    if total <= count:
+        return np.arange(total, dtype=np.int64)
+    return np.linspace(0, total - 1, count, dtype=np.int64)
+
+
+def _at_rate(times_s: Floats, start_s: float, fps: float, cap: int) -> Ints:
+    """The frames on screen at each 1/fps from the start; one more than the cap at most, which says that it is over."""
+    if len(times_s) == 0:
+        return np.arange(0, dtype=np.int64)
+    # a microsecond of grace: 3 * (1/3) must find the frame that is shown at 1.0
+    ticks = min(int((times_s[-1] - start_s) * fps + 1e-6) + 1, len(times_s) * max(1, cap) + 1)
+    wanted_s = start_s + np.arange(ticks) / fps
+    return np.unique(np.maximum(np.searchsorted(times_s, wanted_s + 1e-6, side="right") - 1, 0))

@@ -1,0 +1,76 @@
+"""Every frame, in the order in which the codec gives them: the way for streams whose packets do not say what they hold.
+
+Old AVI files store no times of showing, VP8 has packets that show nothing, an edited stream may begin before its first
+keyframe. The first pass counts the frames and notes their times, the second takes those that are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from mlb_batch.errors import RowError
+from mlb_batch.video.container import opened
+from mlb_batch.video.packets import Decoder, Trouble, real_packets
+from mlb_batch.video.runs import Put, Video
+from mlb_batch.video.sampling import Ints
+from mlb_batch.video.timeline import Timeline
+
+
+def scan_frames(video: Video, announced: Timeline) -> tuple[Timeline, Trouble]:
+    """The timeline of the frames that are really there; those lost to damage stand at its end as missing."""
+    times, keys, trouble = [], [], Trouble()
+    for frame in _frames(video, trouble):
+        times.append(frame.pts)
+        keys.append(frame.key_frame)
+    shown = ~announced.missing[announced.shown]
+    promised = announced.pts[announced.shown[~shown]]
+    lost = max(0, int(shown.sum()) - len(times)) if trouble.errors else 0
+    if not times and not len(promised) and not lost:
+        raise RowError("corrupt", "the container opens, but holds no frame")
+    pts = _sorted_times(times, announced)
+    step = max(1, int(np.median(np.diff(pts)))) if len(pts) > 1 else 1
+    last = int(pts[-1]) if len(pts) else announced.origin
+    pts = np.concatenate([pts, last + step * np.arange(1, lost + len(promised) + 1)])
+    frames = len(pts)
+    timeline = replace(
+        announced,
+        pts=pts,
+        seek_time=pts,
+        is_key=np.array([*keys, *[False] * (frames - len(keys))], bool),
+        sealed=np.zeros(frames, bool),
+        missing=np.arange(frames) >= len(times),
+        shown=np.arange(frames),
+        origin=min(announced.origin, int(pts[0])),
+        end=int(pts[-1]) + step,
+    )
+    return timeline, trouble
+
+
+def read_positions(video: Video, wanted: Ints, put: Put) -> None:
+    ranks = {int(position): rank for rank, position in enumerate(wanted)}
+    for position, frame in enumerate(_frames(video, Trouble())):
+        rank = ranks.pop(position, None)
+        if rank is not None:
+            put(rank, frame)
+        if not ranks:
+            return
+
+
+def _frames(video: Video, trouble: Trouble) -> Iterator[VideoFrame]:
+    with opened(video.source, video.limits) as (container, stream):
+        decoder = Decoder(stream, trouble)
+        for packet in real_packets(container, [stream], video.deadline):
+            yield from decoder.feed(packet)
+        yield from decoder.drain()
+
+
+def _sorted_times(times: list[int | None], announced: Timeline) -> Ints:
+    """The codec's order is the order of showing, so the n-th frame is shown at the n-th smallest time."""
+    if None in times:
+        known = announced.pts[announced.shown]
+        return known[: len(times)] if len(times) <= len(known) else np.arange(len(times), dtype=np.int64)
+    return np.sort(np.array(times, np.int64))
