@@ -11,30 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PrivateAttr,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from mlb_batch import spec_text
 from mlb_batch.errors import SpecError
+from mlb_batch.spec_types import Bounds, BoundsOrAuto, Count, CountOrAuto, Name, Positive, Share, Texts, Uri
 
 DEFAULT_RATIO = 0.273
+MOST_CHOICES = 26  # answered by a letter
 BUDGET_KINDS = ("ratio", "pflops", "pflops_per_hour_of_video", "gpu_hours")
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Texts = Annotated[tuple[Name, ...], Field(strict=False)]
-Uri = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class _Part(BaseModel):
@@ -94,8 +79,9 @@ class PromptSpec(_Part):
             raise ValueError("give exactly one of text and column")
         if self.kind != "choice" and self.choices:
             raise ValueError(f"choices belong to kind choice, not {self.kind}")
-        if self.kind == "choice" and self.text is not None and len(self.choices) < 2:
-            raise ValueError("kind choice needs at least two choices")
+        wanted = self.choices or (self.kind == "choice" and self.text is not None)
+        if wanted and not 2 <= len(self.choices) <= MOST_CHOICES:
+            raise ValueError(f"kind choice needs 2 to {MOST_CHOICES} choices")
         if len(set(self.choices)) < len(self.choices):
             raise ValueError("choices holds the same choice twice")
         return self
@@ -190,54 +176,6 @@ class OutputSpec(_Part):
     uri: Uri
     target_file_mb: Count = 256  # no Parquet file grows beyond this
     commit_rows: Count = 256  # how many finished rows a kill can cost
-
-
-def _bounds(value: object) -> object:
-    """A pool's size: one number, or [least, most]."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = [value, value]
-    numbers = isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]
-    if not numbers or not 1 <= value[0] <= value[1]:  # type: ignore[index]
-        raise ValueError("must be a whole number from 1, or [least, most]")
-    return tuple(value)  # type: ignore[arg-type]
-
-
-def _bounds_or_auto(value: object) -> object:
-    if value == "auto":
-        return value
-    try:
-        return _bounds(value)
-    except ValueError as error:
-        raise ValueError(f"{error}, or auto") from None
-
-
-def _count_or_auto(value: object) -> object:
-    if value == "auto" or (type(value) is int and value >= 1):
-        return value
-    raise ValueError("must be a whole number from 1, or auto")
-
-
-_COUNT_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1}
-_PAIR_SCHEMA: dict[str, Any] = {"type": "array", "items": _COUNT_SCHEMA, "minItems": 2, "maxItems": 2}
-_AS_LIST = PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value)
-Bounds = Annotated[
-    tuple[int, int],
-    Field(strict=False),
-    BeforeValidator(_bounds),
-    _AS_LIST,
-    WithJsonSchema({"anyOf": [_COUNT_SCHEMA, _PAIR_SCHEMA]}),
-]
-BoundsOrAuto = Annotated[
-    tuple[int, int] | Literal["auto"],
-    BeforeValidator(_bounds_or_auto),
-    _AS_LIST,
-    WithJsonSchema({"anyOf": [{"const": "auto"}, _COUNT_SCHEMA, _PAIR_SCHEMA]}),
-]
-CountOrAuto = Annotated[
-    int | Literal["auto"],
-    BeforeValidator(_count_or_auto),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, _COUNT_SCHEMA]}),
-]
 
 
 class ReadPool(_Part):
@@ -349,4 +287,5 @@ class JobSpec(_Part):
         for name in names:
             if name not in self.input.columns:
                 hint = spec_text.did_you_mean(name, self.input.columns)
-                yield f"prompts[{n}].text: {{{name}}} is not in input.columns{hint}; add it there, or write {{{{{name}}}}}"
+                remedy = f"add it there, or write {{{{{name}}}}}"
+                yield f"prompts[{n}].text: {{{name}}} is not in input.columns{hint}; {remedy}"

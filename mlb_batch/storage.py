@@ -132,7 +132,8 @@ class LocalStore:
             raise
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EXDEV):
-                raise OutputError(f"{self.uri}: this disk can't make hard links; use another disk or a bucket") from None
+                message = f"{self.uri}: this disk can't make hard links; use another disk or a bucket"
+                raise OutputError(message) from None
             raise JobError(f"can't write {final}: {error.strerror or error}") from error
 
 
@@ -188,24 +189,26 @@ class RemoteStore:
         try:
             self._patiently(lambda: self._fs.pipe_file(f"{self._path}/{name}", data, mode=mode, **options))
         except FileNotFoundError as error:
-            raise JobError(f"{self.uri}: no such bucket or container: {_said(error)}") from error
+            raise JobError(f"{self.uri}: no such bucket or container: {first_line(error)}") from error
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
         deadline_s = time.monotonic() + self.patience_s
         for pause_s in _pauses():
             try:
                 return call()
-            except _foreign_errors() as error:
-                kind = _kind_of(error)
+            except foreign_errors() as error:
+                kind = error_kind(error)
                 if kind == "exists":
                     raise FileExistsError(str(error)) from error
                 if kind == "missing":
                     raise FileNotFoundError(str(error)) from error
                 if kind == "refused":
-                    raise JobError(f"{self.uri}: the storage refused: {_said(error)}; check the credentials") from error
+                    raise JobError(
+                        f"{self.uri}: the storage refused: {first_line(error)}; check the credentials"
+                    ) from error
                 if time.monotonic() + pause_s > deadline_s:
                     waited = f"{self.uri}: the storage didn't answer well for {self.patience_s:.0f} s"
-                    raise JobError(f"{waited}: {_said(error)}; run the same command again to resume") from error
+                    raise JobError(f"{waited}: {first_line(error)}; run the same command again to resume") from error
             time.sleep(pause_s)
         raise AssertionError("pauses never end")
 
@@ -218,7 +221,7 @@ def _pauses() -> Iterator[float]:
 
 
 @cache
-def _foreign_errors() -> tuple[type[BaseException], ...]:
+def foreign_errors() -> tuple[type[BaseException], ...]:
     """What storage clients raise besides OSError; only the clients that are installed are asked."""
     names = [
         ("botocore.exceptions", "BotoCoreError"),
@@ -240,7 +243,7 @@ _EXISTS = frozenset({"PreconditionFailed", "412", "ConditionNotMet", "BlobAlread
 _REFUSED = frozenset({"NoSuchBucket", "InvalidBucketName", "NoCredentialsError", "PartialCredentialsError"})
 
 
-def _kind_of(error: BaseException) -> str:
+def error_kind(error: BaseException) -> str:
     """exists | missing | refused | hiccup; clients wrap the server's word, so the cause is looked at first."""
     words = set(_codes(error))
     if isinstance(error, FileExistsError) or words & _EXISTS:
@@ -261,6 +264,6 @@ def _codes(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__
 
 
-def _said(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -8,8 +8,9 @@ a run resumes without computing again what is there. Three ways were weighed.
 1. One commit record per shard beside the data. Right only for readers that know the records: a plain read of the
    folder sees the data file of an attempt that lost. Rejected for that alone.
 2. A table format (`write_delta`, `write_iceberg`). Ray Data 2.60 commits once, at the end of the whole write: a kill
-   at 99 % keeps nothing, and the files it wrote lie in the folder as orphans that a plain Parquet read counts. Committing
-   batches through the library by hand brings the conditional put below back, plus a log that only its own readers know.
+   at 99 % keeps nothing, and the files it wrote lie in the folder as orphans that a plain Parquet read counts.
+   Committing batches through the library by hand brings the conditional put below back, plus a log that only its own
+   readers know.
 3. A log of files written by one process that holds a lease.
 
 Chosen is 3, with the files themselves as the log and nothing beside them. Captions are small, so only the driver writes
@@ -26,11 +27,11 @@ The folder is named by the bare fingerprint: a `fingerprint=` folder beside the 
 Every file is sealed: its metadata hold the SHA-256 of the file itself (see seal.py), so `verify` finds any flipped bit.
 """
 
+from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS, SCHEMA_VERSION
 from mlb_batch.ledger.ids import DoneIds, annotation_id, fingerprint
 from mlb_batch.ledger.lease import Lease
 from mlb_batch.ledger.log import Attempt, Ledger, pending
 from mlb_batch.ledger.runs import RunFolder, publish, read_current
-from mlb_batch.ledger.schema import ANNOTATION_COLUMNS, ERROR_COLUMNS, SCHEMA_VERSION
 from mlb_batch.ledger.verify import Finding, verify
 
 __all__ = [

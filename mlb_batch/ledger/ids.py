@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from mlb_batch.source import Prompt
+from mlb_batch.source.model import Prompt
 
 ID_BYTES = 16
 MERGE_AT = 65_536

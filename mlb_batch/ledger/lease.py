@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from mlb_batch.errors import JobError, OutputError
+from mlb_batch.errors import JobError, MlbBatchError, OutputError
 from mlb_batch.storage import Store, open_store
 
 NAME = "lease.json"
@@ -139,7 +139,7 @@ class Lease:
         while not self._stop.wait(self._ttl_s / BEATS_PER_TTL):
             try:
                 self._renew()
-            except JobError:
+            except MlbBatchError:
                 continue  # a hiccup; check() decides once the lease is old
             if self._lost_to is not None:
                 return

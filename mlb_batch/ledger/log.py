@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mlb_batch.columns import SCHEMA_VERSION, STAMPED, annotation_schema, error_schema, to_table
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.lease import Lease
@@ -25,7 +26,6 @@ from mlb_batch.ledger.parts import (
     read_part,
     read_parts,
 )
-from mlb_batch.ledger.schema import SCHEMA_VERSION, STAMPED, annotation_schema, error_schema, to_table
 from mlb_batch.spec import RetrySpec
 from mlb_batch.storage import Store, open_store
 

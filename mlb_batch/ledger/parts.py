@@ -1,6 +1,6 @@
 """The files of one kind (annotations or errors) of one fingerprint: named, written, read.
 
-    OUTPUT/annotations/<fingerprint>/part-000000.parquet
+OUTPUT/annotations/<fingerprint>/part-000000.parquet
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mlb_batch.columns import SCHEMA_VERSION
 from mlb_batch.errors import OutputError
-from mlb_batch.ledger.schema import SCHEMA_VERSION
 from mlb_batch.ledger.seal import sealed
 from mlb_batch.storage import Store
 

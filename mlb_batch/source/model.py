@@ -40,3 +40,4 @@ class Inspection:
 
     num_rows: int
     passthrough: pa.Schema  # the passthrough columns, as they stand at the end of every output row
+    uris: tuple[str, ...] = ()  # what a glob or a prefix listed; empty for a manifest, which is read again instead

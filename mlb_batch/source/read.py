@@ -1,17 +1,219 @@
-"""The stream of videos."""
+"""The input, read twice: once to check all of it, once as the stream of videos.
+
+One row of a manifest is one video, or the part of it that the start and end columns name. Ids are the id column, else
+the absolute uri. The rule for duplicates: an id (with its start and end, where there are such columns) may stand once;
+a second time is refused, because two rows of one id would be one annotation with two meanings.
+
+Nothing is kept but 16 bytes a row for that rule: a million rows stream through flat memory.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from mlb_batch.columns import ANNOTATION_COLUMNS
+from mlb_batch.errors import InputError, RowError, SpecError
+from mlb_batch.source import listing, table
 from mlb_batch.source.model import Inspection, Video
-from mlb_batch.spec import JobSpec
+from mlb_batch.source.questions import asked_of_rows
+from mlb_batch.source.table import Row
+from mlb_batch.source.uris import UriPolicy
+from mlb_batch.spec import InputSpec, JobSpec
+from mlb_batch.spec_text import did_you_mean
+
+MOST_PROBLEMS = 20
+MOST_ID_CHARS = 4096
+KEY_BYTES = 16
 
 
 def inspect(spec: JobSpec) -> Inspection:
-    """One pass over the input: every mistake in it is one line of one UserError."""
-    raise NotImplementedError
+    """One pass over the input; every mistake in it is one line of one UserError."""
+    if spec.input.manifest is None:
+        uris = tuple(listing.video_uris(spec.input))
+        return Inspection(len(uris), pa.schema([]), uris)
+    types = _check_columns(spec)
+    return _check_rows(spec, types)
 
 
-def videos(spec: JobSpec) -> Iterator[Video]:
-    raise NotImplementedError
+def videos(spec: JobSpec, inspection: Inspection | None = None) -> Iterator[Video]:
+    """Every video with its prompts, in the input's order; a row whose prompts are partly bad comes in several."""
+    inspection = inspection or inspect(spec)
+    policy = UriPolicy.of(spec.input)
+    asked = asked_of_rows(spec.prompts)
+    for row in _rows(spec, inspection):
+        uri, problem = _resolved(policy, row[spec.input.uri_column])
+        start_s, end_s = _span(spec.input, row)
+        columns = {field.name: _column_value(row[field.name], field.type) for field in inspection.passthrough}
+        video_id = uri if spec.input.id_column is None else str(row[spec.input.id_column])
+        good, bad = asked(row)
+        if good:
+            yield Video(video_id, uri, start_s, end_s, good, columns, problem)
+        for one in bad:
+            yield Video(video_id, uri, start_s, end_s, (one.prompt,), columns, problem or ("bad_prompt", one.message))
+
+
+def _rows(spec: JobSpec, inspection: Inspection) -> Iterator[Row]:
+    if spec.input.manifest is None:
+        return ({spec.input.uri_column: uri} for uri in inspection.uris)
+    return (row for _, row in table.rows(spec.input.manifest, _wanted(spec)))
+
+
+def _wanted(spec: JobSpec) -> list[str]:
+    """The manifest's columns that the job reads, each once."""
+    given = spec.input
+    keys = [given.uri_column, given.id_column, given.start_column, given.end_column]
+    names = [*keys, *(prompt.column for prompt in spec.prompts), *given.columns]
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def _check_columns(spec: JobSpec) -> pa.Schema | None:
+    """SpecError naming every column that is missing or misused; the declared types of the others."""
+    assert spec.input.manifest is not None
+    declared = table.column_types(spec.input.manifest)
+    problems = [
+        f"input.columns: {name!r} is the name of an output column; rename it in the manifest"
+        for name in spec.input.columns
+        if name in ANNOTATION_COLUMNS
+    ]
+    if declared is not None:
+        problems += [_no_column(spec, name, declared.names) for name in _wanted(spec) if name not in declared.names]
+    if problems:
+        raise SpecError("\n".join(problems))
+    return declared
+
+
+def _no_column(spec: JobSpec, name: str, known: list[str]) -> str:
+    some = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return f"{_key_of(spec, name)}: the manifest has no column {name!r}{did_you_mean(name, known)}; it has: {some}"
+
+
+def _key_of(spec: JobSpec, column: str) -> str:
+    """The place in the job file that asks for a column."""
+    for key in ("uri_column", "id_column", "start_column", "end_column"):
+        if getattr(spec.input, key) == column:
+            return f"input.{key}"
+    for n, prompt in enumerate(spec.prompts):
+        if prompt.column == column:
+            return f"prompts[{n}].column"
+    return "input.columns"
+
+
+def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
+    manifest = spec.input.manifest
+    assert manifest is not None
+    problems: list[str] = []
+    keys = bytearray()
+    types = table.JsonTypes(_wanted(spec))
+    for place, row in table.rows(manifest, _wanted(spec), problems.append):
+        problems += [f"row {place}: {problem}" for problem in _row_problems(spec.input, row)]
+        if len(problems) > MOST_PROBLEMS:
+            break
+        keys += _key(spec.input, row)
+        if declared is None:
+            types.see(row)
+    num_rows = len(keys) // KEY_BYTES
+    if not problems and declared is None:
+        problems += [f"no row has a key {name!r} ({_key_of(spec, name)})" for name in types.never_seen()]
+    if not problems:
+        problems += _duplicates(spec, keys)
+    if not problems and num_rows == 0:
+        problems.append("it holds no rows")
+    if problems:
+        lines = problems[:MOST_PROBLEMS] + (["... and more"] if len(problems) > MOST_PROBLEMS else [])
+        raise InputError("\n".join(f"input.manifest: {manifest}: {line}" for line in lines))
+    return Inspection(num_rows, _passthrough(spec, types.schema() if declared is None else declared))
+
+
+def _row_problems(given: InputSpec, row: Row) -> Iterator[str]:
+    name = given.id_column or given.uri_column
+    identity = row[name]
+    if identity is None or identity == "":
+        yield f"{name} is null; every row needs an id"
+    elif not isinstance(identity, str | int) or isinstance(identity, bool):
+        yield f"{name} is a {type(identity).__name__}, not a text or a whole number"
+    elif isinstance(identity, str) and (len(identity) > MOST_ID_CHARS or not _encodable(identity)):
+        yield f"{name} is not a text of at most {MOST_ID_CHARS} characters"
+    try:
+        start_s, end_s = _span(given, row)
+    except (TypeError, ValueError) as error:
+        yield str(error)
+        return
+    if end_s is not None and end_s <= (start_s or 0.0):
+        yield f"the part to annotate ends at {end_s:g} s, not after its start"
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def _span(given: InputSpec, row: Row) -> tuple[float | None, float | None]:
+    return _seconds(given.start_column, row), _seconds(given.end_column, row)
+
+
+def _seconds(column: str | None, row: Row) -> float | None:
+    value = None if column is None else row[column]
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{column} is {str(value)[:40]!r}, not a number of seconds") from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(f"{column} is {seconds}, not a number of seconds from 0")
+    return seconds
+
+
+def _key(given: InputSpec, row: Row) -> bytes:
+    parts = [row[given.id_column or given.uri_column]]
+    parts += [row[column] for column in (given.start_column, given.end_column) if column is not None]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=KEY_BYTES).digest()
+
+
+def _duplicates(spec: JobSpec, keys: bytearray) -> list[str]:
+    """The first few ids that stand twice; a second pass finds their names, so that none has to be kept."""
+    every = np.frombuffer(bytes(keys), dtype=f"S{KEY_BYTES}")
+    values, counts = np.unique(every, return_counts=True)
+    twice = {bytes(value).ljust(KEY_BYTES, b"\0") for value in values[counts > 1][:100_000]}
+    if not twice:
+        return []
+    places: dict[bytes, list[Any]] = {}
+    assert spec.input.manifest is not None
+    for place, row in table.rows(spec.input.manifest, _wanted(spec)):
+        key = _key(spec.input, row)
+        if key in twice and (key in places or len(places) < 5):
+            places.setdefault(key, [row[spec.input.id_column or spec.input.uri_column]]).append(place)
+    named = [f"{str(name)[:100]!r} (rows {', '.join(map(str, at[:3]))})" for name, *at in places.values()]
+    more = f" and {int((counts > 1).sum()) - len(named)} more" if (counts > 1).sum() > len(named) else ""
+    return [f"ids that stand more than once: {', '.join(named)}{more}; give every row its own id, or drop the repeats"]
+
+
+def _passthrough(spec: JobSpec, types: pa.Schema) -> pa.Schema:
+    """The passthrough columns' fields, without what a file says beside their types."""
+    fields = []
+    for name in spec.input.columns:
+        kind = types.field(name).type
+        fields.append(pa.field(name, kind.value_type if pa.types.is_dictionary(kind) else kind))
+    return pa.schema(fields)
+
+
+def _resolved(policy: UriPolicy, uri: object) -> tuple[str, tuple[str, str] | None]:
+    """The uri to open, or what was written and why it can't be opened."""
+    if uri is None or uri == "":
+        return "", ("not_found", "the manifest row has no uri")
+    try:
+        return policy.resolve(str(uri)), None
+    except RowError as error:
+        return str(uri).encode("utf-8", "replace").decode(), (error.error_class, error.message)
+
+
+def _column_value(value: object, kind: pa.DataType) -> object:
+    """As the column's type holds it: only JSON Lines mix types in one column."""
+    if value is None or not pa.types.is_string(kind):
+        return value
+    return table.as_text(value)

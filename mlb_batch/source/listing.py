@@ -1,0 +1,51 @@
+"""A glob or a prefix as a list of uris.
+
+A glob takes what it matches, whatever its name. A prefix takes every file below it that is named like a video, so that
+a README or thumbnails beside the videos are no errors. The names are held in memory (storage lists them so): beyond
+some hundred thousand files a manifest is the better input.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mlb_batch.errors import InputError
+from mlb_batch.spec import InputSpec
+from mlb_batch.storage import error_kind, filesystem, first_line, foreign_errors, local_path, scheme_of
+
+# fmt: off
+VIDEO_ENDINGS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".flv", ".3gp", ".3g2",
+    ".gif", ".wmv", ".ogv", ".mxf",
+)
+# fmt: on
+
+
+def video_uris(given: InputSpec) -> list[str]:
+    """Sorted; InputError where there are none."""
+    assert given.videos is not None
+    place = given.videos if local_path(given.videos) is None else str(local_path(given.videos))
+    names = _names(place)
+    if not names:
+        ending = f", or list {place.rstrip('/')}/** for files of any name" if not _is_glob(place) else ""
+        raise InputError(f"input.videos: {given.videos}: no video is there; check the path{ending}")
+    if place.startswith("/"):
+        return names
+    return [name if "://" in name else f"{scheme_of(place)}://{name.lstrip('/')}" for name in names]
+
+
+def _is_glob(place: str) -> bool:
+    return re.search(r"[*?\[]", place) is not None
+
+
+def _names(place: str) -> list[str]:
+    fs, path = filesystem(place)
+    try:
+        if _is_glob(place):
+            found = fs.glob(path, detail=True)
+            return sorted(name for name, info in found.items() if info["type"] == "file")
+        return sorted(name for name in fs.find(path) if name.lower().endswith(VIDEO_ENDINGS))
+    except foreign_errors() as error:
+        if error_kind(error) == "missing":
+            return []
+        raise InputError(f"input.videos: {place}: can't be listed: {first_line(error)}") from None

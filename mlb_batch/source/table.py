@@ -1,0 +1,175 @@
+"""Manifest files, row by row in flat memory: Parquet by batches, CSV and JSON Lines by lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlb_batch.errors import InputError
+from mlb_batch.storage import error_kind, filesystem, first_line, foreign_errors
+
+Row = dict[str, Any]
+BATCH_ROWS = 4096
+LONGEST_LINE = 16 * 2**20
+
+Report = Callable[[str], None]
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[IO[bytes]]:
+    """The manifest's bytes; what goes wrong with its storage is the user's to mend."""
+    try:
+        fs, path = filesystem(uri)
+        with fs.open(path, "rb") as file:
+            yield file
+    except foreign_errors() as error:
+        if error_kind(error) == "missing":
+            raise InputError(f"input.manifest: {uri}: no such file") from None
+        raise InputError(f"input.manifest: {uri}: can't be read: {first_line(error)}") from None
+
+
+def column_types(uri: str) -> pa.Schema | None:
+    """The columns that the file itself declares; None for JSON Lines, which declares none."""
+    if uri.endswith(".jsonl"):
+        return None
+    with opened(uri) as file:
+        if uri.endswith(".parquet"):
+            return _parquet(file, uri).schema_arrow
+        header = next(csv.reader(_text_lines(file, uri, _refuse(uri))), None)
+    if not header:
+        raise InputError(f"input.manifest: {uri}: the file is empty; a CSV file begins with its columns' names")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise InputError(f"input.manifest: {uri}: the column {twice[0]!r} stands twice in the first line")
+    return pa.schema([(name, pa.string()) for name in header])
+
+
+def rows(uri: str, wanted: Sequence[str], report: Report | None = None) -> Iterator[tuple[int, Row]]:
+    """(place, row) for every sound row; the place is a line's number, in Parquet a row's, from 1.
+
+    A malformed line is handed to `report`, which may collect it or raise; without one it is an InputError.
+    """
+    report = report or _refuse(uri)
+    with opened(uri) as file:
+        if uri.endswith(".parquet"):
+            yield from _parquet_rows(file, uri, wanted)
+        elif uri.endswith(".csv"):
+            yield from _csv_rows(file, uri, wanted, report)
+        else:
+            yield from _json_rows(file, uri, wanted, report)
+
+
+def _refuse(uri: str) -> Report:
+    def report(problem: str) -> None:
+        raise InputError(f"input.manifest: {uri}: {problem}")
+
+    return report
+
+
+def _parquet(file: IO[bytes], uri: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowException as error:
+        raise InputError(f"input.manifest: {uri}: not a Parquet file: {first_line(error)}") from None
+
+
+def _parquet_rows(file: IO[bytes], uri: str, wanted: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    place = 0
+    try:
+        for batch in _parquet(file, uri).iter_batches(BATCH_ROWS, columns=list(wanted), use_threads=False):
+            for row in batch.to_pylist():
+                place += 1
+                yield place, row
+    except pa.ArrowException as error:
+        raise InputError(f"input.manifest: {uri}: damaged after row {place}: {first_line(error)}") from None
+
+
+def _text_lines(file: IO[bytes], uri: str, report: Report) -> Iterator[str]:
+    """Lines of text with their ends; a line that is no UTF-8 or has no end is reported and passed over."""
+    number = 0
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+            raise InputError(f"input.manifest: {uri}: line {number} is longer than {LONGEST_LINE >> 20} MB")
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            report(f"line {number} is not UTF-8 text")
+            yield "\n"  # keeps the numbers of the lines behind it
+
+
+def _csv_rows(file: IO[bytes], uri: str, wanted: Sequence[str], report: Report) -> Iterator[tuple[int, Row]]:
+    reader = csv.reader(_text_lines(file, uri, report), strict=True)
+    header: list[str] = []
+    while True:
+        begins = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            report(f"line {begins}: {error}")
+            continue
+        if cells is None:
+            return
+        if not header:
+            header = cells
+            places = [header.index(name) for name in wanted]
+        elif len(cells) == len(header):
+            # CSV can't say null: an empty cell is one.
+            yield begins, {name: cells[at] or None for name, at in zip(wanted, places, strict=True)}
+        elif cells:
+            report(f"line {begins} has {len(cells)} cells, the first line {len(header)}")
+
+
+def _json_rows(file: IO[bytes], uri: str, wanted: Sequence[str], report: Report) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(_text_lines(file, uri, report), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            report(f"line {number}: not JSON: {first_line(error)}")
+            continue
+        if isinstance(value, dict):
+            yield number, {name: value.get(name) for name in wanted}
+        else:
+            report(f"line {number}: a {type(value).__name__}, not an object with keys")
+
+
+class JsonTypes:
+    """The narrowest Arrow type for every value of each JSON column; anything mixed or nested becomes JSON text."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._seen: dict[str, set[type]] = {name: set() for name in names}
+
+    def see(self, row: Row) -> None:
+        for name, seen in self._seen.items():
+            value = row[name]
+            if type(value) is int and not -(2**63) <= value < 2**63:
+                seen.add(list)  # no integer column holds it: JSON text does
+            elif value is not None:
+                seen.add(type(value))
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([(name, _narrowest(seen)) for name, seen in self._seen.items()])
+
+    def never_seen(self) -> list[str]:
+        return [name for name, seen in self._seen.items() if not seen]
+
+
+def _narrowest(seen: set[type]) -> pa.DataType:
+    for types, kind in (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64())):
+        if seen and seen <= types:
+            return kind
+    return pa.string()
+
+
+def as_text(value: object) -> str:
+    """A JSON value in a text column; half a surrogate pair, which JSON can hold and UTF-8 can't, becomes a ?."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()

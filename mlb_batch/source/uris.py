@@ -1,0 +1,120 @@
+"""Which uris may be opened. A manifest is other people's data: every uri in it is checked before anything is opened.
+
+A uri must lie under a prefix of `input.allow`, by whole path components (default: the bucket, or the folder, that the
+manifest itself or the glob lies in; nothing for http, which has to be allowed by name). So a host, a scheme or a bucket
+that nobody named is never contacted, whatever way it is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import unquote
+
+from mlb_batch.errors import RowError
+from mlb_batch.spec import InputSpec
+from mlb_batch.storage import local_path, scheme_of
+
+MOST_CHARS = 4096
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+
+
+class UriPolicy:
+    """Where relative uris start, and what may be opened."""
+
+    def __init__(self, base: str, allow: tuple[str, ...]) -> None:
+        self._base = base
+        self._folders = [os.path.realpath(path) for path in map(local_path, allow) if path is not None]
+        self._prefixes = [f"{_canonical(one).rstrip('/')}/" for one in allow if local_path(one) is None]
+
+    @staticmethod
+    def of(spec: InputSpec) -> UriPolicy:
+        base = base_of(spec)
+        return UriPolicy(base, spec.allow if spec.allow is not None else default_allow(base))
+
+    def resolve(self, uri: str) -> str:
+        """The absolute form of an allowed uri; RowError("forbidden") for any other."""
+        problem = _suspicious(uri)
+        if problem:
+            raise RowError("forbidden", f"{_shown(uri)}: {problem}")
+        absolute = self._absolute(uri)
+        if not self._allows(absolute):
+            raise RowError("forbidden", f"{_shown(uri)}: not under any prefix of input.allow")
+        return absolute
+
+    def _absolute(self, uri: str) -> str:
+        if _HAS_SCHEME.match(uri):
+            return _canonical(uri)
+        return uri if uri.startswith("/") else f"{self._base}/{uri}"
+
+    def _allows(self, absolute: str) -> bool:
+        if _HAS_SCHEME.match(absolute) and scheme_of(absolute) not in ("file", "local"):
+            return any(absolute.startswith(prefix) for prefix in self._prefixes)
+        path = absolute.partition("://")[2] if "://" in absolute else absolute
+        # Links are followed before the comparison: a link that leads out of the folder is as forbidden as its target.
+        real = os.path.realpath(path)
+        return path.startswith("/") and any(real.startswith(f"{folder.rstrip('/')}/") for folder in self._folders)
+
+
+def base_of(spec: InputSpec) -> str:
+    """The folder of the manifest, or of the glob before its first pattern; absolute."""
+    uri = spec.manifest if spec.manifest is not None else spec.videos
+    assert uri is not None
+    path = local_path(uri)
+    text = uri if path is None else str(path)
+    if spec.manifest is None:
+        fixed = re.split(r"[*?\[]", text, maxsplit=1)[0]
+        if fixed == text:
+            return text.rstrip("/")
+        text = fixed
+    return text.rpartition("/")[0]
+
+
+def default_allow(base: str) -> tuple[str, ...]:
+    scheme = scheme_of(base)
+    if scheme in ("http", "https"):
+        return ()
+    if scheme == "file":
+        return (base or "/",)
+    bucket = base.partition("://")[2].partition("/")[0]
+    return (f"{scheme}://{bucket}/",)
+
+
+def _canonical(uri: str) -> str:
+    """Scheme in small letters, and for http the host too."""
+    scheme, separator, rest = uri.partition("://")
+    if scheme.lower() in ("http", "https"):
+        host, slash, path = rest.partition("/")
+        rest = host.lower() + slash + path
+    return scheme.lower() + separator + rest
+
+
+def _suspicious(uri: str) -> str | None:
+    """What no uri may hold, whatever is allowed."""
+    if not uri or len(uri) > MOST_CHARS:
+        return f"a uri has 1 to {MOST_CHARS} characters"
+    if _CONTROL.search(uri):
+        return "control characters"
+    if "\\" in uri:
+        return "backslashes"
+    if "::" in uri:
+        return "chained storage (::)"
+    scheme = _HAS_SCHEME.match(uri)
+    if scheme and not uri.startswith("//", scheme.end()):
+        return "a scheme without //"
+    if scheme_of(uri) in ("http", "https") and "@" in uri.partition("://")[2].partition("/")[0]:
+        return "a user name in the host"
+    plain = uri
+    for _ in range(3):  # %252e is %2e to whoever decodes twice
+        if ".." in re.split(r"[/\\]", plain):
+            return "a step to the folder above (..)"
+        if "%" not in plain:
+            break
+        plain = unquote(plain)
+    return None
+
+
+def _shown(uri: str) -> str:
+    text = ascii(uri)
+    return text if len(text) <= 200 else f"{text[:197]}..."

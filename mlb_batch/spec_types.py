@@ -1,0 +1,62 @@
+"""The kinds of values in a job file, each with the words for what it must be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Texts = Annotated[tuple[Name, ...], Field(strict=False)]
+Uri = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+def _bounds(value: object) -> object:
+    """A pool's size: one number, or [least, most]."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value, value]
+    numbers = isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]
+    if not numbers or not 1 <= value[0] <= value[1]:  # type: ignore[index]
+        raise ValueError("must be a whole number from 1, or [least, most]")
+    return tuple(value)  # type: ignore[arg-type]
+
+
+def _bounds_or_auto(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        return _bounds(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
+def _count_or_auto(value: object) -> object:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("must be a whole number from 1, or auto")
+
+
+_COUNT_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1}
+_PAIR_SCHEMA: dict[str, Any] = {"type": "array", "items": _COUNT_SCHEMA, "minItems": 2, "maxItems": 2}
+_AS_LIST = PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value)
+Bounds = Annotated[
+    tuple[int, int],
+    Field(strict=False),
+    BeforeValidator(_bounds),
+    _AS_LIST,
+    WithJsonSchema({"anyOf": [_COUNT_SCHEMA, _PAIR_SCHEMA]}),
+]
+BoundsOrAuto = Annotated[
+    tuple[int, int] | Literal["auto"],
+    BeforeValidator(_bounds_or_auto),
+    _AS_LIST,
+    WithJsonSchema({"anyOf": [{"const": "auto"}, _COUNT_SCHEMA, _PAIR_SCHEMA]}),
+]
+CountOrAuto = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_count_or_auto),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, _COUNT_SCHEMA]}),
+]
