@@ -1,0 +1,139 @@
+"""The child process in which other people's videos are read. It knows its socket and nothing else.
+
+A job comes as one JSON message with the video's file descriptor beside it; the answer is one JSON message, with the
+pixels and their times in shared memory beside it. The process has no credentials (its environment is made for it), no
+network where the kernel lets it give that up, and a bound on its memory; it dies by itself when its supervisor does, or
+some seconds after a deadline that the supervisor did not enforce.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlb_batch.errors import RowError
+from mlb_batch.video.frames import Pixels, read_frames
+from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
+
+JOB_BYTES = 1 << 16
+ORPHAN_S = 10  # beyond the deadline
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def main() -> None:
+    drop_rights()
+    limited = False
+    with socket.socket(fileno=int(sys.argv[1])) as supervisor:
+        while True:
+            message, fds, _, _ = socket.recv_fds(supervisor, JOB_BYTES, 1)
+            if not message:
+                return
+            job = json.loads(message)
+            if not limited:
+                limit_memory(job["limits"]["memory_mb"])
+                limited = True
+            signal.alarm(math.ceil(job["limits"]["video_s"]) + ORPHAN_S)
+            try:
+                work(job, fds[0], supervisor)
+            finally:
+                os.close(fds[0])
+            signal.alarm(0)
+
+
+def drop_rights() -> None:
+    """No core dumps, and a network namespace of its own with nothing in it, where an unprivileged process may."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNET)
+
+
+def limit_memory(growth_mb: int) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (growth_mb << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def work(job: dict[str, Any], fd: int, supervisor: socket.socket) -> None:
+    shared = SharedPixels()
+    try:
+        frames = read_frames(
+            Path(f"/proc/self/fd/{fd}"),
+            Sampling(**job["sampling"]),
+            frame_size(job["size"]),
+            Limits(**job["limits"]),
+            job["start_s"],
+            job["end_s"],
+            shared.allocate,
+        )
+    except RowError as error:
+        supervisor.send(json.dumps({"error_class": error.error_class, "message": error.message}).encode())
+    except MemoryError:
+        answer = {"error_class": "out_of_memory", "message": "reading needed more memory than is allowed"}
+        supervisor.send(json.dumps(answer).encode())
+    else:
+        shared.add_times(frames)
+        socket.send_fds(supervisor, [json.dumps(described(frames)).encode()], [shared.fd])
+    finally:
+        shared.close()
+
+
+def frame_size(fields: dict[str, Any]) -> FrameSize:
+    """JSON has no tuples."""
+    resize, crop = fields["resize"], fields["crop"]
+    return FrameSize(
+        resize=resize if isinstance(resize, int) else (resize[0], resize[1]),
+        crop=None if crop is None else (crop[0], crop[1]),
+        resample=fields["resample"],
+    )
+
+
+def described(frames: Frames) -> dict[str, Any]:
+    return {
+        "shape": frames.pixels_FHWC.shape,
+        "wanted": frames.wanted,
+        "duration_s": frames.duration_s,
+        "partial": frames.partial,
+        "bytes_read": frames.bytes_read,
+    }
+
+
+class SharedPixels:
+    """Nameless memory that is handed over whole: the pixels of all frames, then their times as float64."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self._memory: mmap.mmap | None = None
+
+    def allocate(self, shape: tuple[int, ...]) -> Pixels:
+        self.close()
+        size = math.prod(shape)
+        self.fd = os.memfd_create("frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, size + 8 * shape[0])
+            self._memory = mmap.mmap(self.fd, size + 8 * shape[0])
+        except OSError as error:
+            raise MemoryError(f"{size:,} bytes of shared memory") from error
+        return np.frombuffer(self._memory, np.uint8, size).reshape(shape)
+
+    def add_times(self, frames: Frames) -> None:
+        os.pwrite(self.fd, np.array(frames.times_s, np.float64).tobytes(), frames.pixels_FHWC.size)
+
+    def close(self) -> None:
+        self._memory = None  # unmapped with the last array that looks at it
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+if __name__ == "__main__":
+    main()
