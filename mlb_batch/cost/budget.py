@@ -1,0 +1,104 @@
+"""What a budget counts, and what one as written comes to for a job: whole numbers of one unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from mlb_batch.cost import flops, paper
+from mlb_batch.cost.calibration import NANO, Calibration, generate_bytes
+from mlb_batch.cost.features import PairedShape, look
+from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.errors import BudgetError
+
+Scope = Literal["llm", "total"]
+Convention = Literal["exact", "paper"]
+PETA = 10**15
+MS_PER_HOUR = 3_600_000
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Operations, the papers' multiply-adds, or nanoseconds of a calibrated device; of the language model or of all.
+
+    Scope `total` counts generation at `new_tokens` a prompt, its most. The papers know the prefill of visual tokens
+    alone; their `total` adds the multiply-adds of the vision side, and leaves generation out as they do.
+    """
+
+    scope: Scope
+    convention: Convention = "exact"
+    new_tokens: int = 0
+    device: Calibration | None = None  # set: the measure is time
+
+    @property
+    def unit(self) -> str:
+        if self.device:
+            return "nanoseconds"
+        return "FLOPs" if self.convention == "exact" else "multiply-adds"
+
+    def amounts(self, shape: ModelShape, clip: ClipShape, schedule: Schedule, features: int = 0) -> tuple[int, ...]:
+        """What a clip adds to the job: sums over clips, and only their sum is rounded (see `total`)."""
+        if not self.device and self.convention == "paper":
+            seen = paper.macs(shape, clip, schedule)
+            return (seen if self.scope == "llm" else seen + _vision(shape, schedule, features) // 2,)
+        generated = self.scope == "total" and not self.device
+        new = (self.new_tokens,) * len(clip.suffixes) if generated else ()
+        bill = flops.price(shape, clip, schedule, new, features)
+        if not self.device:
+            return (bill.llm if self.scope == "llm" else bill.total,)
+        if self.scope == "llm":
+            return (0, bill.llm, 0)
+        return bill.vision, bill.llm, moved_bytes(self.device, shape, clip, schedule, self.new_tokens)
+
+    def total(self, amounts: tuple[int, ...]) -> int:
+        return self.device.nanoseconds(*amounts) if self.device else amounts[0]
+
+
+def moved_bytes(device: Calibration, shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: int) -> int:
+    """Bytes that a clip's generation moves, over all its prompts."""
+    cached = [flops.cache_lengths(shape, clip, schedule, prompt) for prompt in range(len(clip.suffixes))]
+    return sum(
+        generate_bytes(shape.decoder, lengths, new_tokens, device.bytes_per_number, device.batch) for lengths in cached
+    )
+
+
+def _vision(shape: ModelShape, schedule: Schedule, features: int) -> int:
+    return flops.encode(shape, schedule.frames) + (features if schedule.features else 0)
+
+
+def feature_price(pair: PairedShape | None, clip: ClipShape, schedule: Schedule) -> int:
+    """What the paired model looks at: the frames that are encoded, and every prompt."""
+    return look(pair, schedule.frames, len(clip.suffixes)) if pair and schedule.features else 0
+
+
+def limit(kind: str, amount: float, vanilla: int, video_ms: int) -> int:
+    """What a budget as written allows, in its measure's unit, rounded down. `vanilla` is in the same unit."""
+    exact = written(amount)
+    if exact <= 0:
+        raise BudgetError(f"budget.{kind}: {amount} leaves nothing to spend; give a number above zero")
+    if kind == "ratio":
+        return int(exact * vanilla)
+    if kind == "pflops":
+        return int(exact * PETA)
+    if kind == "pflops_per_hour_of_video":
+        return int(exact * PETA * Fraction(video_ms, MS_PER_HOUR))
+    assert kind == "gpu_hours", kind
+    return int(exact * 3600 * NANO)
+
+
+def amount_of(kind: str, cost: int, vanilla: int, video_ms: int) -> float:
+    """The budget of this kind that `cost` would need: what `limit` undoes."""
+    if kind == "ratio":
+        return cost / vanilla if vanilla else 0.0
+    if kind == "pflops":
+        return cost / PETA
+    if kind == "pflops_per_hour_of_video":
+        return cost / PETA * MS_PER_HOUR / video_ms if video_ms else 0.0
+    return cost / NANO / 3600
+
+
+def written(amount: float) -> Fraction:
+    """The number that the user wrote: 0.1 is a tenth, not the float next to it."""
+    return Fraction(repr(amount))

@@ -1,0 +1,105 @@
+"""From operations to seconds: what was measured on one device with one model, and where it is kept.
+
+    seconds = vision operations / vision rate + (prefill + scoring operations) / prefill rate + bytes moved / byte rate
+
+Reading frames, encoding them and prefill are bound by arithmetic; generating a token is bound by memory: it reads every
+weight of the language model once for a whole batch, and each sequence's own keys and values. The two rates of
+operations and the one of bytes are what a calibration measures, each as the counted amount over the seconds it took.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlb_batch.cost.shapes import DecoderShape
+from mlb_batch.errors import BudgetError
+
+NANO = 10**9
+
+
+@dataclass(frozen=True)
+class Calibration:
+    device: str  # as the driver names it, like "NVIDIA H200" or "cpu x 2"
+    kind: str  # cpu | cuda
+    model: str
+    revision: str
+    dtype: str
+    bytes_per_number: int  # of the dtype, for weights and caches
+    batch: int  # sequences that generate together
+    vision_flops_per_s: int
+    prefill_flops_per_s: int
+    generate_bytes_per_s: int
+    measured_at: str  # ISO 8601, UTC; the newest one is used
+
+    def __post_init__(self) -> None:
+        rates = (self.vision_flops_per_s, self.prefill_flops_per_s, self.generate_bytes_per_s)
+        assert min(*rates, self.batch, self.bytes_per_number) > 0, self
+
+    def nanoseconds(self, vision: int, llm: int, generated_bytes: int) -> int:
+        """Whole, each part rounded up."""
+        return sum(
+            -(-amount * NANO // rate)
+            for amount, rate in (
+                (vision, self.vision_flops_per_s),
+                (llm, self.prefill_flops_per_s),
+                (generated_bytes, self.generate_bytes_per_s),
+            )
+        )
+
+
+def weight_numbers(d: DecoderShape) -> int:
+    """Weights of the language model that one generated token reads: its layers and the head."""
+    per_layer = d.hidden * (2 * d.q_dim + 2 * d.kv_dim) + 3 * d.hidden * d.ffn
+    return d.layers * per_layer + d.hidden * d.vocab
+
+
+def generate_bytes(d: DecoderShape, cached: list[int], new_tokens: int, bytes_per_number: int, batch: int) -> int:
+    """Bytes that one sequence's generation moves: its share of the weights, and its keys and values at each step."""
+    passes = max(new_tokens - 1, 0)
+    weights = -(-passes * weight_numbers(d) // batch)
+    held = passes * sum(cached) + d.layers * passes * (passes + 1) // 2
+    return bytes_per_number * (weights + 2 * d.kv_dim * held)
+
+
+def store_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlb_batch" / "calibrations"
+
+
+def save(calibration: Calibration, folder: Path | None = None) -> Path:
+    """One file for each device, model and dtype; a new measurement takes the place of the old one."""
+    folder = folder or store_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "\n".join((calibration.device, calibration.model, calibration.revision, calibration.dtype))
+    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text(json.dumps(dataclasses.asdict(calibration), indent=1))
+    scratch.replace(path)
+    return path
+
+
+def load(model: str, revision: str, device: str = "auto", folder: Path | None = None) -> Calibration | None:
+    """The newest calibration of this model, on a device of the kind that the job asks for; a name will do, too."""
+    found = [c for c in _all(folder or store_folder()) if (c.model, c.revision) == (model, revision)]
+    kind = device.partition(":")[0]
+    fitting = [c for c in found if device in ("auto", c.device) or kind == c.kind]
+    return max(fitting, key=lambda c: c.measured_at, default=None)
+
+
+def _all(folder: Path) -> list[Calibration]:
+    if not folder.is_dir():
+        return []
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _read(path: Path) -> Calibration:
+    try:
+        return Calibration(**json.loads(path.read_text()))
+    except (ValueError, TypeError, AssertionError) as error:
+        raise BudgetError(
+            f"{path}: not a calibration that this version can read; delete it and run `mlb-batch bench calibrate`"
+        ) from error
