@@ -1,17 +1,182 @@
-"""The report: numbers from an output's rows."""
+"""The report of an output: numbers counted from its rows, for people, for programs, and how to read the rows."""
 
 from __future__ import annotations
 
+import html
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 
-def report(output_uri: str) -> dict[str, Any]:
-    raise NotImplementedError
+from mlb_batch.errors import OutputError
+from mlb_batch.ledger.ids import DoneIds
+from mlb_batch.ledger.parts import list_fingerprints, list_seqs, read_parts
+from mlb_batch.ledger.runs import RunFolder, read_current, run_ids
+from mlb_batch.storage import Store, join, open_store
+
+MOST_EXAMPLES = 10
+BILL = (
+    "flops_planned",
+    "flops_executed",
+    "flops_vanilla",
+    "flops_vision",
+    "flops_prefill",
+    "flops_scoring",
+    "flops_generate",
+    "macs_paper_planned",
+    "macs_paper_executed",
+    "macs_paper_vanilla",
+)
+SUMS = (*BILL, "num_prompt_tokens", "num_new_tokens", "num_visual_tokens", "num_kept_tokens", "read_s", "model_s")
+COUNTED = ("kind", "status", "finish_reason", "method")
 
 
-def to_text(numbers: dict[str, Any]) -> str:
-    raise NotImplementedError
+def report(output_uri: str, fingerprint: str | None = None) -> dict[str, Any]:
+    """The numbers of one fingerprint: the one asked for, else the newest run's, else the current one."""
+    store = open_store(output_uri)
+    summary = _newest_summary(output_uri, fingerprint)
+    fingerprint = fingerprint or _newest_fingerprint(store, output_uri, summary)
+    done, annotations = _count_annotations(store, fingerprint)
+    errors = _count_errors(store, fingerprint, done)
+    return {
+        "output": output_uri,
+        "fingerprint": fingerprint,
+        "fingerprints": sorted({one for kind in ("annotations", "errors") for one in list_fingerprints(store, kind)}),
+        "current": (read_current(output_uri) or {}).get("fingerprint"),
+        **annotations,
+        "errors": errors,
+        "reconciliation": _reconcile(annotations["annotations"], errors["unresolved"], summary),
+        "last_run": summary,
+        "how_to_read": how_to_read(output_uri, fingerprint),
+    }
+
+
+def _newest_summary(output_uri: str, fingerprint: str | None) -> dict[str, Any] | None:
+    for run_id in reversed(run_ids(output_uri)):
+        summary = RunFolder(output_uri, run_id).read_json("summary")
+        if summary is not None and fingerprint in (None, summary.get("fingerprint")):
+            return summary
+    return None
+
+
+def _newest_fingerprint(store: Store, output_uri: str, summary: dict[str, Any] | None) -> str:
+    for source in (summary, read_current(output_uri)):
+        if source is not None and source.get("fingerprint"):
+            return str(source["fingerprint"])
+    known = sorted({one for kind in ("annotations", "errors") for one in list_fingerprints(store, kind)})
+    if len(known) == 1:
+        return known[0]
+    if known:
+        raise OutputError(f"{output_uri}: several fingerprints and no finished run; name one of {', '.join(known)}")
+    raise OutputError(f"{output_uri}: no annotations are here; is it the output.uri of a job that has run?")
+
+
+def _count_annotations(store: Store, fingerprint: str) -> tuple[DoneIds, dict[str, Any]]:
+    done = DoneIds()
+    videos: set[int] = set()
+    counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
+    sums: dict[str, Any] = dict.fromkeys(SUMS, 0)
+    columns = ("annotation_id", "video_id", *COUNTED, *SUMS)
+    for rows in _rows(store, "annotations", fingerprint, columns):
+        done.update(rows["annotation_id"].to_pylist())
+        videos.update(map(hash, rows["video_id"].to_pylist()))
+        for name, counter in counts.items():
+            counter.update(rows[name].to_pylist())
+        for name in SUMS:  # added up as Python numbers: the FLOPs of a large job don't fit in 64 bits
+            sums[name] += sum(rows[name].to_pylist())
+    numbers: dict[str, Any] = {"annotations": len(done), "videos": len(videos)}
+    numbers.update({f"by_{name}": dict(counter.most_common()) for name, counter in counts.items()})
+    return done, {**numbers, "sums": sums}
+
+
+def _count_errors(store: Store, fingerprint: str, done: DoneIds) -> dict[str, Any]:
+    """Unresolved annotations by their last error; failures that a later attempt made good are counted apart."""
+    last: dict[str, tuple[int, str, str, str]] = {}
+    failures = 0
+    for rows in _rows(store, "errors", fingerprint, ("annotation_id", "attempt", "error_class", "uri", "message")):
+        failures += rows.num_rows
+        for row in rows.to_pylist():
+            before = last.get(row["annotation_id"])
+            if row["annotation_id"] not in done and (before is None or before[0] < row["attempt"]):
+                last[row["annotation_id"]] = (row["attempt"], row["error_class"], row["uri"], row["message"])
+    by_class: dict[str, dict[str, Any]] = {}
+    for name, count in Counter(one[1] for one in last.values()).most_common():
+        examples = [{"uri": uri, "message": said} for _, kind, uri, said in last.values() if kind == name]
+        by_class[name] = {"count": count, "examples": examples[:MOST_EXAMPLES]}
+    return {"unresolved": len(last), "failed_attempts": failures, "by_class": by_class}
+
+
+def _reconcile(annotated: int, unresolved: int, summary: dict[str, Any] | None) -> dict[str, Any]:
+    """Rows that earlier runs left for videos that are no longer in the input make `accounted` larger, never smaller."""
+    expected = None if summary is None else summary.get("expected")
+    accounted = annotated + unresolved
+    return {"expected": expected, "accounted": accounted, "lost": max(0, (expected or 0) - accounted)}
+
+
+def _rows(store: Store, kind: str, fingerprint: str, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+    seqs = list_seqs(store, kind, fingerprint)
+    return (part.rows for part in read_parts(store, kind, fingerprint, seqs, columns))
 
 
 def how_to_read(output_uri: str, fingerprint: str) -> str:
-    raise NotImplementedError
+    """Lines to paste: one fingerprint's rows in DuckDB, Polars and pandas."""
+    files = f"{join(output_uri, 'annotations')}/{fingerprint}/*.parquet"
+    return (
+        f"DuckDB:  SELECT video_id, prompt_id, text FROM read_parquet('{files}');\n"
+        f'Polars:  polars.scan_parquet("{files}").select("video_id", "prompt_id", "text").collect()\n'
+        f'pandas:  pandas.read_parquet("{files.removesuffix("/*.parquet")}")'
+    )
+
+
+def to_text(numbers: dict[str, Any]) -> str:
+    """The report for a terminal; what came from outside is shown with its control characters escaped."""
+    sums, errors, check = numbers["sums"], numbers["errors"], numbers["reconciliation"]
+    lines = [
+        f"{numbers['output']}  fingerprint {numbers['fingerprint']}"
+        + ("  (current)" if numbers["current"] == numbers["fingerprint"] else ""),
+        f"annotations  {numbers['annotations']:,} of {numbers['videos']:,} videos  {_counts(numbers['by_kind'])}",
+        f"status       {_counts(numbers['by_status'])}",
+        f"unresolved   {errors['unresolved']:,}  ({errors['failed_attempts']:,} failed attempts in all)",
+    ]
+    if check["expected"] is not None:
+        lines.append(
+            f"expected     {check['expected']:,}, accounted for {check['accounted']:,}, lost {check['lost']:,}"
+        )
+    if sums["flops_vanilla"]:
+        share = sums["flops_executed"] / sums["flops_vanilla"]
+        lines.append(
+            f"cost         {sums['flops_executed'] / 1e15:.4g} PFLOPs executed, {sums['flops_planned'] / 1e15:.4g} "
+            f"planned, {sums['flops_vanilla'] / 1e15:.4g} unpruned ({share:.1%})"
+        )
+    lines.append(f"time         reading {sums['read_s']:.1f} s, model {sums['model_s']:.1f} s (summed over rows)")
+    for name, one in errors["by_class"].items():
+        lines.append(f"  {name}: {one['count']:,}")
+        lines += [f"    {printable(example['uri'])}: {printable(example['message'])}" for example in one["examples"]]
+    return "\n".join([*lines, "", numbers["how_to_read"]])
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{printable(name)} {count:,}" for name, count in counts.items())
+
+
+def printable(text: str, most_chars: int = 200) -> str:
+    """Text from outside made safe for a terminal: no escape sequence, no line break, no endless line."""
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most_chars])
+    return shown if len(text) <= most_chars else f"{shown}..."
+
+
+def to_html(numbers: dict[str, Any]) -> str:
+    """The same report as one page without scripts."""
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{one['count']:,}</td><td>"
+        + "<br>".join(html.escape(f"{printable(e['uri'])}: {printable(e['message'])}") for e in one["examples"])
+        + "</td></tr>"
+        for name, one in numbers["errors"]["by_class"].items()
+    )
+    table = (
+        f"<table border=1><tr><th>error</th><th>annotations</th><th>examples</th></tr>{rows}</table>" if rows else ""
+    )
+    title = html.escape(f"Annotations of {numbers['output']}")
+    text = html.escape(to_text({**numbers, "errors": {**numbers["errors"], "by_class": {}}}))
+    return f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1><pre>{text}</pre>{table}\n'

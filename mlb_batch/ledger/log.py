@@ -94,10 +94,18 @@ class Ledger:
         written = self._annotations.append(annotations, self._new_annotations)
         written += self._errors.append(errors, self._new_errors)
         if written:
-            # Not part of the commit: it lets `verify` see that a last file was deleted.
-            record = {"fingerprint": self.fingerprint, **self.totals()}
-            self._store.replace(f"runs/{self.run_id}/ledger.json", json.dumps(record).encode())
+            self._record()
         return written
+
+    def fill_gaps(self) -> None:
+        """Give the numbers of deleted files to empty ones, once their rows are there again (or are wanted no more)."""
+        if self._annotations.fill_gaps() + self._errors.fill_gaps():
+            self._record()
+
+    def _record(self) -> None:
+        """Not part of the commit: it lets `verify` see that the last files were deleted."""
+        record = {"fingerprint": self.fingerprint, "at": _now().isoformat(), **self.totals()}
+        self._store.replace(f"runs/{self.run_id}/ledger.json", json.dumps(record).encode())
 
     def check_lease(self) -> None:
         if self._lease is not None:
@@ -156,18 +164,28 @@ class _Log:
             written += self._append_file(some, only_new)
         return written
 
+    def fill_gaps(self) -> int:
+        gaps = set(range(max(self.seqs, default=0))) - self.seqs
+        for seq in sorted(gaps):
+            self._create(seq, [], uuid.uuid4().hex)
+        return len(gaps)
+
     def _append_file(self, rows: Sequence[Row], only_new: Callable[[Sequence[Row]], list[Row]]) -> int:
         token = uuid.uuid4().hex
         while rows := only_new(rows):
             self._ledger.check_lease()
             seq = next(n for n in itertools.count() if n not in self.seqs)  # a deleted file's number comes first
-            data = part_bytes(self._table(rows), seq, self._ledger.fingerprint, self._ledger.run_id, token)
-            created = self._store.create(part_name(self.kind, self._ledger.fingerprint, seq), data)
-            standing = read_part(self._store, self.kind, self._ledger.fingerprint, seq, self._columns)
-            self._take_in(standing)
-            if created or standing.metadata.get("mlb_batch.token") == token:  # the second: the answer got lost
+            if self._create(seq, rows, token):
                 return len(rows)
         return 0
+
+    def _create(self, seq: int, rows: Sequence[Row], token: str) -> bool:
+        """Whether the file of this number is ours now; either way what stands there has been read."""
+        data = part_bytes(self._table(rows), seq, self._ledger.fingerprint, self._ledger.run_id, token)
+        created = self._store.create(part_name(self.kind, self._ledger.fingerprint, seq), data)
+        standing = read_part(self._store, self.kind, self._ledger.fingerprint, seq, self._columns)
+        self._take_in(standing)
+        return created or standing.metadata.get("mlb_batch.token") == token  # the second: the answer got lost
 
     def _take_in(self, part: Part) -> None:
         ours, theirs = self._schema, part.schema
@@ -186,7 +204,7 @@ class _Log:
             "schema_version": SCHEMA_VERSION,
             "fingerprint": self._ledger.fingerprint,
             "run_id": self._ledger.run_id,
-            "created_at": datetime.datetime.now(datetime.UTC),
+            "created_at": _now(),
         }
         stamps = {name: value for name, value in stamps.items() if name in self._schema.names}
         assert all(STAMPED.isdisjoint(row) for row in rows), "a row comes with columns that the ledger stamps"
@@ -200,6 +218,10 @@ class _Log:
         per_file = max(1, len(rows) // max(1, num_files))
         for start in range(0, len(rows), per_file):
             yield rows[start : start + per_file]
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _refuse_other_versions(store: Store) -> None:
