@@ -1,0 +1,175 @@
+"""The run's books: what arrived, what it cost, what waits to be committed, and whether it all adds up in the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlb_batch.errors import JobError
+from mlb_batch.ledger import Attempt, Ledger, pending
+from mlb_batch.planning import Plan
+from mlb_batch.spec import JobSpec, RetrySpec
+from mlb_batch.work import Counts, Outcome, Row
+
+COMMIT_S = 30.0  # a slow model's rows are committed after this time, however few they are
+BUSY_SHARE = 0.8  # captioners that work for less of their time are starved by reading
+
+_FLOPS = ("flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "flops_prefill", "flops_scoring",
+          "flops_generate", "macs_paper_executed")  # fmt: skip
+
+
+@dataclass
+class Books:
+    plan: Plan
+    retry: RetrySpec
+    counts: Counts = field(default_factory=Counts)
+    annotated: int = 0
+    errors_by_class: Counter[str] = field(default_factory=Counter)
+    to_retry: int = 0  # failed in this run, and the next run of the same command will try them
+    cost: Counter[str] = field(default_factory=Counter)
+    read_s: float = 0.0
+    model_s: float = 0.0
+    idle_s: float = 0.0
+    begun_s: float = field(default_factory=time.monotonic)
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._add(outcome)
+
+    def _add(self, outcome: Outcome) -> None:
+        self.counts += outcome.counts
+        self.annotated += len(outcome.annotations)
+        for row in outcome.annotations:
+            self.cost.update({name: row[name] for name in _FLOPS})
+        for row in outcome.errors:
+            self.errors_by_class[row["error_class"]] += 1
+            self.to_retry += pending(Attempt(row["attempt"], row["retryable"], row["error_class"]), self._by_itself)
+        self.read_s += outcome.read_s
+        self.model_s += outcome.model_s
+        self.idle_s += outcome.idle_s
+
+    @property
+    def _by_itself(self) -> RetrySpec:
+        """`retry.errors` is a wish for this run, not for the next."""
+        return RetrySpec(attempts=self.retry.attempts)
+
+    @property
+    def failed(self) -> int:
+        return self.errors_by_class.total()
+
+    @property
+    def unresolved(self) -> int:
+        return self.failed + self.counts.skipped_failed
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self.begun_s
+
+    @property
+    def finished(self) -> int:
+        return self.counts.skipped_done + self.annotated + self.unresolved
+
+    @property
+    def left(self) -> int:
+        """By the plan, which may be an estimate; by what was met, where that is more."""
+        return max(self.plan.prompts, self.counts.expected) - self.finished
+
+    @property
+    def rate(self) -> float:
+        """Annotations a second, attempts that failed included: what the time goes into."""
+        return (self.annotated + self.failed) / max(self.wall_s, 1e-9)
+
+    @property
+    def eta_s(self) -> float | None:
+        return round(self.left / self.rate, 1) if self.rate else None
+
+    @property
+    def starved_by(self) -> str:
+        return "model" if self.busy_share >= BUSY_SHARE else "reading"
+
+    @property
+    def busy_share(self) -> float:
+        """Of the captioners' time, once they were loaded."""
+        return self.model_s / max(self.model_s + self.idle_s, 1e-9)
+
+    @property
+    def spent(self) -> int:
+        """In the budget's own unit, where it counts operations; 0 where it counts time."""
+        budget = self.plan.budget
+        if budget.convention == "paper":
+            return self.cost["macs_paper_executed"]
+        if budget.scope == "llm":
+            return self.cost["flops_prefill"] + self.cost["flops_scoring"]
+        return self.cost["flops_executed"]
+
+    def check(self) -> None:
+        """Every expected annotation has an outcome; anything else is a fault of the run, not of a row."""
+        found = self.counts.skipped_done + self.counts.skipped_failed + self.annotated + self.failed
+        if found != self.counts.expected:
+            raise JobError(
+                f"{self.counts.expected} annotations were expected and {found} have an outcome; "
+                "what is committed stays, run the same command again"
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        wall_s = self.wall_s
+        return {
+            "expected": self.counts.expected,
+            "annotated": self.annotated,
+            "errors": self.unresolved,
+            "errors_by_class": dict(self.errors_by_class),
+            "skipped_done": self.counts.skipped_done,
+            "skipped_failed": self.counts.skipped_failed,
+            "to_retry": self.to_retry,
+            "videos": self.counts.videos,
+            "flops_budget": self.plan.budget.limit,
+            "flops_spent_of_budget": self.spent,
+            **{name: self.cost[name] for name in ("flops_planned", "flops_executed", "flops_vanilla")},
+            "wall_s": round(wall_s, 3),
+            "videos_per_s": round(self.counts.videos / wall_s, 4),
+            "annotations_per_s": round(self.annotated / wall_s, 4),
+            "read_s": round(self.read_s, 3),
+            "model_s": round(self.model_s, 3),
+            "gpu_busy_share": round(self.busy_share, 4),
+            "starved_by": self.starved_by,
+        }
+
+
+class Uncommitted:
+    """Rows on their way into the ledger: committed when there are enough of them, or after a while."""
+
+    def __init__(self, ledger: Ledger, commit_rows: int) -> None:
+        self._ledger, self._commit_rows = ledger, commit_rows
+        self._annotations: list[Row] = []
+        self._errors: list[Row] = []
+        self._since_s = time.monotonic()
+        self.written = 0
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._annotations += outcome.annotations
+            self._errors += outcome.errors
+        waiting = len(self._annotations) + len(self._errors)
+        if waiting >= self._commit_rows or time.monotonic() - self._since_s > COMMIT_S:
+            self.commit()
+
+    def commit(self) -> None:
+        if self._annotations or self._errors:
+            self.written += self._ledger.commit(self._annotations, self._errors)
+        self._annotations, self._errors = [], []
+        self._since_s = time.monotonic()
+
+
+def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
+    """0 everything annotated, 3 with more unresolved errors than the job allows; 143 and 130 where a signal came."""
+    if summary["stopped"] == "SIGTERM":
+        return 143
+    if summary["stopped"] == "SIGINT":
+        return 130
+    if summary["stopped"]:  # the deadline: what is left is unresolved
+        return 3
+    allowed = (spec.limits.max_error_share or 0.0) * summary["expected"]
+    return 3 if summary["errors"] > allowed else 0

@@ -1,0 +1,8 @@
+"""What the chain of run.py is held together with: Ray's own parts, and nothing that knows a video or a model.
+
+cluster.py   a Ray to run on: the one that is there, or a local one that is stopped again
+pools.py     how the job's actors fit that cluster
+feed.py      the source as a Ray Data datasource
+strikes.py   which rows are suspected of having killed an actor
+arrivals.py  finished rows, as they come out of the chain
+"""

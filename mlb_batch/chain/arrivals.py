@@ -1,0 +1,83 @@
+"""Finished rows as they come out of the chain, without the driver ever waiting for longer than it wants to."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import ray
+from ray.data import Dataset
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
+
+from mlb_batch.errors import JobError, MlbBatchError
+from mlb_batch.work import Outcome, items
+
+AHEAD = 4  # tables; when the driver falls behind, the chain waits
+
+
+class Arrivals:
+    """Runs a dataset in a thread of its own and hands over what arrives."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._tables: queue.Queue[pa.Table | None] = queue.Queue(AHEAD)
+        self._error: BaseException | None = None
+        self._closed = threading.Event()
+        # A daemon: a stopped run must not wait for a model that is at work.
+        threading.Thread(target=self._pump, args=(dataset,), name="arrivals", daemon=True).start()
+
+    def take(self, wait_s: float) -> list[Outcome] | None:
+        """What has arrived within `wait_s`; None at the end of the chain. JobError where the chain broke."""
+        try:
+            table = self._tables.get(timeout=wait_s)
+        except queue.Empty:
+            return []
+        if table is None and self._error is not None:
+            raise _translated(self._error) from self._error
+        return list(items(table)) if table is not None else None
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _pump(self, dataset: Dataset) -> None:
+        try:
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                self._put(table)
+                if self._closed.is_set():
+                    return
+        except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException, MlbBatchError) as error:
+            self._error = error
+        finally:
+            self._put(None)
+
+    def _put(self, table: pa.Table | None) -> None:
+        while not self._closed.is_set():
+            try:
+                self._tables.put(table, timeout=1.0)
+                return
+            except queue.Full:
+                continue
+
+
+@contextmanager
+def arriving(dataset: Dataset) -> Iterator[Arrivals]:
+    arrivals = Arrivals(dataset)
+    try:
+        yield arrivals
+    finally:
+        arrivals.close()
+
+
+def _translated(error: BaseException) -> MlbBatchError:
+    """Ours, as it was raised in a worker; anything else has one line that says what broke."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None)
+        for one in (seen, cause):
+            if isinstance(one, MlbBatchError) and not isinstance(one, ray.exceptions.RayError):
+                return one
+        seen = cause if isinstance(cause, BaseException) else seen.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return JobError(f"the chain broke: {lines[-1] if lines else type(error).__name__}; run the same command to resume")

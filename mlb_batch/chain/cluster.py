@@ -1,0 +1,61 @@
+"""A Ray to run on: the one that is there, or a local one, which is stopped again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import ray
+from ray.data import DataContext
+
+Nodes = list[Mapping[str, float]]
+
+# A few source rows, one clip with its frames, a few results: what one task hands on. Ray Data's 128 MB would put a
+# whole manifest into one block, and one block is read by one actor.
+BLOCK_BYTES = 4096
+# A captioner that dies while it loads its model (out of memory, a node that goes) is started again so often in a row;
+# 0, the default, would end the job, and -1 would load a model that can't be loaded for ever.
+LOADING_DEATHS = 5
+
+
+@contextmanager
+def connected() -> Iterator[Nodes]:
+    """The resources of each node of the cluster that this process is in, that RAY_ADDRESS names, or of this machine."""
+    joined = ray.is_initialized()
+    if not joined:
+        _start()
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _start() -> None:
+    if os.environ.get("RAY_ADDRESS"):  # also set inside a submitted job
+        ray.init(logging_level=logging.WARNING)
+        return
+    # "local": never one that happens to run here. No dashboard: nothing listens that nobody asked for.
+    cores = len(os.sched_getaffinity(0))
+    ray.init(
+        address="local",
+        num_cpus=2 if cores < 2 else None,  # reading and captioning take turns on a single core
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _system_config={"enable_metrics_collection": False},
+    )
+
+
+def data_context() -> DataContext:
+    """Ray Data as a run needs it."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = BLOCK_BYTES
+    context.max_errored_blocks = 0  # anything else drops the good rows of a bad block, silently
+    context.max_consecutive_actor_init_deaths = LOADING_DEATHS
+    context.enable_progress_bars = False  # the run has its own
+    context.print_on_execution_start = False
+    context.enable_auto_log_stats = False
+    return context

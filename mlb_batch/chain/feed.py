@@ -1,0 +1,83 @@
+"""The source as a Ray Data datasource: a stream of videos, less what needs no work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from mlb_batch.errors import RowError
+from mlb_batch.source import Inspection, Video, videos
+from mlb_batch.spec import JobSpec
+from mlb_batch.stages import attempt
+from mlb_batch.video import version_of
+from mlb_batch.work import Counts, History, Work, work_table
+
+STAT_THREADS = 16  # looking up a video's version is one small request, and a bucket answers many at once
+AHEAD = 16 * STAT_THREADS
+FLUSH_VIDEOS = 1000  # counts of skipped videos travel on after this many, so that progress shows
+
+
+class VideoSource(Datasource):
+    """One task that streams, on the driver's node, where a local manifest lies."""
+
+    supports_distributed_reads = False
+
+    def __init__(self, spec: JobSpec, found: Inspection, history: Any, limit: int | None) -> None:
+        super().__init__()
+        self._task = partial(_blocks, spec, found, history, limit)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+        return [ReadTask(self._task, unknown)]
+
+
+def _blocks(spec: JobSpec, found: Inspection, history: Any, limit: int | None) -> Iterator[pa.Table]:
+    for work in unfinished(spec, found, ray.get(history), limit):
+        yield work_table([work])
+
+
+def unfinished(spec: JobSpec, found: Inspection, history: History, limit: int | None) -> Iterator[Work]:
+    """The videos that need work; the counts of those that don't ride on the next one that is sent."""
+    before = Counts()
+    for work in _looked_up(spec, found, history, limit):
+        before += Counts(videos=1)
+        if work.asks or before.videos >= FLUSH_VIDEOS:
+            yield replace(work, before=before)
+            before = Counts()
+        else:
+            before, last = before + work.counts, work
+    if before.videos:
+        yield replace(last, counts=Counts(), before=before)
+
+
+def _looked_up(spec: JobSpec, found: Inspection, history: History, limit: int | None) -> Iterator[Work]:
+    """In the source's order, with the versions of a few hundred videos looked up ahead."""
+    stream = islice(videos(spec, found), limit)
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        while ahead := list(islice(stream, AHEAD)):
+            yield from pool.map(partial(_work, spec, history), ahead)
+
+
+def _work(spec: JobSpec, history: History, video: Video) -> Work:
+    version = ""
+    if video.problem is None and spec.input.changed == "version":
+        found = attempt(lambda: version_of(video.uri), "storage")
+        if isinstance(found, RowError):
+            video = replace(video, problem=(found.error_class, found.message))
+        else:
+            version = found
+    return history.work(video, version, (video.start_s, video.end_s))

@@ -1,0 +1,119 @@
+"""How the job's actors fit the cluster: pure arithmetic over the nodes' resources, before anything starts.
+
+Ray waits for ever for an actor that fits nowhere, and so would the job. So every actor is placed here first, as Ray
+would place it; what does not fit is refused, and pools that may grow are bounded by what really is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mlb_batch.errors import ClusterError
+from mlb_batch.spec import JobSpec
+
+# Under one core, so that one reader (1 CPU) and one captioner share a machine with two. Not a reader's 1 either: steps
+# with equal resources could be fused into one actor.
+CAPTION_CPUS = 0.75
+# Captioners on CPUs beyond this share of the cores would only take them from each other.
+CPU_CAPTIONERS_SHARE = 0.5
+BATCH_ON_GPU, BATCH_ON_CPU = 8, 2
+
+Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pools:
+    read_cpus: float
+    readers: Bounds
+    caption_cpus: float
+    caption_gpus: float
+    captioners: Bounds
+    batch_videos: int
+
+
+class _Room:
+    """What is left on each node."""
+
+    def __init__(self, nodes: Sequence[Mapping[str, float]]) -> None:
+        self.free = [{"CPU": node.get("CPU", 0.0), "GPU": node.get("GPU", 0.0)} for node in nodes]
+
+    def place(self, cpus: float, gpus: float, most: int) -> int:
+        """How many of `most` actors fit, node by node; they take their place."""
+        placed = 0
+        for node in self.free:
+            while placed < most and node["CPU"] + 1e-9 >= cpus and node["GPU"] + 1e-9 >= gpus:
+                node["CPU"] -= cpus
+                node["GPU"] -= gpus
+                placed += 1
+        return placed
+
+    def total(self, kind: Literal["CPU", "GPU"]) -> float:
+        return sum(node[kind] for node in self.free)
+
+
+def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Pools:
+    """The sizes of both pools on these nodes; ClusterError with what is missing where the job does not fit."""
+    room = _Room(nodes)
+    read = spec.cluster.read
+    gpus = _gpus_each(spec, room.total("GPU"))
+    captioners = _captioners(spec, room, gpus)
+    least, most = read.concurrency
+    placed = room.place(read.num_cpus, 0, least)
+    if placed < least:
+        raise ClusterError(
+            f"cluster.read asks for {least} x {read.num_cpus:g} CPU beside {captioners[0]} x {CAPTION_CPUS:g} CPU for "
+            f"captioning; {_describe(nodes)}, where {placed} fit; lower cluster.read.num_cpus or concurrency"
+        )
+    readers = (least, least + room.place(read.num_cpus, 0, most - least))
+    batch = spec.cluster.caption.batch_videos
+    return Pools(
+        read_cpus=read.num_cpus,
+        readers=readers,
+        caption_cpus=CAPTION_CPUS,
+        caption_gpus=gpus,
+        captioners=captioners,
+        batch_videos=(BATCH_ON_GPU if gpus else BATCH_ON_CPU) if batch == "auto" else batch,
+    )
+
+
+def _gpus_each(spec: JobSpec, gpus_there: float) -> float:
+    """GPUs of one captioner. `concurrency: auto` takes what there is; a number of actors is taken at its word."""
+    caption = spec.cluster.caption
+    asked = spec.model.device.startswith("cuda") or (
+        caption.concurrency != "auto" and "num_gpus" in caption.model_fields_set
+    )
+    if gpus_there > 0 and spec.model.device != "cpu":
+        return caption.num_gpus
+    if asked and caption.num_gpus > 0 and spec.model.device != "cpu":
+        raise ClusterError(
+            "the job asks for GPUs for captioning, and the cluster has none; set cluster.caption.num_gpus=0 and "
+            "model.device=auto to run on CPUs"
+        )
+    return 0.0
+
+
+def _captioners(spec: JobSpec, room: _Room, gpus: float) -> Bounds:
+    wanted = spec.cluster.caption.concurrency
+    cpus = room.total("CPU")
+    if wanted == "auto":
+        most = max(1, int(room.total("GPU") / gpus)) if gpus else max(1, int(cpus * CPU_CAPTIONERS_SHARE))
+        least = 1
+    else:
+        least, most = wanted
+    # Readers need room too: on CPUs alone, captioners leave the readers' least pool its place.
+    reserve = 0.0 if gpus else spec.cluster.read.num_cpus * spec.cluster.read.concurrency[0]
+    affordable = most if gpus else max(least, min(most, int((cpus - reserve) / CAPTION_CPUS + 1e-9)))
+    placed = room.place(CAPTION_CPUS, gpus, affordable)
+    if placed < least:
+        raise ClusterError(
+            f"cluster.caption asks for {least} x ({CAPTION_CPUS:g} CPU, {gpus:g} GPU), and {placed} fit; "
+            "lower cluster.caption.concurrency or num_gpus, or add nodes"
+        )
+    return (placed, placed) if wanted == "auto" else (least, placed)
+
+
+def _describe(nodes: Sequence[Mapping[str, float]]) -> str:
+    each = ", ".join(f"{node.get('CPU', 0):g} CPU + {node.get('GPU', 0):g} GPU" for node in nodes[:4])
+    return f"the cluster has {len(nodes)} node(s) of {each}{', ...' if len(nodes) > 4 else ''}"

@@ -1,0 +1,93 @@
+"""What a person sees of a running job: a bar on a terminal, plain lines elsewhere, progress.json for everyone else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from mlb_batch.books import Books
+from mlb_batch.ledger import RunFolder
+
+LINE_EVERY_S = 10.0
+FILE_EVERY_S = 15.0  # interface.md promises 30
+
+
+class Progress:
+    def __init__(self, books: Books, folder: RunFolder) -> None:
+        self._books, self._folder = books, folder
+        self._line_s = self._file_s = time.monotonic()
+        console = Console(stderr=True)
+        self._bar: Bar | None = None
+        if console.is_terminal:
+            columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            self._bar = Bar(*columns, console=console, transient=False)
+            self._task = self._bar.add_task("starting", total=max(1, books.plan.prompts))
+
+    def __enter__(self) -> Progress:
+        self._write("starting")
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def show(self) -> None:
+        """Called at every tick; says something when there is something to say."""
+        now = time.monotonic()
+        finished = self._books.finished
+        if self._bar:
+            self._bar.update(self._task, completed=finished, description=line(self._books))
+        elif now - self._line_s >= LINE_EVERY_S:
+            print(line(self._books), file=sys.stderr, flush=True)
+            self._line_s = now
+        if now - self._file_s >= FILE_EVERY_S:
+            self._write("running")
+            self._file_s = now
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=self._books.finished, description=line(self._books))
+            self._bar.stop()
+        else:
+            print(line(self._books), file=sys.stderr, flush=True)
+        if kind is None:  # on the way out of an error the storage may be what broke
+            self._write("ended")
+
+    def _write(self, state: str) -> None:
+        self._folder.write_json("progress", snapshot(self._books, state))
+
+
+def snapshot(books: Books, state: str) -> dict[str, Any]:
+    return {
+        "state": state,
+        "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **books.as_json(),
+        "planned_annotations": books.plan.prompts,
+        "left": books.left,
+        "eta_s": books.eta_s,
+    }
+
+
+def line(books: Books) -> str:
+    """done 120 · failed 3 · left 77 · 4.1/s · ETA 0:19 · FLOPs 61 % of budget · starved by reading"""
+    parts = [f"done {books.annotated + books.counts.skipped_done:,}"]
+    if books.counts.skipped_done:
+        parts[0] += f" ({books.counts.skipped_done:,} by earlier runs)"
+    parts += [f"failed {books.unresolved:,}", f"left {books.left:,}", f"{books.rate:.3g}/s"]
+    if books.eta_s is not None:
+        parts.append(f"ETA {clock(books.eta_s)}")
+    if books.spent:
+        parts.append(f"{books.spent:.3g} of {books.plan.budget.limit:.3g} {books.plan.budget.unit}")
+    if books.model_s:
+        parts.append(f"starved by {books.starved_by}")
+    return " · ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

@@ -1,0 +1,86 @@
+"""The whole way of a job: videos in, annotations in Parquet. Every step is a file of its own.
+
+JobSpec -> Plan -> Video + its prompts -> Frames -> Annotation rows -> Parquet
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from mlb_batch.books import Books, Uncommitted, exit_code
+from mlb_batch.chain.arrivals import arriving
+from mlb_batch.chain.cluster import connected, data_context
+from mlb_batch.chain.feed import VideoSource
+from mlb_batch.chain.pools import Pools, pools
+from mlb_batch.chain.strikes import Strikes
+from mlb_batch.engine import frame_size, load_captioner
+from mlb_batch.environment import environment, new_run_id
+from mlb_batch.ledger import Lease, Ledger, RunFolder, publish
+from mlb_batch.planning import Plan, freeze, plan
+from mlb_batch.progress import Progress
+from mlb_batch.rows import Constants
+from mlb_batch.source import Inspection, inspect
+from mlb_batch.spec import JobSpec
+from mlb_batch.stages import Caption, ReadFrames
+from mlb_batch.stop import Stop
+from mlb_batch.work import History
+
+TICK_S = 1.0
+
+
+def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[str, Any]:
+    """Annotate what is not annotated yet; the summary. Raises UserError, or JobError where it can be resumed."""
+    found = inspect(spec)
+    priced = plan(spec, replan)
+    run_id = new_run_id()
+    output = spec.output.uri
+    with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
+        sizes = pools(spec, nodes)
+        ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
+                        target_file_mb=spec.output.target_file_mb)  # fmt: skip
+        folder = RunFolder(output, run_id)
+        folder.write_spec(spec.as_written())
+        folder.write_json("plan", priced.to_json())
+        folder.write_json("environment", environment(nodes))
+        freeze(spec, priced)
+        books = Books(priced, spec.retry)
+        rows = Uncommitted(ledger, spec.output.commit_rows)
+        history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
+        with DataContext.current(data_context()), Progress(books, folder) as progress:
+            with arriving(chain(spec, priced, sizes, found, history, limit)) as arrivals:
+                while not stop.reason and (outcomes := arrivals.take(TICK_S)) is not None:
+                    books.add(outcomes)
+                    rows.add(outcomes)
+                    progress.show()
+            rows.commit()
+        if not stop.reason:
+            books.check()
+        summary = {**books.as_json(), "run_id": run_id, "fingerprint": priced.fingerprint, "rows_written": rows.written,
+                   "stopped": stop.reason, "limit": limit, "output": output}  # fmt: skip
+        summary["exit_code"] = exit_code(spec, summary)
+        folder.write_json("summary", summary)
+        # Complete: all of the input was gone through, and nothing is left that another run of this would try.
+        if not stop.reason and limit is None and (summary["exit_code"] == 0 or books.to_retry == 0):
+            publish(output, priced.fingerprint, run_id)
+        return summary
+
+
+def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, limit: int | None) -> Dataset:
+    """manifest -> videos with something to do -> clips with frames -> finished rows. No two steps ask for the same."""
+    past, strikes = ray.put(history), Strikes()
+    same = Constants(priced.model, spec.prune.method, spec.prune.select, priced.keep)
+    load = partial(load_captioner, spec, priced)
+    videos = ray.data.read_datasource(VideoSource(spec, found, past, limit), num_cpus=0, override_num_blocks=1)
+    frames = videos.map_batches(
+        ReadFrames, fn_constructor_args=(spec, frame_size(spec), past, strikes), batch_format="pyarrow", batch_size=1,
+        num_cpus=sizes.read_cpus, compute=ActorPoolStrategy(min_size=sizes.readers[0], max_size=sizes.readers[1]),
+    )  # fmt: skip
+    return frames.map_batches(
+        Caption, fn_constructor_args=(load, same, strikes), batch_format="pyarrow", batch_size=sizes.batch_videos,
+        num_cpus=sizes.caption_cpus, num_gpus=sizes.caption_gpus,
+        compute=ActorPoolStrategy(min_size=sizes.captioners[0], max_size=sizes.captioners[1]),
+    )  # fmt: skip

@@ -1,0 +1,161 @@
+"""The two steps of the chain: rows in, rows out. The only place where one row's failure is caught.
+
+A step never raises for a row: Ray Data would drop the whole block, or repeat it for ever. It raises for what no row is
+to blame for (a bucket that refuses the job's credentials, a model that does not load), and that ends the job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+import ray
+
+from mlb_batch.chain.strikes import STRIKES, Strikes
+from mlb_batch.errors import JobError, RowError, UserError
+from mlb_batch.rows import Constants, annotation_row
+from mlb_batch.source import clip_spans
+from mlb_batch.spec import JobSpec
+from mlb_batch.video import FrameSize, Limits, Reader, Sampling
+from mlb_batch.work import History, Outcome, Read, Work, error_row, items, outcome_table, read_table, reads
+
+if TYPE_CHECKING:
+    from mlb_batch.vlm.captioner import Answer, Captioner, Clip
+
+T = TypeVar("T")
+
+
+def attempt(step: Callable[[], T], otherwise: str) -> T | RowError:
+    """What the step gives, or why it could not, as one of the classes of errors/ (`otherwise` for the unforeseen)."""
+    try:
+        return step()
+    except RowError as error:
+        return error
+    except (JobError, UserError):
+        raise
+    except MemoryError as error:
+        return RowError("out_of_memory", str(error) or "out of memory")
+    except Exception as error:
+        return RowError(otherwise, f"{type(error).__name__}: {error}")
+
+
+class ReadFrames:
+    """Work in; out the same with frames at the model's size, or with what is wrong with the video. One row a clip."""
+
+    def __init__(self, spec: JobSpec, size: FrameSize, history: ray.ObjectRef[History], strikes: Strikes) -> None:
+        sampling = Sampling(spec.frames.count, spec.frames.strategy, spec.frames.fps)
+        self._reader = Reader(sampling, size, Limits(video_s=spec.limits.video_s))
+        self._clips, self._strikes = spec.clips, strikes
+        self._history: History | None = ray.get(history) if spec.clips else None
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        for work in items(table):
+            for clip in self._cut(work):
+                yield read_table(self._read(clip))
+
+    def _cut(self, work: Work) -> list[Work]:
+        """A long video becomes its clips; where they end is only known now, from its header."""
+        if self._clips is None or self._history is None or not work.asks or work.video.problem is not None:
+            return [work]
+        video = work.video
+        header = attempt(lambda: self._reader.probe(video.uri), "corrupt")
+        if isinstance(header, RowError):
+            return [replace(work, video=replace(video, problem=(header.error_class, header.message)))]
+        spans = clip_spans(header.duration_s, self._clips, video.start_s, video.end_s) if header.duration_s else []
+        if not spans:
+            return [work]  # without a duration the video is one clip, or the error that reading it gives
+        cut = [self._history.work(video, work.version, span) for span in spans]
+        return [replace(cut[0], before=work.before), *cut[1:]]
+
+    def _read(self, work: Work) -> Read:
+        if not work.asks:
+            return Read(work)
+        if work.video.problem is not None:
+            return Read(work, problem=RowError(*work.video.problem))
+        key = f"read {work.key}"
+        if self._strikes.deaths([key])[0] >= STRIKES:
+            return Read(work, problem=RowError("decoder_crash", f"{STRIKES} reading processes died on this video"))
+        begun_s = time.monotonic()
+        with self._strikes.watching([key]):
+            frames = attempt(
+                lambda: self._reader.read(work.video.uri, work.start_s, work.end_s, work.version or None), "corrupt"
+            )
+        read_s = time.monotonic() - begun_s
+        if isinstance(frames, RowError):
+            return Read(work, problem=frames, read_s=read_s)
+        return Read(work, frames=frames, read_s=read_s)
+
+
+class Caption:
+    """Clips with frames in; out the rows for annotations/ and errors/, and the run's counts."""
+
+    def __init__(self, load: Callable[[], Captioner], same: Constants, strikes: Strikes) -> None:
+        self._captioner = load()
+        self._same, self._strikes = same, strikes
+        self._idle_since_s = time.monotonic()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        begun_s = time.monotonic()
+        idle_s = begun_s - self._idle_since_s
+        clips = reads(table)
+        outcomes = [_unread(clip) for clip in clips if clip.frames is None]
+        outcomes += self._annotate_all([clip for clip in clips if clip.frames is not None])
+        self._idle_since_s = time.monotonic()
+        return outcome_table([*outcomes, Outcome(model_s=self._idle_since_s - begun_s, idle_s=idle_s)])
+
+    def _annotate_all(self, clips: list[Read]) -> Iterator[Outcome]:
+        """In one batch, but for those that were at work when an actor died: they go alone."""
+        deaths = self._strikes.deaths([_key(clip) for clip in clips]) if clips else []
+        yield from self._annotate([clip for clip, count in zip(clips, deaths, strict=True) if count == 0])
+        for clip, count in zip(clips, deaths, strict=True):
+            if count >= STRIKES:
+                poison = RowError("model_error", f"{STRIKES} captioning processes died on this clip")
+                yield _unread(replace(clip, problem=poison))
+            elif count > 0:
+                yield from self._annotate([clip])
+
+    def _annotate(self, clips: list[Read]) -> Iterator[Outcome]:
+        if not clips:
+            return
+        batch = [_clip(clip) for clip in clips]
+        with self._strikes.watching([_key(clip) for clip in clips]):
+            answers = attempt(lambda: self._captioner.annotate(batch), "model_error")
+        if not isinstance(answers, RowError):
+            yield from (self._outcome(clip, some) for clip, some in zip(clips, answers, strict=True))
+        elif len(clips) == 1:
+            yield _unread(replace(clips[0], problem=answers))
+        else:  # one of them fails them all: find it
+            for clip in clips:
+                yield from self._annotate([clip])
+
+    def _outcome(self, clip: Read, answers: Sequence[Answer | RowError]) -> Outcome:
+        work, frames = clip.work, clip.frames
+        assert frames is not None
+        annotations, errors = [], []
+        for ask, answer in zip(work.asks, answers, strict=True):
+            if isinstance(answer, RowError):
+                errors.append(error_row(work, ask, answer))
+            else:
+                annotations.append(annotation_row(work, ask, frames, answer, clip.read_s, self._same))
+        return Outcome(annotations, errors, work.counts + work.before, read_s=clip.read_s)
+
+
+def _unread(clip: Read) -> Outcome:
+    """What a clip comes to that has no frames, or no answers."""
+    errors = [error_row(clip.work, ask, clip.problem) for ask in clip.work.asks] if clip.problem else []
+    return Outcome(errors=errors, counts=clip.work.counts + clip.work.before, read_s=clip.read_s)
+
+
+def _key(clip: Read) -> str:
+    return f"caption {clip.work.key}"
+
+
+def _clip(clip: Read) -> Clip:
+    from mlb_batch.vlm.captioner import Ask, Clip
+
+    assert clip.frames is not None
+    asks = [Ask(a.annotation_id, a.prompt.kind, a.prompt.text, a.prompt.choices) for a in clip.work.asks]
+    return Clip(clip.frames.pixels_FHWC, tuple(asks))
