@@ -35,8 +35,8 @@ def video_config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
     )  # fmt: skip
     text = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=16, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=32768, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        num_key_value_heads=2, initializer_range=0.05, max_position_embeddings=32768, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return LlavaOnevisionConfig(
         vision_config=vision, text_config=text, tie_word_embeddings=True,
@@ -53,7 +53,7 @@ def image_config(tokenizer: PreTrainedTokenizerFast) -> LlavaNextConfig:
     )  # fmt: skip
     text = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=12, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
+        num_key_value_heads=4, initializer_range=0.05, max_position_embeddings=4096, tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return LlavaNextConfig(

@@ -78,4 +78,4 @@ def _distance(shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], radi
         arm = radius * 0.3
         return np.minimum(np.maximum(ax - arm, ay - radius), np.maximum(ax - radius, ay - arm))
     assert shape == "triangle", shape
-    return np.maximum((ax * 2 + dy - radius) * 0.4472, dy - radius * 0.85)
+    return np.maximum((ax * 2 - dy - radius) * 0.4472, dy - radius * 0.85)

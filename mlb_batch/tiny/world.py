@@ -1,9 +1,9 @@
 """The procedural world: a seed -> a clip whose truth is known.
 
-A clip is one to four *acts* in a row; in each act one coloured shape either crosses the frame (left, right, up, down) or
-stays in a corner. *Flashes* are small shapes that show for a moment beside the act. A grey *flicker* at a fixed place is
-a distractor that no question asks for, and a *cut* changes the background between two acts. Time is continuous, so a
-clip of 64 frames is the same kind of film as one of 16.
+A clip is one to four *acts* in a row; in each act one coloured shape either crosses the frame (left, right, up, down)
+or stays in a corner. *Flashes* are small shapes that show for a moment beside the act. A grey *flicker* at a fixed
+place is a distractor that no question asks for, and a *cut* changes the background between two acts. Time is
+continuous, so a clip of 64 frames is the same kind of film as one of 16.
 
 Seeds under HELD_OUT_FROM are for training; those from it on are for tests and evaluation: no training ever draws one.
 """
@@ -44,22 +44,22 @@ class Clip:
 
 
 def make_clip(
-    seed: int, frames: int, *, size: int = WORLD_PX, max_acts: int = 4, max_flashes: int = 3, flicker: bool = True
+    seed: int, frames: int, *, size: int = WORLD_PX, max_acts: int = 4, max_flashes: int = 3, least_flash: int = 1
 ) -> Clip:
-    """The same arguments give the same clip, bit for bit."""
+    """The same arguments give the same clip, bit for bit. No flash is shorter than `least_flash` frames."""
     plot, pixels, talk = (np.random.default_rng((seed, frames, stream)) for stream in range(3))
-    truth, sprites, background_FC = _imagine(plot, frames, max_acts, max_flashes, flicker)
+    truth, sprites, background_FC = _imagine(plot, frames, max_acts, max_flashes, least_flash)
     return Clip(draw(background_FC, sprites, size, pixels), truth, caption(truth), ask(truth, talk))
 
 
 def _imagine(
-    rng: np.random.Generator, frames: int, max_acts: int, max_flashes: int, flicker: bool
+    rng: np.random.Generator, frames: int, max_acts: int, max_flashes: int, least_flash: int
 ) -> tuple[Truth, list[Sprite], NDArray[np.uint8]]:
     acts = _acts(rng, frames, max_acts)
     act_sprites = [sprite for act in acts for sprite in _act_sprites(rng, act)]
-    flashes, flash_sprites = _flashes(rng, frames, max_flashes, act_sprites)
+    flashes, flash_sprites = _flashes(rng, frames, max_flashes, least_flash, act_sprites)
     cuts = tuple(act.start for act in acts[1:] if rng.random() < 0.5)
-    where = (float(rng.uniform(0.08, 0.92)), float(rng.uniform(0.08, 0.92))) if flicker and rng.random() < 0.5 else None
+    where = (float(rng.uniform(0.08, 0.92)), float(rng.uniform(0.08, 0.92))) if rng.random() < 0.5 else None
     flicker_sprites = _flicker_sprites(rng, frames, where) if where else []
     truth = Truth(frames, acts, flashes, where, cuts)
     return truth, flicker_sprites + act_sprites + flash_sprites, _background(rng, frames, cuts)
@@ -99,7 +99,7 @@ def _act_sprites(rng: np.random.Generator, act: Act) -> list[Sprite]:
 
 
 def _flashes(
-    rng: np.random.Generator, frames: int, max_flashes: int, act_sprites: list[Sprite]
+    rng: np.random.Generator, frames: int, max_flashes: int, least_flash: int, act_sprites: list[Sprite]
 ) -> tuple[tuple[Flash, ...], list[Sprite]]:
     """Flashes at different times, each clear of the act's shape; one that finds no place is left out."""
     wanted = min(int(rng.choice(4, p=(0.2, 0.5, 0.2, 0.1))), max_flashes, frames // 8)
@@ -109,7 +109,7 @@ def _flashes(
     for _ in range(wanted * 8):
         if len(flashes) == wanted:
             break
-        length = int(rng.integers(max(1, frames // 32), max(1, frames // 16) + 1))
+        length = max(least_flash, int(rng.integers(max(1, frames // 32), max(1, frames // 16) + 1)))
         start = int(rng.integers(0, frames - length + 1))
         span = range(start, start + length)
         place = str(rng.choice(PLACES))

@@ -1,0 +1,168 @@
+"""The video model's lessons: first its tower on single frames, then all of it on clips, short and simple ones first.
+
+Legend: B clips, F frames, H height, W width, C colour channels, N visual tokens of the batch, D hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from mlb_batch.tiny.architectures import VIDEO_PX
+from mlb_batch.tiny.build import make_model, make_tokenizer
+from mlb_batch.tiny.questions import CAPTION_PROMPTS
+from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
+from mlb_batch.tiny.train.frames import FrameHeads, make_frames, vary
+from mlb_batch.tiny.train.loop import Task
+from mlb_batch.tiny.train.packing import Dialogue, Packer
+from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
+
+FRAME_STEPS, FRAME_BATCH = 400, 128
+POOLED_CELLS = 4
+_QUESTIONS_A_CLIP = 7
+_HARD_KINDS = {"direction", "flash_colour", "flash_shape", "flash_place", "flash_when", "count_flashes", "before"}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Up to step `until`, clips of these kinds; every batch has clips of one length."""
+
+    until: int
+    frames: tuple[int, ...]
+    clips: int
+    max_acts: int
+    max_flashes: int
+
+
+LESSONS = (
+    Lesson(until=350, frames=(8,), clips=24, max_acts=1, max_flashes=0),
+    Lesson(until=800, frames=(8, 12), clips=20, max_acts=2, max_flashes=1),
+    Lesson(until=1500, frames=(8, 16), clips=16, max_acts=3, max_flashes=2),
+    Lesson(until=2400, frames=(8, 16, 16, 24, 32), clips=16, max_acts=4, max_flashes=3),
+)
+
+
+def model_pixels(pixels_BFHWC: NDArray[np.uint8]) -> Tensor:
+    """uint8 frames as the tower takes them: -1 .. 1, channels first."""
+    return torch.from_numpy(pixels_BFHWC).movedim(-1, -3).float() / 127.5 - 1
+
+
+class FrameStudent(nn.Module):
+    """The tower with its projector and pooling, and the heads that question it."""
+
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration) -> None:
+        super().__init__()
+        self.tower = model.model.vision_tower
+        self.projector = model.model.multi_modal_projector
+        self.heads = FrameHeads(model.get_input_embeddings().weight.shape[1])
+        self.pool = model.model.apply_pooling
+
+    def cells(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
+        hidden = self.tower(model_pixels(pixels_BHWC), output_hidden_states=True).hidden_states[-1]
+        return self.pool(self.projector(hidden)).unflatten(1, (POOLED_CELLS, POOLED_CELLS))
+
+
+def frame_task(model: LlavaOnevisionForConditionalGeneration, seed: int) -> Task:
+    torch.manual_seed(seed)
+    student = FrameStudent(model)
+
+    def loss(step: int) -> Tensor:
+        batch = make_frames((seed, step), FRAME_BATCH, VIDEO_PX, POOLED_CELLS)
+        with torch.autocast("cpu", torch.bfloat16):
+            cells = student.cells(batch.pixels_BHWC)
+        return student.heads.loss(cells.float(), batch)
+
+    @torch.no_grad()
+    def measure(step: int) -> dict[str, float]:
+        batch = make_frames((HELD_OUT_FROM, 0), 512, VIDEO_PX, POOLED_CELLS)
+        return student.heads.right(student.cells(batch.pixels_BHWC), batch)
+
+    return Task("video-frames", student, loss, measure, FRAME_STEPS, 2e-3)
+
+
+class ClipSchool:
+    """Makes the clip batches of a step and asks the model about them."""
+
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration, seed: int) -> None:
+        self.model = model
+        self.seed = seed
+        self.packer = Packer(make_tokenizer("tiny"), "video")
+        for parameter in model.model.vision_tower.parameters():
+            parameter.requires_grad_(False)
+
+    def loss(self, step: int) -> Tensor:
+        lesson = lesson_at(step)
+        rng = np.random.default_rng((self.seed, step))
+        frames = int(rng.choice(lesson.frames))
+        clips = [
+            make_clip(clip_seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes)
+            for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips).tolist()
+        ]
+        pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
+        dialogues = [_lesson_talk(clip, rng) for clip in clips]
+        packed, visual_ND, _ = self._sample(pixels, dialogues)
+        with torch.autocast("cpu", torch.bfloat16):
+            return answer_loss(self.model, self.packer.media_id, packed, visual_ND)
+
+    def measure(self, step: int, clips: int = 96) -> dict[str, float]:
+        lesson = lesson_at(step - 1)
+        samples = self._exam(lesson, max(lesson.frames), clips)
+        with torch.autocast("cpu", torch.bfloat16):
+            return accuracy(self.model, self.packer.media_id, samples, lambda talk: talk.kind)
+
+    def _exam(self, lesson: Lesson, frames: int, clips: int, batch: int = 16) -> Iterator[Sample]:
+        for start in range(0, clips, batch):
+            seeds = range(HELD_OUT_FROM + start, HELD_OUT_FROM + min(start + batch, clips))
+            made = [make_clip(seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes) for seed in seeds]
+            yield self._sample(np.stack([clip.pixels_FHWC for clip in made]), [exam_talk(clip) for clip in made])
+
+    def _sample(self, pixels_BFHWC: NDArray[np.uint8], dialogues: list[list[Dialogue]]) -> Sample:
+        with torch.autocast("cpu", torch.bfloat16):
+            visual_BND = self.model.model.get_video_features(model_pixels(pixels_BFHWC)).pooler_output
+        packed = self.packer.pack(visual_BND.shape[1], dialogues)
+        return packed, visual_BND.flatten(0, 1), dialogues
+
+
+def clip_task(model: LlavaOnevisionForConditionalGeneration, seed: int) -> Task:
+    school = ClipSchool(model, seed)
+    return Task("video-clips", model, school.loss, school.measure, LESSONS[-1].until, 1.5e-3)
+
+
+def lesson_at(step: int) -> Lesson:
+    return next((lesson for lesson in LESSONS if step < lesson.until), LESSONS[-1])
+
+
+def fresh_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
+    model = make_model("tiny", seed)
+    assert isinstance(model, LlavaOnevisionForConditionalGeneration)
+    return model
+
+
+def _lesson_talk(clip: Clip, rng: np.random.Generator) -> list[Dialogue]:
+    """A caption and some questions, hard kinds more often."""
+    weights = np.array([2.0 if question.kind in _HARD_KINDS else 1.0 for question in clip.questions])
+    count = min(_QUESTIONS_A_CLIP, len(clip.questions))
+    picked = rng.choice(len(clip.questions), count, replace=False, p=weights / weights.sum())
+    talks = [Dialogue(str(rng.choice(CAPTION_PROMPTS)), clip.caption, "caption")]
+    return talks + [_dialogue(clip, int(index)) for index in picked]
+
+
+def exam_talk(clip: Clip) -> list[Dialogue]:
+    """The caption, every plain question, and every third with choices."""
+    plain = [index for index, question in enumerate(clip.questions) if not question.choices]
+    choice = [index for index, question in enumerate(clip.questions) if question.choices][::3]
+    return [
+        Dialogue(CAPTION_PROMPTS[0], clip.caption, "caption"),
+        *(_dialogue(clip, index) for index in plain + choice),
+    ]
+
+
+def _dialogue(clip: Clip, index: int) -> Dialogue:
+    question = clip.questions[index]
+    return Dialogue(question.prompt, question.answer, question.kind)
