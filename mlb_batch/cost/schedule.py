@@ -50,6 +50,7 @@ class Scan:
     cells: tuple[tuple[int, int], ...]  # the grid of each segment: rows x columns of a cell
     tail: int  # of the kept ones, how many are the segment's summarization tail
     refeed: bool  # the joined tokens start again at layer 0 instead of going on
+    question: str = "last"  # which segment's copy of the question goes on: last | mean
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Mlb:
         else:
             cells = self._mix(clip, segments, wanted)
             kept = tuple(self._kept(clip, f, c) for f, c in zip(segments, cells, strict=True))
-        return Scan(segments, layers, kept, cells, self.tail if self.grid else 0, self.expand == "refeed")
+        return Scan(segments, layers, kept, cells, self.tail, self.expand == "refeed", self.question)
 
     def _mix(self, clip: ClipShape, segments: tuple[int, ...], wanted: int) -> tuple[tuple[int, int], ...]:
         """A cell for each segment: the finer of two neighbouring grids for as many segments as the tokens allow."""

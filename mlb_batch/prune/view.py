@@ -44,6 +44,14 @@ class Merge:
     weight_N: Tensor
     count: int
 
+    @property
+    def first(self) -> Tensor:
+        """The first token of every group."""
+        index_N = torch.arange(len(self.group_N), device=self.group_N.device)
+        used = self.group_N >= 0
+        out_K = torch.full((self.count,), len(self.group_N), device=self.group_N.device)
+        return out_K.scatter_reduce_(0, self.group_N[used], index_N[used], "amin")
+
     def apply(self, x_ND: Tensor) -> Tensor:
         used = self.group_N >= 0
         out_KD = torch.zeros(self.count, *x_ND.shape[1:], dtype=torch.float32, device=x_ND.device)

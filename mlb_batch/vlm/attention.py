@@ -1,0 +1,93 @@
+"""Attention over packed sequences without padding, registered with transformers' attention interface.
+
+A layer of ours runs on one packed row of tokens. Which of them may see which is said by the `layout` that travels as
+a keyword argument through transformers' own decoder layers; nothing is kept on a module. Without a layout the
+function is plain scaled-dot-product attention, so the same loaded model also runs transformers' own `generate`.
+
+Shapes: T packed tokens, H query heads, h key/value heads, d head width, Q query rows, S keys of one sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "mlb_ragged"
+
+
+class Layout(Protocol):
+    """Says who sees whom in one call of a layer."""
+
+    def attend(self, layer: int, q_HTd: Tensor, k_hTd: Tensor, v_hTd: Tensor, scale: float) -> Tensor:
+        """Attention output, H x T x d."""
+        ...
+
+
+def ragged_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+                     scaling: float, dropout: float = 0.0, layout: Layout | None = None,
+                     **kwargs: Any) -> tuple[Tensor, None]:  # fmt: skip
+    if layout is None:
+        out: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out
+    attended_HTd = layout.attend(module.layer_idx, query[0], key[0], value[0], scaling)
+    return attended_HTd.transpose(0, 1)[None], None
+
+
+AttentionInterface.register(NAME, ragged_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def attend_last(q_HQd: Tensor, k_hSd: Tensor, v_hSd: Tensor, scale: float) -> Tensor:
+    """Causal attention of the last Q tokens of a sequence of S: row i sees the first S - Q + i + 1 keys."""
+    rows, keys = q_HQd.shape[1], k_hSd.shape[1]
+    k_HSd, v_HSd = expand_heads(k_hSd, len(q_HQd)), expand_heads(v_hSd, len(q_HQd))
+    if rows in (1, keys):
+        return scaled_dot_product_attention(q_HQd[None], k_HSd[None], v_HSd[None], is_causal=rows > 1, scale=scale)[0]
+    mask_QS = torch.ones(rows, keys, dtype=torch.bool, device=q_HQd.device).tril(keys - rows)
+    return scaled_dot_product_attention(q_HQd[None], k_HSd[None], v_HSd[None], attn_mask=mask_QS, scale=scale)[0]
+
+
+def attend_varlen(q_HTd: Tensor, k_hSd: Tensor, v_hSd: Tensor, rows: list[int], keys: list[int]) -> Tensor:
+    """Causal attention of many sequences in one CUDA call: `rows` last tokens of each against its `keys` keys."""
+    k_HSd, v_HSd = expand_heads(k_hSd, len(q_HTd)), expand_heads(v_hSd, len(q_HTd))
+    out_THd = varlen_attn(
+        q_HTd.transpose(0, 1).contiguous(), k_HSd.transpose(0, 1).contiguous(), v_HSd.transpose(0, 1).contiguous(),
+        _offsets(rows, q_HTd.device), _offsets(keys, q_HTd.device), max(rows), max(keys), window_size=(-1, 0),
+    )  # fmt: skip
+    assert isinstance(out_THd, Tensor)
+    return out_THd.transpose(0, 1)
+
+
+def _offsets(lengths: list[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
+
+
+def expand_heads(x_hSd: Tensor, heads: int) -> Tensor:
+    """Key/value heads repeated to the query heads that share them."""
+    groups = heads // len(x_hSd)
+    return x_hSd if groups == 1 else x_hSd.repeat_interleave(groups, dim=0)
+
+
+def attention_rows(q_HQd: Tensor, k_hSd: Tensor, scale: float) -> Tensor:
+    """What the last Q tokens of a sequence pay to each of its S keys: fp32 softmax, H x Q x S.
+
+    One product for the rows that are needed: the fast kernel gives no weights, and asking transformers for them
+    (output_attentions) silently changes the kernel and its mask.
+    """
+    heads, rows, _ = q_HQd.shape
+    grouped = q_HQd.float().view(len(k_hSd), heads // len(k_hSd), rows, -1)
+    logits_HQS = (grouped @ k_hSd.float()[:, None].transpose(-1, -2)).reshape(heads, rows, -1) * scale
+    if rows > 1:
+        keys = logits_HQS.shape[-1]
+        hidden_QS = torch.ones(rows, keys, dtype=torch.bool, device=q_HQd.device).triu(keys - rows + 1)
+        logits_HQS = logits_HQS.masked_fill(hidden_QS, -torch.inf)
+    return torch.softmax(logits_HQS, dim=-1)

@@ -1,0 +1,174 @@
+"""Frames in, text out: the engine as one object, used by a stage and by anyone without Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig
+
+from mlb_batch.errors import RowError
+from mlb_batch.vlm.billing import Shares, shares
+from mlb_batch.vlm.checkpoint import Checkpoint
+from mlb_batch.vlm.choices import parse_letter
+from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.generate import Sampling, generate
+from mlb_batch.vlm.generate import Sequence as Generated
+from mlb_batch.vlm.inputs import ClipInput
+from mlb_batch.vlm.load import load, pick_device, pick_dtype
+from mlb_batch.vlm.meter import Meter
+from mlb_batch.vlm.paired import Paired
+from mlb_batch.vlm.prefill import prefill
+from mlb_batch.vlm.prepare import Preparer, Source, redundancy
+from mlb_batch.vlm.preprocess import frame_recipe
+from mlb_batch.vlm.prompts import Prompter
+from mlb_batch.vlm.scan import scan_prefill
+from mlb_batch.vlm.sequence import Prefilled
+from mlb_batch.vlm.values import Answer, Ask, Clip, Settings
+
+__all__ = ["Answer", "Ask", "Captioner", "Clip", "Settings"]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A clip with those of its asks whose prompts tokenize."""
+
+    source: Source
+    asks: tuple[Ask, ...]
+
+
+class Captioner:
+    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
+        self.settings, self.shape = settings, checkpoint.shape
+        self._device = pick_device(settings.device)
+        dtype = pick_dtype(settings.dtype, self._device)
+        model = load(checkpoint, self._device, dtype)
+        self._prompter = Prompter(checkpoint)
+        self._stop = _stop_tokens(checkpoint, self._prompter)
+        self._decoder = Decoder.of(model, self.shape)
+        paired = Paired(settings.feature_model, self._device, dtype) if settings.feature_model else None
+        self._preparer = Preparer(
+            model, self._decoder, frame_recipe(checkpoint), self._prompter.prefix, settings, paired
+        )  # fmt: skip
+
+    def annotate(self, clips: Sequence[Clip]) -> list[list[Answer | RowError]]:
+        """One list a clip, one entry an ask. A batch that does not fit in memory is halved, down to single clips."""
+        suffixes = [[self._suffix(ask) for ask in clip.asks] for clip in clips]
+        ready = [_ready(clip, some) for clip, some in zip(clips, suffixes, strict=True)]
+        answered = iter(self._fit([r for r in ready if r.asks]))
+        out: list[list[Answer | RowError]] = []
+        for r, some in zip(ready, suffixes, strict=True):
+            answers = iter(next(answered) if r.asks else [])
+            out.append([s if isinstance(s, RowError) else next(answers) for s in some])
+        return out
+
+    def redundancy(self, clip: Clip) -> float:
+        """How much a clip repeats itself: 0 where every frame is new, 1 where all are the same."""
+        with torch.inference_mode():
+            return redundancy(self._preparer.see([clip.pixels_FHWC])[0].feature_FV)
+
+    def _suffix(self, ask: Ask) -> tuple[int, ...] | RowError:
+        try:
+            return self._prompter.suffix(ask.kind, ask.text, ask.choices)
+        except RowError as error:
+            return error
+
+    def _fit(self, ready: list[_Ready]) -> Sequence[Sequence[Answer | RowError]]:
+        if not ready:
+            return []
+        try:
+            with torch.inference_mode():
+                return self._run(ready)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            reason = str(error).splitlines()[0] if str(error) else "no memory left"
+        # Outside the handler: its traceback would hold the tensors of the batch that failed.
+        if len(ready) == 1:
+            return [[RowError("out_of_memory", f"this clip alone does not fit: {reason}")] * len(ready[0].asks)]
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(ready) // 2
+        return [*self._fit(ready[:half]), *self._fit(ready[half:])]
+
+    def _run(self, ready: list[_Ready]) -> list[list[Answer]]:
+        begun_s = time.monotonic()
+        meters = [Meter(self.shape) for _ in ready]
+        inputs = self._preparer.inputs([r.source for r in ready], meters)
+        prefilled = self._prefill(inputs, meters)
+        samplings = [self._sampling(ask) for r in ready for ask in r.asks]
+        generated = iter(generate(self._decoder, [p for some in prefilled for p in some], samplings, self._stop))
+        said = [[next(generated) for _ in r.asks] for r in ready]
+        model_s = (time.monotonic() - begun_s) / len(said)
+        return [
+            self._answers(r, given, meter, some, model_s / len(some))
+            for r, given, meter, some in zip(ready, inputs, meters, said, strict=True)
+        ]
+
+    def _prefill(self, inputs: list[ClipInput], meters: list[Meter]) -> list[list[Prefilled]]:
+        method, settings = self.settings.method, self.settings
+        if inputs[0].schedule.scan:
+            return scan_prefill(self._decoder, method, inputs, meters, settings.max_new_tokens)
+        return prefill(self._decoder, method, inputs, meters, settings.trace)
+
+    def _sampling(self, ask: Ask) -> Sampling:
+        """Seeded by the annotation, so that a text depends neither on its batch nor on the order of the job."""
+        digest = hashlib.sha256(f"{self.settings.seed}:{ask.annotation_id}".encode()).digest()
+        seed = int.from_bytes(digest[:7], "big")
+        return Sampling(self.settings.max_new_tokens, self.settings.temperature, seed)
+
+    def _answers(self, ready: _Ready, given: ClipInput, meter: Meter, said: list[Generated],
+                 model_s: float) -> list[Answer]:  # fmt: skip
+        expected = self.settings.expected_new_tokens or self.settings.max_new_tokens
+        looked = given.schedule.frames if given.schedule.features else 0
+        features = self._preparer.features_cost(looked, len(said)) if looked else 0
+        bills = shares(
+            self.shape, given, meter.bill, meter.paper_macs, [s.operations for s in said], expected, features
+        )
+        return [
+            self._answer(ask, given, sequence, bill, suffix, model_s)
+            for ask, sequence, bill, suffix in zip(ready.asks, said, bills, given.shape.suffixes, strict=True)
+        ]
+
+    def _answer(self, ask: Ask, given: ClipInput, sequence: Generated, bill: Shares, suffix: int,
+                model_s: float) -> Answer:  # fmt: skip
+        text = str(self._prompter.tokenizer.decode(sequence.tokens, skip_special_tokens=True)).strip()
+        return Answer(
+            text=text,
+            choice=parse_letter(text, ask.choices) if ask.kind == "choice" else "",
+            choice_scores=self._letter_scores(sequence, len(ask.choices)) if ask.kind == "choice" else (),
+            finish_reason=sequence.finish_reason,
+            num_prompt_tokens=given.shape.prefix + suffix,
+            num_new_tokens=len(sequence.tokens),
+            num_visual_tokens=given.shape.visual,
+            num_kept_tokens=len(sequence.prefilled.kept_N),
+            num_segments=sequence.prefilled.segments,
+            relevance_source=self.settings.method.relevance_source,
+            keep=given.keep,
+            bill=bill,
+            model_s=model_s,
+            trace=tuple(sequence.prefilled.trace),
+        )
+
+    def _letter_scores(self, sequence: Generated, choices: int) -> tuple[float, ...]:
+        """Probability of each option's letter as the first token, against the other letters."""
+        ids = self._prompter.letter_ids(choices)
+        letters = torch.stack([torch.logsumexp(sequence.first_logits_V[i], dim=0) for i in ids])
+        return tuple(torch.softmax(letters, dim=0).tolist())
+
+
+def _ready(clip: Clip, suffixes: list[tuple[int, ...] | RowError]) -> _Ready:
+    good = [(ask, s) for ask, s in zip(clip.asks, suffixes, strict=True) if not isinstance(s, RowError)]
+    texts = tuple(ask.text for ask, _ in good)
+    return _Ready(Source(clip.pixels_FHWC, texts, tuple(s for _, s in good)), tuple(ask for ask, _ in good))
+
+
+def _stop_tokens(checkpoint: Checkpoint, prompter: Prompter) -> frozenset[int]:
+    """Where generation ends: what generation_config.json says, else the tokenizer's end of sequence."""
+    ids: int | list[int] | None = None
+    if (checkpoint.folder / "generation_config.json").is_file():
+        ids = GenerationConfig.from_pretrained(checkpoint.folder).eos_token_id
+    if ids is None:
+        ids = prompter.tokenizer.eos_token_id
+    return frozenset([ids] if isinstance(ids, int) else ids or [])

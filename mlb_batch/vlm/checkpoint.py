@@ -1,0 +1,123 @@
+"""Where a model's files are: resolves an id to a local folder and to a revision that says exactly which weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from mlb_batch import tiny
+from mlb_batch.cost.shapes import ModelShape, model_shape
+from mlb_batch.errors import ModelError
+
+_EMBEDDED = "embedded:"
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+_CONTENT = (".safetensors", ".json", ".jinja", ".model", ".txt")
+# What a hub download brings: weights that carry no code, and the small files beside them.
+_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    name: str  # as the job wrote it
+    folder: Path
+    config: dict[str, Any]
+    revision: str  # the hub's commit, or a hash of the folder's content: goes into the fingerprint
+
+    @property
+    def shape(self) -> ModelShape:
+        return model_shape(self.config)
+
+    @property
+    def vision_size(self) -> int:
+        vision = self.shape.vision
+        return int((self.config.get("vision_config") or {}).get("image_size", vision.side * vision.patch_size))
+
+
+def resolve(id: str, revision: str = "main") -> Checkpoint:
+    """embedded:tiny | a local folder | an fsspec uri | a hub id."""
+    if id.startswith(_EMBEDDED):
+        return _local(id, tiny.folder(id.removeprefix(_EMBEDDED)))
+    if "://" in id:
+        return _local(id, _downloaded(id))
+    if Path(id).is_dir():
+        return _local(id, Path(id))
+    if id.startswith((".", "/", "~")) or id.count("/") != 1:
+        raise ModelError(f"model.id: {id!r} is no folder here; give a folder, an fsspec uri or a hub id (owner/name)")
+    return _from_hub(id, revision)
+
+
+def _local(name: str, folder: Path) -> Checkpoint:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(f"model.id: {name!r} holds no config.json; point at a transformers checkpoint folder")
+    if not any(folder.glob("*.safetensors")):
+        pickled = [p.name for p in folder.iterdir() if p.suffix in _PICKLED]
+        found = f" (it has {', '.join(pickled)}: pickled weights can run code and are refused)" if pickled else ""
+        raise ModelError(f"model.id: {name!r} holds no .safetensors weights{found}; convert them to safetensors")
+    return Checkpoint(name, folder, json.loads(config.read_text()), _content_hash(folder))
+
+
+def _content_hash(folder: Path) -> str:
+    """Over every file that can change the text; the weights stand in with size and bytes, read once."""
+    digest = hashlib.sha256()
+    for path in sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt")
+    ):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _cache() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlb_batch" / "models"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def _downloaded(uri: str) -> Path:
+    """A remote folder, copied once a machine; the listing's sizes and etags are its name, so a new version is new."""
+    fs, root = fsspec.core.url_to_fs(uri)
+    try:
+        found = [f for f in fs.ls(root, detail=True) if f["type"] == "file" and not f["name"].endswith(_PICKLED)]
+    except FileNotFoundError:
+        found = []
+    if not found:
+        raise ModelError(f"model.id: nothing is at {uri}")
+    listing = sorted((f["name"], f["size"], str(f.get("ETag") or f.get("etag") or f.get("mtime"))) for f in found)
+    target = _cache() / hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
+    if target.is_dir():
+        return target
+    scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=_cache()))
+    try:
+        for name, _, _ in listing:
+            fs.get_file(name, str(scratch / Path(name).name))
+        scratch.rename(target)
+    except OSError:
+        if not target.is_dir():  # another process may have been first
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _from_hub(id: str, revision: str) -> Checkpoint:
+    """Downloaded once a machine; the commit that `revision` names now is what the job means from then on."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(id, revision=revision, allow_patterns=_WANTED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"model.id: {id!r} is no folder here, and the hub did not give it: {error}") from error
+    found = _local(id, folder)
+    return Checkpoint(id, folder, found.config, folder.name)  # snapshots are named by their commit

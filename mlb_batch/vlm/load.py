@@ -1,0 +1,59 @@
+"""Weights to a model on a device: transformers' own classes, safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from mlb_batch.errors import ModelError
+from mlb_batch.vlm.attention import NAME
+from mlb_batch.vlm.checkpoint import Checkpoint
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"model.device: {device!r} is no device; use auto, cpu or cuda") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("model.device: no CUDA device is here; use auto or cpu")
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """auto: bfloat16 on a GPU; fp32 on a CPU, where half precision is slower and answers differ by batch."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        raise ModelError(f"model.dtype: {dtype!r} is not one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    """The whole model, its language model with our attention, ready to infer."""
+    _refuse_windows(checkpoint)
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        checkpoint.folder,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        attn_implementation={"": "sdpa", "text_config": NAME, "vision_config": "sdpa"},
+    )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _refuse_windows(checkpoint: Checkpoint) -> None:
+    text = checkpoint.config.get("text_config") or {}
+    windowed = text.get("sliding_window") and text.get("use_sliding_window", text.get("model_type") == "mistral")
+    if windowed and text["sliding_window"] < checkpoint.shape.decoder.context:
+        raise ModelError(
+            f"{checkpoint.name}: its language model attends in a sliding window of {text['sliding_window']}; "
+            "packed prefill is exact for full attention only, use a checkpoint without a window"
+        )

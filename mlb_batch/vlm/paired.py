@@ -1,0 +1,65 @@
+"""The paired text/vision model (SigLIP with both towers): frame features and text-to-frame similarity for AdaTP.
+
+Shapes: F frames, C channels, P prompts, E width of the shared space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+
+from mlb_batch.cost.features import PairedShape, paired_shape
+from mlb_batch.vlm.checkpoint import Checkpoint
+from mlb_batch.vlm.preprocess import FrameRecipe, paired_recipe
+from mlb_batch.vlm.vision import normalise
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the pair saw: a feature a frame, and the similarity of each prompt to each frame."""
+
+    feature_FE: Tensor
+    similarity_PF: Tensor
+
+
+class Paired:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        self.shape: PairedShape = paired_shape(checkpoint.config)
+        self._recipe: FrameRecipe = paired_recipe(checkpoint)
+        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+        self._model = (
+            AutoModel.from_pretrained(checkpoint.folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+            .to(device)
+            .eval()
+            .requires_grad_(False)
+        )
+        self._device, self._dtype = device, dtype
+
+    def look(self, pixels_FHWC: np.ndarray, texts: list[str]) -> Look:
+        pixels_FCHW = self._sized(normalise(pixels_FHWC, self._recipe, self._device, torch.float32))
+        frames_FE = _pooled(self._model.get_image_features(pixel_values=pixels_FCHW.to(self._dtype)))
+        ids = self._tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.shape.text_tokens, return_tensors="pt"
+        )
+        texts_PE = _pooled(self._model.get_text_features(input_ids=ids["input_ids"].to(self._device)))
+        unit_FE, unit_PE = (torch.nn.functional.normalize(x.float(), dim=-1) for x in (frames_FE, texts_PE))
+        return Look(frames_FE.float(), unit_PE @ unit_FE.T)
+
+    def _sized(self, pixels_FCHW: Tensor) -> Tensor:
+        """Frames come at the video model's size; where the pair's own is another, they are resized on the device."""
+        size = self._recipe.resize
+        assert isinstance(size, tuple)
+        if pixels_FCHW.shape[-2:] == size:
+            return pixels_FCHW
+        return torch.nn.functional.interpolate(pixels_FCHW, size=size, mode="bicubic", antialias=True)
+
+
+def _pooled(out: object) -> Tensor:
+    """The pooled features; newer transformers wrap them in an output object."""
+    pooled = out if isinstance(out, Tensor) else out.pooler_output  # type: ignore[attr-defined]
+    assert isinstance(pooled, Tensor)
+    return pooled

@@ -1,0 +1,170 @@
+"""Prefill in one pass over the layers: run to the next cut, score, pick, gather, go on.
+
+The layers are transformers' own; the loop between them is ours. Shapes: T packed tokens, N visual tokens of a trunk,
+D hidden width, h key/value heads, S keys of one sequence, d head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mlb_batch.prune import Pruning
+from mlb_batch.prune.view import Merge, View, check
+from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.inputs import ClipInput
+from mlb_batch.vlm.layers import LayerKeys, pack, plant, run_layer
+from mlb_batch.vlm.meter import Meter
+from mlb_batch.vlm.score import Attention, null_attention, rows_of, tap, visual_attention
+from mlb_batch.vlm.sequence import Prefilled, Trace
+from mlb_batch.vlm.trees import Forest, Tree
+
+
+def prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter],
+            trace: bool = False) -> list[list[Prefilled]]:  # fmt: skip
+    """Every clip with all its prompts, in one packed row; for each clip one Prefilled a prompt."""
+    rows = inputs[0].schedule.rows
+    run = _Pass(decoder, pruning, inputs, meters, rows, null_attention(decoder, inputs, rows, meters), trace)
+    for index in range(len(decoder.layers)):
+        run.cut(index)
+        run.layer(index)
+    return run.finish()
+
+
+@dataclass
+class _Pass:
+    decoder: Decoder
+    pruning: Pruning
+    inputs: list[ClipInput]
+    meters: list[Meter]
+    rows: str
+    null: Attention
+    tracing: bool
+    layers: list[LayerKeys] = field(default_factory=list)
+    traces: dict[tuple[int, int], list[Trace]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for meter, given in zip(self.meters, self.inputs, strict=True):
+            meter.compare(given.schedule.compared)
+        trees = [plant(i, given) for i, given in enumerate(self.inputs)]
+        self._grow(trees, [pack(given, given.visual_ND) for given in self.inputs])
+
+    def _grow(self, trees: list[Tree], hidden: list[Tensor]) -> None:
+        self.forest, self.hidden_TD = Forest(trees), torch.cat(hidden)
+        self.rotations = self.forest.rotations([self.decoder.rope] * len(trees), self.hidden_TD.dtype)
+
+    def _keep(self, tree: Tree, index: int) -> int | None:
+        """How many visual tokens of a tree go on to layer `index`, if a cut stands before it."""
+        return next((c.keep for c in self.inputs[tree.clip].schedule.cuts if c.at == index), None)
+
+    def _cut_trees(self, index: int) -> list[Tree]:
+        return [tree for tree in self.forest.trees if self._keep(tree, index) is not None]
+
+    def layer(self, index: int) -> None:
+        tap(self.forest, self.rows, self._cut_trees(index + 1))
+        self.hidden_TD, keys = run_layer(
+            self.decoder, index, self.hidden_TD, self.forest, self.rotations, self.meters, "prefill"
+        )
+        self.layers.append(keys)
+
+    def cut(self, index: int) -> None:
+        """Where a cut stands before layer `index`: pick, and gather what goes on into a new forest."""
+        cut = self._cut_trees(index)
+        if not cut:
+            return
+        scale = self.decoder.scale(index - 1)
+        attention = visual_attention(self.forest, self.rows, cut, scale, self.meters) if index else {}
+        trees, hidden = [], []
+        for tree, start in zip(self.forest.trees, self.forest.starts, strict=True):
+            hidden_TD, keep = self.hidden_TD[start : start + tree.length], self._keep(tree, index)
+            if keep is None:
+                trees.append(tree)
+                hidden.append(hidden_TD)
+                continue
+            for part in self._parts(tree):
+                new_tree, kept_ND = self._choose(part, hidden_TD[tree.visual], keep, index, attention)
+                trees.append(new_tree)
+                hidden.append(_around(tree, part, hidden_TD, kept_ND))
+        self._grow(trees, hidden)
+
+    def _parts(self, tree: Tree) -> list[Tree]:
+        """Where prompts part, a tree for each; otherwise the tree itself."""
+        if not self.inputs[tree.clip].schedule.fork:
+            return [tree]
+        return [replace(tree, prompts=(p,), branches=(b,)) for p, b in zip(tree.prompts, tree.branches, strict=True)]
+
+    def _choose(self, tree: Tree, visual_ND: Tensor, keep: int, index: int,
+                attention: Attention) -> tuple[Tree, Tensor]:  # fmt: skip
+        """A tree behind its cut, and the hidden states of the visual tokens that go on."""
+        if keep == len(tree.visual_N) and self.pruning.exact:
+            return tree, visual_ND
+        view = self._view(tree, attention)
+        pick = check(self.pruning.pick(view, keep), view, keep, self.pruning.exact)
+        if isinstance(pick, Merge):  # what is merged has no place of its own: the sequence is numbered anew
+            assert index == 0, "a one-pass method merges before the first layer only"
+            places = torch.arange(keep, device=tree.visual_N.device)
+            return replace(tree, visual_N=places, span=keep), pick.apply(visual_ND)
+        if self.tracing:
+            self._record(tree, view, pick, index)
+        return replace(tree, visual_N=tree.visual_N[pick]), visual_ND[pick]
+
+    def _view(self, tree: Tree, attention: Attention) -> View:
+        given = self.inputs[tree.clip]
+        null_HQN = rows_of(self.null, tree.clip, tree.prompts)
+        at_N = torch.searchsorted(given.place_N, tree.visual_N)
+        return View(
+            grid=(given.shape.frames, given.shape.rows, given.shape.cols),
+            alive_N=tree.visual_N,
+            embed_ND=given.visual_ND[at_N],
+            feature_FD=given.feature_FV,
+            attention_HQN=rows_of(attention, tree.clip, tree.prompts),
+            null_HQN=None if null_HQN is None else null_HQN[..., at_N],
+            relevance_F=given.relevance(tree.prompts),
+            seed=given.seed,
+        )
+
+    def _record(self, tree: Tree, view: View, pick: Tensor, index: int) -> None:
+        score_N = None if view.attention_HQN is None else view.attention_HQN.mean(dim=(0, 1)).cpu().numpy()
+        null_N = None if view.null_HQN is None else view.null_HQN.mean(dim=(0, 1)).cpu().numpy()
+        trace = Trace(index, tree.visual_N.cpu().numpy(), tree.visual_N[pick].cpu().numpy(), score_N, null_N)
+        for prompt in tree.prompts:
+            self.traces.setdefault((tree.clip, prompt), []).append(trace)
+
+    def finish(self) -> list[list[Prefilled]]:
+        segments = [self.pruning.segments(self._view(plant(i, given), {})) for i, given in enumerate(self.inputs)]
+        out: list[list[Prefilled]] = [[] for _ in self.inputs]
+        for clip, prompt, i in sorted((t.clip, p, i) for i, t in enumerate(self.forest.trees) for p in t.prompts):
+            out[clip].append(self._finish_one(i, clip, prompt, segments[clip]))
+        return out
+
+    def _finish_one(self, i: int, clip: int, prompt: int, segments: int) -> Prefilled:
+        tree = self.forest.trees[i]
+        branch = tree.prompts.index(prompt)
+        caches = [self._cache(record, clip, prompt, tree) for record in self.layers]
+        return Prefilled(
+            last_D=self.hidden_TD[self.forest.branch(i, branch)[1] - 1],
+            keys=[keys_hSd for keys_hSd, _ in caches],
+            values=[values_hSd for _, values_hSd in caches],
+            next_position=int(tree.branch_positions(branch)[-1]) + 1,
+            kept_N=tree.visual_N,
+            segments=segments,
+            rope=self.decoder.rope,
+            trace=self.traces.get((clip, prompt), []),
+        )
+
+    def _cache(self, record: LayerKeys, clip: int, prompt: int, last: Tree) -> tuple[Tensor, Tensor]:
+        """A layer's cache of one prompt; compacted, it forgets below a cut what the last cut dropped."""
+        keys_hSd, values_hSd, tree = record.of(clip, prompt)
+        if not self.inputs[clip].schedule.compact or len(tree.visual_N) == len(last.visual_N):
+            return keys_hSd, values_hSd
+        stays_S = torch.ones(keys_hSd.shape[1], dtype=torch.bool, device=keys_hSd.device)
+        stays_S[tree.visual] = torch.isin(tree.visual_N, last.visual_N)
+        return keys_hSd[:, stays_S], values_hSd[:, stays_S]
+
+
+def _around(tree: Tree, part: Tree, hidden_TD: Tensor, visual_ND: Tensor) -> Tensor:
+    """The pack of one tree behind its cut: its text as it was, the chosen visual tokens, its own prompts."""
+    branches = [hidden_TD[tree.branch(tree.prompts.index(p))] for p in part.prompts]
+    return torch.cat([hidden_TD[: tree.prefix], visual_ND, hidden_TD[tree.visual.stop : tree.trunk], *branches])

@@ -1,0 +1,121 @@
+"""From frames and prompts to what prefill takes: the schedule of each clip, its visual tokens, its features.
+
+Shapes: F frames, H x W pixels, V tower width, K tokens of a frame, D hidden width.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlb_batch.cost import features as pair_cost
+from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.prune.scores import neighbour_cosine, spread
+from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.inputs import ClipInput
+from mlb_batch.vlm.meter import Meter
+from mlb_batch.vlm.paired import Paired
+from mlb_batch.vlm.preprocess import FrameRecipe
+from mlb_batch.vlm.values import Settings
+from mlb_batch.vlm.vision import Seen, normalise, see
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clip whose prompts all tokenize."""
+
+    pixels_FHWC: np.ndarray
+    texts: tuple[str, ...]
+    suffixes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Preparer:
+    model: Any
+    decoder: Decoder
+    recipe: FrameRecipe
+    prefix: tuple[int, ...]
+    settings: Settings
+    paired: Paired | None
+
+    def inputs(self, sources: list[Source], meters: list[Meter]) -> list[ClipInput]:
+        """All clips of a batch; their frames go through the tower together."""
+        encoded = [self._frames(source) for source in sources]
+        seen = self.see([source.pixels_FHWC[e] for source, e in zip(sources, encoded, strict=True)])
+        for meter, frames in zip(meters, encoded, strict=True):
+            meter.encode(len(frames))
+        return [self._input(*each) for each in zip(sources, encoded, seen, meters, strict=True)]
+
+    def see(self, clips: list[np.ndarray]) -> list[Seen]:
+        pixels_FCHW = normalise(np.concatenate(clips), self.recipe, self.decoder.device, self.decoder.dtype)
+        seen, sizes = see(self.model, self.decoder.shape, pixels_FCHW), [len(c) for c in clips]
+        parts = zip(seen.visual_FKD.split(sizes), seen.feature_FV.split(sizes), strict=True)
+        return [Seen(visual_FKD, feature_FV) for visual_FKD, feature_FV in parts]
+
+    def _clip_shape(self, source: Source) -> ClipShape:
+        side, trailer = self.decoder.shape.side, self.decoder.shape.trailer
+        suffixes = tuple(len(s) for s in source.suffixes)
+        return ClipShape(len(source.pixels_FHWC), side, side, len(self.prefix), trailer, suffixes)
+
+    def _schedule(self, source: Source, keep: int) -> Schedule:
+        return self.settings.method.schedule(self.decoder.shape, self._clip_shape(source), keep)
+
+    def _frames(self, source: Source) -> list[int]:
+        """The frames that are encoded: all, where the clip's own keep depends on what they show."""
+        frames = len(source.pixels_FHWC)
+        return list(range(frames)) if self.settings.content else spread(
+            self._schedule(source, self.settings.keep).frames, frames
+        )  # fmt: skip
+
+    def _input(self, source: Source, encoded: list[int], seen: Seen, meter: Meter) -> ClipInput:
+        keep = self.settings.content.keep(redundancy(seen.feature_FV)) if self.settings.content else self.settings.keep
+        shape, schedule = self._clip_shape(source), self._schedule(source, keep)
+        used = spread(schedule.frames, shape.frames)
+        at = torch.tensor([encoded.index(f) for f in used], device=self.decoder.device)
+        per_frame = shape.tokens_per_frame
+        frame_N = torch.tensor(used, device=self.decoder.device).repeat_interleave(per_frame)
+        feature_FV, relevance = seen.feature_FV[at], None
+        if schedule.features:
+            feature_FV, relevance = self._look(source, used, meter)
+        return ClipInput(
+            shape=shape,
+            schedule=schedule,
+            keep=keep,
+            prefix_PD=self.decoder.embed(self.prefix),
+            visual_ND=seen.visual_FKD[at].flatten(0, 1),
+            place_N=frame_N * per_frame + torch.arange(per_frame, device=self.decoder.device).repeat(len(used)),
+            trailer_RD=self._trailer(),
+            suffixes_SD=tuple(self.decoder.embed(s) for s in source.suffixes),
+            feature_FV=feature_FV,
+            relevance_F=relevance,
+            seed=zlib.crc32(source.pixels_FHWC.tobytes()),
+        )
+
+    def _look(self, source: Source, used: list[int], meter: Meter) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The paired model's view of the same frames and of the prompts."""
+        assert self.paired, "the schedule asks for a paired model"
+        look = self.paired.look(source.pixels_FHWC[used], list(source.texts))
+        meter.features(self.features_cost(len(used), len(source.texts)))
+        return look.feature_FE, tuple(look.similarity_PF)
+
+    def features_cost(self, images: int, texts: int) -> int:
+        return pair_cost.look(self.paired.shape, images, texts) if self.paired else 0
+
+    def _trailer(self) -> Tensor:
+        """LLaVA-OneVision closes a video with its newline embedding."""
+        if not self.decoder.shape.trailer:
+            return self.decoder.embed(())
+        newline_D: Tensor = self.model.model.image_newline
+        return newline_D[None]
+
+
+def redundancy(feature_FV: Tensor) -> float:
+    """How much a clip repeats itself: the mean cosine of neighbouring frames; one frame repeats nothing."""
+    if len(feature_FV) == 1:
+        return 0.0
+    return float(neighbour_cosine(feature_FV).mean().clamp(0, 1))

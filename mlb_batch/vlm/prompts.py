@@ -1,0 +1,77 @@
+"""Prompts as tokens: the checkpoint's own chat template, cut at the place where the visual tokens go.
+
+Text from a manifest can't leave its place: whatever would become a control token in it is broken by a space first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from mlb_batch.errors import ModelError, RowError
+from mlb_batch.vlm.checkpoint import Checkpoint
+from mlb_batch.vlm.choices import LETTERS, choice_text
+
+MAX_PROMPT_TOKENS = 4096
+# Where the config does not say: the ids that the published checkpoints of the family have.
+_PLACEHOLDER = {
+    "llava_onevision": ("video", ("video_token_id", "video_token_index"), 151647),
+    "llava_next": ("image", ("image_token_id", "image_token_index"), 32000),
+    "llava": ("image", ("image_token_id", "image_token_index"), 32000),
+}
+
+
+class Prompter:
+    """Tokens before and behind the visual ones; needs the tokenizer, not the weights."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True
+        )
+        if not self.tokenizer.chat_template:
+            raise ModelError(f"{checkpoint.name}: its tokenizer has no chat template; add chat_template.jinja to it")
+        self._kind, keys, default = _PLACEHOLDER[checkpoint.shape.family]
+        self._placeholder = next((checkpoint.config[k] for k in keys if k in checkpoint.config), default)
+        self._controls = sorted(
+            {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content.strip()},
+            key=len, reverse=True,
+        )  # fmt: skip
+        self.prefix: tuple[int, ...] = self._cut("a")[0]
+
+    def suffix(self, kind: str, text: str, choices: Sequence[str] = ()) -> tuple[int, ...]:
+        """Token ids behind the visual tokens: the rest of the template around the prompt."""
+        if not text.strip():
+            raise RowError("bad_prompt", "the prompt is empty")
+        prefix, suffix = self._cut(self._harmless(choice_text(text, choices) if kind == "choice" else text))
+        assert prefix == self.prefix, "the template puts the prompt before the video"
+        if len(suffix) > MAX_PROMPT_TOKENS:
+            raise RowError("bad_prompt", f"the prompt has {len(suffix)} tokens; at most {MAX_PROMPT_TOKENS} are taken")
+        return suffix
+
+    def letter_ids(self, count: int) -> list[list[int]]:
+        """For each option its letter's tokens: alone, and behind a space."""
+        return [
+            sorted({self.tokenizer.encode(form, add_special_tokens=False)[-1] for form in (letter, " " + letter)})
+            for letter in LETTERS[:count]
+        ]
+
+    def _harmless(self, text: str) -> str:
+        """Control tokens written out in the text, broken so that they stay text."""
+        for control in self._controls:
+            while control in text:
+                text = text.replace(control, control[:1] + " " + control[1:])
+        return text
+
+    def _cut(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        message = {"role": "user", "content": [{"type": self._kind}, {"type": "text", "text": text}]}
+        conversation: list[Any] = [message]
+        rendered = str(self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+        # The template writes its own control tokens; only where it writes no opening one is the tokenizer's added.
+        bos = self.tokenizer.bos_token
+        ids = self.tokenizer.encode(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))
+        places = [i for i, token in enumerate(ids) if token == self._placeholder]
+        if len(places) != 1:
+            raise ModelError(f"the chat template names the {self._kind} {len(places)} times; it must once")
+        return tuple(ids[: places[0]]), tuple(ids[places[0] + 1 :])

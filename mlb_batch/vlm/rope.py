@@ -1,0 +1,69 @@
+"""Rotary positions computed by us, per sequence and fixed at prefill.
+
+transformers' own `dynamic` scaling follows the longest sequence of a batch and writes to the module; here a sequence
+that outgrows the context is scaled by its own length, whatever its neighbours are.
+
+Shapes: T tokens, d head width, h heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rope:
+    """The frequencies of one model; `scaled` gives those of a sequence longer than its context."""
+
+    frequency_d: Tensor
+    amplitude: float
+    base: float
+    context: int
+
+    @classmethod
+    def of(cls, rotary: Any, config: Any) -> Rope:
+        parameters = config.rope_parameters
+        # The original frequencies: a module of `dynamic` type may have been rescaled by an earlier forward pass.
+        frequency_d = getattr(rotary, "original_inv_freq", rotary.inv_freq)
+        context = int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
+        return cls(frequency_d.float(), float(rotary.attention_scaling), float(parameters["rope_theta"]), context)
+
+    def scaled(self, length: int) -> Rope:
+        """Dynamic NTK scaling for a sequence of `length` tokens, by two at most; unchanged inside the context."""
+        if length <= self.context:
+            return self
+        factor = 2.0
+        d = 2 * len(self.frequency_d)
+        stretch = factor * length / self.context - (factor - 1)
+        base = self.base * stretch ** (d / (d - 2))
+        exponent = torch.arange(0, d, 2, device=self.frequency_d.device, dtype=torch.float32) / d
+        return Rope(base**-exponent, self.amplitude, self.base, self.context)
+
+    def angles(self, position_T: Tensor) -> Tensor:
+        half = position_T.float()[:, None] * self.frequency_d[None, :]
+        return torch.cat([half, half], dim=-1)
+
+    def cos_sin(self, position_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        angle_Td = self.angles(position_T)
+        return (angle_Td.cos() * self.amplitude).to(dtype), (angle_Td.sin() * self.amplitude).to(dtype)
+
+    def rotate(self, x_hTd: Tensor, position_T: Tensor) -> Tensor:
+        """Unrotated keys turned to their positions."""
+        angle_Td = self.angles(position_T)
+        x = x_hTd.float()
+        return ((x * angle_Td.cos() + _half_turned(x) * angle_Td.sin()) * self.amplitude).to(x_hTd.dtype)
+
+    def unrotate(self, x_hTd: Tensor, position_T: Tensor) -> Tensor:
+        """The inverse of `rotate`: keys as they were before their positions were put in."""
+        angle_Td = self.angles(position_T)
+        x = x_hTd.float()
+        return ((x * angle_Td.cos() - _half_turned(x) * angle_Td.sin()) / self.amplitude).to(x_hTd.dtype)
+
+
+def _half_turned(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)

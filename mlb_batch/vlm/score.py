@@ -1,0 +1,78 @@
+"""Scores: what the prompts' query rows pay to the visual tokens, with content and without.
+
+Shapes: T packed tokens, N visual tokens of a trunk, H query heads, Q query rows, S keys of one sequence, d head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mlb_batch.vlm.attention import attention_rows
+from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.inputs import ClipInput
+from mlb_batch.vlm.layers import pack, plant, run_layer
+from mlb_batch.vlm.meter import Meter
+from mlb_batch.vlm.trees import Forest, Tree
+
+# (clip, prompt, segment) -> attention of its query rows to the visual tokens of its trunk, H x Q x N
+Attention = dict[tuple[int, int, int], Tensor]
+
+
+def tap(forest: Forest, rows: str, scored: list[Tree]) -> None:
+    """Ask the next layer for the queries that score: of each prompt the last token, or all."""
+    spans = [span for i in _indices(forest, scored) for span in _row_spans(forest, rows, i)]
+    device = forest.trees[0].visual_N.device
+    forest.tap_T = torch.cat([torch.arange(a, b, device=device) for a, b in spans]) if spans else None
+
+
+def visual_attention(forest: Forest, rows: str, scored: list[Tree], scale: float, meters: list[Meter]) -> Attention:
+    """What the tapped rows paid in the layer that ran last."""
+    out: Attention = {}
+    at = 0
+    for i in _indices(forest, scored):
+        tree = forest.trees[i]
+        visual = slice(tree.prefix, tree.prefix + len(tree.visual_N))
+        for branch, (start, stop) in enumerate(_row_spans(forest, rows, i)):
+            q_HQd = forest.tapped_HQd[:, at : at + stop - start]
+            at += stop - start
+            keys_hSd = forest.sequence(forest.keys_hTd, i, branch)
+            meters[tree.clip].rows(q_HQd.shape[1], keys_hSd.shape[1])
+            paid_HQS = attention_rows(q_HQd, keys_hSd, scale)
+            out[tree.clip, tree.prompts[branch], tree.segment] = paid_HQS[..., visual]
+    return out
+
+
+def null_attention(decoder: Decoder, inputs: list[ClipInput], rows: str, meters: list[Meter]) -> Attention:
+    """The positional bias without content: the same prompts on clips whose every frame is their mean frame."""
+    wanted = [i for i, given in enumerate(inputs) if given.schedule.null_layers]
+    if not wanted:
+        return {}
+    forest = Forest([plant(i, inputs[i]) for i in wanted])
+    hidden_TD = torch.cat([pack(inputs[i], inputs[i].mean_frame_ND()) for i in wanted])
+    rotations = forest.rotations([decoder.rope] * len(wanted), hidden_TD.dtype)
+    (layers,) = {inputs[i].schedule.null_layers for i in wanted}
+    for index in range(layers):
+        if index == layers - 1:
+            tap(forest, rows, forest.trees)
+        hidden_TD, _ = run_layer(decoder, index, hidden_TD, forest, rotations, meters, "null")
+    return visual_attention(forest, rows, forest.trees, decoder.scale(layers - 1), meters)
+
+
+def rows_of(attention: Attention, clip: int, prompts: tuple[int, ...], segment: int = 0) -> Tensor | None:
+    """The query rows of several prompts together; None where nothing was scored."""
+    found = [attention[clip, p, segment] for p in prompts if (clip, p, segment) in attention]
+    return torch.cat(found, dim=1) if found else None
+
+
+def _indices(forest: Forest, scored: list[Tree]) -> list[int]:
+    wanted = {id(tree) for tree in scored}
+    return [i for i, tree in enumerate(forest.trees) if id(tree) in wanted]
+
+
+def _row_spans(forest: Forest, rows: str, tree: int) -> list[tuple[int, int]]:
+    """Where in the pack the query rows of each branch stand."""
+    if rows == "none":
+        return []
+    spans = [forest.branch(tree, b) for b in range(len(forest.trees[tree].branches))]
+    return [(stop - 1, stop) if rows == "last" else (start, stop) for start, stop in spans]

@@ -1,0 +1,72 @@
+"""Frames to visual tokens: the vision tower, the projector, and the pooling that a family puts behind it.
+
+The tower's layers are run one by one up to the one whose features the projector takes; the rest would be thrown away.
+
+Shapes: F frames, C channels, H x W pixels, P patches, V tower width, D hidden width, K tokens of a frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.vlm.preprocess import FrameRecipe
+
+_IMAGES_AT_ONCE = 64  # bounds the tower's activations; larger batches gain nothing
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the tower saw of a clip: its visual tokens, and one content vector a frame."""
+
+    visual_FKD: Tensor
+    feature_FV: Tensor
+
+
+def normalise(pixels_FHWC: np.ndarray, recipe: FrameRecipe, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """uint8 pixels as the checkpoint's own processor would hand them on, F x C x H x W."""
+    pixels = torch.from_numpy(pixels_FHWC).to(device).permute(0, 3, 1, 2).float() * recipe.scale
+    mean_C, std_C = torch.tensor(recipe.mean, device=device), torch.tensor(recipe.std, device=device)
+    return ((pixels - mean_C[:, None, None]) / std_C[:, None, None]).to(dtype)
+
+
+def see(model: Any, shape: ModelShape, pixels_FCHW: Tensor) -> Seen:
+    parts = [_see_batch(model.model, shape, batch) for batch in pixels_FCHW.split(_IMAGES_AT_ONCE)]
+    return Seen(torch.cat([p.visual_FKD for p in parts]), torch.cat([p.feature_FV for p in parts]))
+
+
+def _see_batch(model: Any, shape: ModelShape, pixels_FCHW: Tensor) -> Seen:
+    features_FPV = tower_features(model.vision_tower, shape, model.config.vision_feature_layer, pixels_FCHW)
+    visual_FPD = model.multi_modal_projector(features_FPV)
+    visual_FKD = pooled(visual_FPD, shape.vision.side) if shape.pooled else visual_FPD
+    return Seen(visual_FKD, features_FPV.float().mean(dim=1))
+
+
+def tower_features(tower: Any, shape: ModelShape, wanted: int | list[int], pixels_FCHW: Tensor) -> Tensor:
+    """Patch features of the layers that the projector takes, side by side; the class token is left out."""
+    body = getattr(tower, "vision_model", tower)  # transformers before 5.20 wraps the tower once more
+    hidden_FPV = body.embeddings(pixels_FCHW)
+    if hasattr(body, "pre_layrnorm"):
+        hidden_FPV = body.pre_layrnorm(hidden_FPV)
+    total = len(body.encoder.layers)
+    indices = [i if i >= 0 else total + 1 + i for i in ([wanted] if isinstance(wanted, int) else wanted)]
+    states = [hidden_FPV]
+    for layer in body.encoder.layers[: shape.vision.layers]:
+        out = layer(states[-1], attention_mask=None)
+        states = [*states[-1:], out] if len(indices) == 1 else [*states, out]
+    chosen = [states[-1]] if len(indices) == 1 else [states[i] for i in indices]
+    return torch.cat(chosen, dim=-1)[:, int(shape.vision.class_token) :]
+
+
+def pooled(visual_FPD: Tensor, side: int) -> Tensor:
+    """Bilinear 2 x 2 pooling of each frame's grid, as LLaVA-OneVision does it for video."""
+    grid_FDHW = visual_FPD.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    half = math.ceil(side / 2)
+    small_FDHW = torch.nn.functional.interpolate(grid_FDHW, size=[half, half], mode="bilinear")
+    return small_FDHW.permute(0, 2, 3, 1).flatten(1, 2)
