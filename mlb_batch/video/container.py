@@ -71,7 +71,9 @@ def _open(source: Source, limits: Limits) -> InputContainer:
 def _video_stream(container: InputContainer, limits: Limits) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & STILL]
     if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+        if not kinds:
+            raise RowError("corrupt", "the container opens, but holds nothing")
         raise RowError("no_video_stream", f"the container holds no video ({kinds})")
     stream = next((s for s in streams if s.disposition & Disposition.default), streams[0])
     context = stream.codec_context

@@ -24,7 +24,7 @@ from mlb_batch.video.sampling import Floats, Ints
 Bools = npt.NDArray[np.bool_]
 
 # Formats whose headers state a duration of their own; elsewhere FFmpeg estimates one from the very data that are left.
-STATES_DURATION = {"matroska,webm", "flv", "avi", "asf"}
+STATES_DURATION = {"matroska,webm", "flv", "asf"}
 # Formats that store no presentation times: with B-frames, a packet's time is then not its frame's.
 TIMELESS = {"avi", "mpegvideo", "m4v"}
 CUT_SHARE = 0.05  # headers are this much off in healthy files
@@ -77,9 +77,10 @@ class _Entry(NamedTuple):
 
 def scan(container: InputContainer, stream: VideoStream, deadline: Deadline) -> Timeline:
     """Reads the whole container once. Raises RowError where it neither holds nor promises a frame."""
+    indexed = len(stream.index_entries)
     entries, last_end_s = _present(container, stream, deadline)
     trusted = _times_are_the_frames(entries, container, stream)
-    entries += _promised(container, stream, entries, last_end_s)
+    entries += _promised(container, stream, entries, last_end_s, indexed)
     if all(entry.hidden for entry in entries):
         raise RowError("corrupt", "the container opens, but holds no frame")
     return _timeline(entries, container, stream, trusted)
@@ -111,7 +112,9 @@ def _times_are_the_frames(entries: list[_Entry], container: InputContainer, stre
     return not stores_order_only
 
 
-def _promised(container: InputContainer, stream: VideoStream, entries: list[_Entry], last_end_s: float) -> list[_Entry]:
+def _promised(
+    container: InputContainer, stream: VideoStream, entries: list[_Entry], last_end_s: float, indexed: int
+) -> list[_Entry]:
     """The frames that the headers claim beyond what the file holds."""
     if container.format.name.startswith("mov,"):
         index = stream.index_entries
@@ -119,9 +122,14 @@ def _promised(container: InputContainer, stream: VideoStream, entries: list[_Ent
             _Entry(index[i].timestamp, None, 0, index[i].is_keyframe, index[i].is_discard, False, missing=True)
             for i in range(len(entries), len(index))
         ]
+    if container.format.name == "avi" and indexed < len(entries):  # its index is its end, which is gone
+        return [
+            _Entry(n, None, 0, False, False, False, missing=True)
+            for n in range(len(entries), min(stream.frames, LIE_FACTOR * len(entries)))
+        ]
     if container.format.name not in STATES_DURATION or container.duration is None or len(entries) < 2:
         return []
-    claimed_s = (container.duration + max(0, container.start_time or 0)) / av.time_base
+    claimed_s = container.duration / av.time_base
     lost_s = claimed_s - last_end_s
     if not CUT_SHARE * claimed_s < lost_s < LIE_FACTOR * last_end_s:
         return []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def write_mp4(path: Path, pixels_FHWC: NDArray[np.uint8], fps: int, *, scale: int = 4) -> None:
-    """H.264 at high quality; a pixel becomes `scale` squared, so that halved colour planes keep small shapes' colours."""
+    """H.264 at high quality; a pixel becomes `scale` squared, so that halved colour planes keep small colours."""
     _, height, width, _ = pixels_FHWC.shape
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "14", "preset": "veryfast", "threads": "1"})

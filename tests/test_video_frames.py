@@ -1,0 +1,225 @@
+"""The frames given are those that a full sequential read gives at these times: public files, and made ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from video_files import (
+    CORPUS,
+    MODEL_SIZE,
+    corpus,
+    numbers,
+    picture,
+    sequential_pictures,
+    sequential_times,
+    write_video,
+)
+
+from mlb_batch.errors import RowError
+from mlb_batch.video import Frames, Limits, Sampling, probe, read_frames
+
+READABLE = [entry["file"] for entry in corpus() if entry["result"] == "ok"]
+BROKEN = {
+    "mp4parse__tests__bipbop-cenc-audioinit.mp4": "no_video_stream",
+    "mp4parse__tests__bipbop_cbcs_audio_init.mp4": "no_video_stream",
+    "mp4parse__tests__sine-3s-xhe-aac-44khz-mono.mp4": "no_video_stream",
+    "mp4parse_capi__tests__afconvert-aac-0.5s.mp4": "no_video_stream",
+    "mp4parse_capi__tests__bipbop_audioinit.mp4": "no_video_stream",
+    "mp4parse_capi__tests__opus_audioinit.mp4": "no_video_stream",
+    "mp4parse_capi__tests__opus_audioinit_two_desc.mp4": "no_video_stream",
+    "mp4parse__tests__bipbop_480wp_1001kbps-cenc-video-key1-init.mp4": "corrupt",  # headers without a frame
+    "mp4parse__tests__bipbop_cbcs_video_init.mp4": "corrupt",
+    "mp4parse_capi__tests__bipbop_nonfragment_header.mp4": "corrupt",
+    "mp4parse_capi__tests__chunk_out_of_range.mp4": "corrupt",
+    "mp4parse__tests__invalid_userdata.mp4": "truncated",  # an index, and the frames cut away
+    "mp4parse__tests__test_case_1185230.mp4": "truncated",
+    "mp4parse_capi__tests__zero_empty_stsc.mp4": "truncated",
+    "mp4parse_capi__tests__short-cenc.mp4": "encrypted",
+}
+PARTIAL = ["dmlc+decord/corrupted.mp4", "mozilla+mp4parse-rust/mp4parse_capi__tests__no_timescale.mp4"]
+
+
+def read(path: Path, count: int, start_s: float | None = None, end_s: float | None = None, **rest: Any) -> Frames:
+    return read_frames(path, Sampling(count, **rest), MODEL_SIZE, Limits(), start_s, end_s)
+
+
+def check_against_sequential(path: Path, times_s: np.ndarray, cases: list[tuple[Frames, np.ndarray]]) -> None:
+    """`cases`: what was read, and the positions of the frames that it should be."""
+    every = sorted({int(position) for _, wanted in cases for position in wanted})
+    pictures = dict(zip(every, sequential_pictures(path, every, (96, 96)), strict=True))
+    for frames, wanted in cases:
+        assert not frames.partial
+        assert frames.wanted == len(wanted)
+        np.testing.assert_allclose(frames.times_s, times_s[wanted], atol=1e-6)
+        np.testing.assert_array_equal(frames.pixels_FHWC, np.stack([pictures[int(i)] for i in wanted]))
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_public_files_give_what_a_sequential_read_gives(name: str) -> None:
+    path = CORPUS / name
+    times_s, _ = sequential_times(path)
+    cases = [(read(path, n), np.unique(np.linspace(0, len(times_s) - 1, n, dtype=int))) for n in (8, 32)]
+    start_s, end_s = 0.25 * times_s[-1], 0.75 * times_s[-1] + 1e-4
+    clip = np.flatnonzero((times_s >= start_s) & (times_s < end_s))
+    cases.append((read(path, 5, start_s, end_s), clip[np.unique(np.linspace(0, len(clip) - 1, 5, dtype=int))]))
+    check_against_sequential(path, times_s, cases)
+
+
+@pytest.mark.parametrize("name", [e["file"] for e in corpus() if e["result"] != "ok" and e["file"] not in PARTIAL])
+def test_public_broken_files_get_their_class(name: str) -> None:
+    with pytest.raises(RowError) as caught:
+        read(CORPUS / name, 8)
+    assert caught.value.error_class == BROKEN[Path(name).name.split("+")[-1]]
+
+
+@pytest.mark.skipif(not corpus(), reason="the public files are not here")
+@pytest.mark.parametrize("name", PARTIAL)
+def test_public_damaged_files_give_what_can_be_read_and_say_so(name: str) -> None:
+    path = CORPUS / name
+    frames = read(path, 32)
+    assert frames.partial and 0.25 * 32 <= len(frames.times_s) < 32 == frames.wanted
+    times_s, _ = sequential_times(path)
+    nearest = np.abs(times_s[None] - np.array(frames.times_s)[:, None])
+    assert nearest.min(axis=1).max() < 1e-6  # every frame given is one that a sequential read has too
+
+
+def test_every_public_file_is_tried() -> None:
+    if corpus():
+        assert len(corpus()) == len(READABLE) + len(BROKEN) + len(PARTIAL) == 112
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "b-frames.mp4": {"codec_options": {"bf": "3"}},
+    "open-gop.mp4": {"codec_options": {"x264-params": "open-gop=1:bframes=3:keyint=10:scenecut=0"}},
+    "intra-refresh.mp4": {"codec_options": {"x264-params": "intra-refresh=1:keyint=10"}},
+    "intra-refresh.mkv": {"codec_options": {"x264-params": "intra-refresh=1:keyint=10"}},
+    "open-gop.ts": {"codec_options": {"x264-params": "open-gop=1:bframes=3:keyint=10:scenecut=0"}},
+    "open-gop-hevc.mp4": {"codec": "libx265", "codec_options": {"x265-params": "open-gop=1:keyint=10:log-level=none"}},
+    "all-key.mp4": {"gop": 1},
+    "one-key.mp4": {"gop": 1000},
+    "fragmented.mp4": {"options": {"movflags": "frag_keyframe+empty_moov"}},
+    "sound.mp4": {"audio": True},
+    "vp8.webm": {"codec": "libvpx", "codec_options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "codec_options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "vp9-alpha.webm": {"codec": "libvpx-vp9", "pix_fmt": "yuva420p"},
+    "av1.mkv": {"codec": "libsvtav1", "codec_options": {"svtav1-params": "lookahead=8"}},
+    "mkv.mkv": {},
+    "ts.ts": {},
+    "mpeg2.mpg": {"codec": "mpeg2video", "codec_options": {"bf": "2"}},
+    "mpeg4-b.avi": {"codec": "mpeg4", "codec_options": {"bf": "2"}},
+    "h264-b.avi": {"codec_options": {"bf": "3"}},
+    "flv.flv": {"codec": "flv"},
+    "gif.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "wmv.asf": {"codec": "wmv2"},
+    "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "alpha.mov": {"codec": "prores_ks", "pix_fmt": "yuva444p10le"},
+    "alpha-rle.mov": {"codec": "qtrle", "pix_fmt": "argb"},
+    "grey.mp4": {"pix_fmt": "gray"},
+    "grey-10bit.mp4": {"pix_fmt": "gray10le"},
+    "10bit.mp4": {"pix_fmt": "yuv420p10le"},
+    "444.mp4": {"pix_fmt": "yuv444p"},
+    "odd.mkv": {"codec": "ffv1", "size": (97, 131)},
+    "wide.mkv": {"codec": "ffv1", "size": (8, 4096)},
+    "variable.mp4": {"times_ms": [i * i * 10 for i in range(50)]},
+    "variable.mkv": {"times_ms": [i * 40 + 300 * (i // 10) for i in range(50)]},
+    "late-start.mkv": {"times_ms": [7000 + 40 * i for i in range(50)]},
+    "late-start.ts": {"times_ms": [7000 + 40 * i for i in range(50)]},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_made_files_of_every_kind(name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, frames=50, **KINDS[name])
+    for count in (8, 50, 64):
+        assert numbers(read(path, count).pixels_FHWC) == np.unique(np.linspace(0, 49, count, dtype=int)).tolist()
+    times_s, _ = sequential_times(path)
+    for strategy in ({}, {"strategy": "fps", "fps": 4.0}):
+        frames = read(path, 16, float(times_s[20]), float(times_s[40]), **strategy)
+        assert set(numbers(frames.pixels_FHWC)) <= set(range(20, 40))
+        expected = [float(times_s[number]) for number in numbers(frames.pixels_FHWC)]
+        np.testing.assert_allclose(frames.times_s, expected, atol=1e-6)
+        check_against_sequential(path, times_s, [(frames, np.array(numbers(frames.pixels_FHWC)))])
+
+
+def test_one_frame_is_a_whole_video(tmp_path: Path) -> None:
+    frames = read(write_video(tmp_path / "one.mp4", frames=1), 32)
+    assert (numbers(frames.pixels_FHWC), frames.wanted, frames.partial) == ([0], 1, False)
+    assert frames.duration_s == pytest.approx(0.04, abs=0.001)
+
+
+def test_keyframes_are_the_keyframes(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", frames=100, gop=10, codec_options={"x264-params": "scenecut=0"})
+    assert numbers(read(path, 32, strategy="keyframes").pixels_FHWC) == list(range(0, 100, 10))
+    assert numbers(read(path, 4, strategy="keyframes").pixels_FHWC) == [0, 30, 60, 90]
+    assert numbers(read(path, 32, 0.5, 0.7, strategy="keyframes").pixels_FHWC) == [13]  # none inside: its first frame
+
+
+def test_fps_takes_what_is_on_screen_and_caps(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", frames=100)
+    assert numbers(read(path, 32, strategy="fps", fps=1.0).pixels_FHWC) == [0, 25, 50, 75]
+    assert numbers(read(path, 32, strategy="fps", fps=2.0).pixels_FHWC) == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert numbers(read(path, 3, strategy="fps", fps=2.0).pixels_FHWC) == [0, 49, 99]
+    assert numbers(read(path, 200, strategy="fps", fps=1000.0).pixels_FHWC) == list(range(100))
+
+
+def test_a_clip_between_two_frames_is_the_one_on_screen(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "slides.mkv", frames=3, times_ms=[0, 10_000, 20_000])
+    frames = read(path, 8, 12.0, 15.0)
+    assert (numbers(frames.pixels_FHWC), frames.times_s, frames.duration_s) == ([1], (10.0,), 3.0)
+
+
+UNIT = 1 << 16
+TURNS = {  # ISO/IEC 14496-12: (x, y) is shown at (a x + c y, b x + d y), y pointing down; here as (a, b, c, d)
+    "none": ((UNIT, 0, 0, UNIT), 0),
+    "right": ((0, UNIT, -UNIT, 0), -1),
+    "half": ((-UNIT, 0, 0, -UNIT), 2),
+    "left": ((0, -UNIT, UNIT, 0), 1),
+    "askew": ((UNIT // 2, UNIT // 2, -UNIT // 2, UNIT // 2), 0),  # not a quarter turn: ignored
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_turned_pictures_stand_upright(turn: str, tmp_path: Path) -> None:
+    (a, b, c, d), quarters = TURNS[turn]
+    path = write_video(tmp_path / "v.mp4", frames=30, size=(96, 96), matrix=[a, b, 0, c, d, 0, 0, 0, 1 << 30])
+    bits_44 = np.array([29 >> bit & 1 for bit in range(16)]).reshape(4, 4)
+    expected = sum(int(bit) << place for place, bit in enumerate(np.rot90(bits_44, quarters).ravel()))
+    assert numbers(read(path, 2).pixels_FHWC)[1] == expected
+
+
+@pytest.mark.parametrize("hours", [3, pytest.param(24, marks=pytest.mark.slow)])
+def test_hours_at_one_frame_a_second_take_seconds(hours: int, tmp_path: Path) -> None:
+    count = hours * 3600
+    path = write_video(tmp_path / "v.mp4", frames=count, size=(16, 16), fps=1, codec="mpeg4", gop=60)
+    with pytest.raises(RowError) as caught:
+        read_frames(path, Sampling(8), MODEL_SIZE, Limits(max_duration_s=3600))
+    assert caught.value.error_class == "too_long"
+    frames = read_frames(path, Sampling(8), MODEL_SIZE, Limits(video_s=5))
+    expected = np.linspace(0, count - 1, 8, dtype=int)
+    assert numbers(frames.pixels_FHWC) == (expected % (1 << 16)).tolist()
+    np.testing.assert_allclose(frames.times_s, expected)
+
+
+def test_probe_says_what_the_headers_say(tmp_path: Path) -> None:
+    header = probe(write_video(tmp_path / "v.mp4"))
+    assert (header.width, header.height, header.codec, header.frames, header.average_fps) == (128, 96, "h264", 50, 25)
+    assert header.duration_s == pytest.approx(2.0) and header.has_index
+    with (tmp_path / "v.mp4").open("rb") as file:
+        assert probe(file) == header
+    ts = probe(write_video(tmp_path / "v.ts"))
+    assert ts.frames is None and not ts.has_index
+
+
+def test_an_open_file_reads_like_a_path(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv")
+    with path.open("rb") as file:
+        frames = read_frames(file, Sampling(8), MODEL_SIZE, Limits())
+    np.testing.assert_array_equal(frames.pixels_FHWC, read(path, 8).pixels_FHWC)
+    assert frames.bytes_read == path.stat().st_size
+
+
+def test_pictures_carry_their_numbers() -> None:
+    assert numbers(np.stack([picture(n, 96, 96) for n in (0, 1, 77, 65535)])) == [0, 1, 77, 65535]
