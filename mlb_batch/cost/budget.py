@@ -53,6 +53,8 @@ class Measure:
         return bill.vision, bill.llm, moved_bytes(self.device, shape, clip, schedule, self.new_tokens)
 
     def total(self, amounts: tuple[int, ...]) -> int:
+        if not amounts:
+            return 0  # a job without clips
         return self.device.nanoseconds(*amounts) if self.device else amounts[0]
 
 

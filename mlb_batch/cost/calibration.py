@@ -71,10 +71,10 @@ def store_folder() -> Path:
 
 
 def save(calibration: Calibration, folder: Path | None = None) -> Path:
-    """One file for each device, model and dtype; a new measurement takes the place of the old one."""
+    """One file for each device, weights and dtype; a new measurement takes the place of the old one."""
     folder = folder or store_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    name = "\n".join((calibration.device, calibration.model, calibration.revision, calibration.dtype))
+    name = "\n".join((calibration.device, calibration.revision, calibration.dtype))
     path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     scratch.write_text(json.dumps(dataclasses.asdict(calibration), indent=1))
@@ -82,11 +82,10 @@ def save(calibration: Calibration, folder: Path | None = None) -> Path:
     return path
 
 
-def load(model: str, revision: str, device: str = "auto", folder: Path | None = None) -> Calibration | None:
-    """The newest calibration of this model, on a device of the kind that the job asks for; a name will do, too."""
-    found = [c for c in _all(folder or store_folder()) if (c.model, c.revision) == (model, revision)]
-    kind = device.partition(":")[0]
-    fitting = [c for c in found if device in ("auto", c.device) or kind == c.kind]
+def load(revision: str, device: str = "auto", folder: Path | None = None) -> Calibration | None:
+    """The newest calibration of these weights, on a device of the kind that the job asks for (auto: on any)."""
+    found = [c for c in _all(folder or store_folder()) if c.revision == revision]
+    fitting = [c for c in found if device == "auto" or device.partition(":")[0] == c.kind]
     return max(fitting, key=lambda c: c.measured_at, default=None)
 
 

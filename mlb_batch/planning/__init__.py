@@ -1,14 +1,20 @@
 """The plan of a job: what it will cost, and the keep that its budget affords. Reads container headers, holds nothing.
 
-    survey.py   the source, probed and tokenized, becomes a histogram of clip shapes
-    build.py    plan(): survey -> budget -> solved keep -> Plan
-    frozen.py   the solved schedule under OUTPUT, so that later runs with more videos reuse it
-    text.py     describe(): the plan for people
+setup.py      what the spec names, resolved: checkpoint, paired model, method
+survey.py     the source, probed and tokenized, becomes a histogram of clip shapes
+solving.py    the histogram and the budget become a keep
+frozen.py     ... which is kept under OUTPUT, so that later runs with more videos reuse it
+identity.py   the fingerprint, and the key of the frozen schedule
+tally.py      the job at that keep, in every measure
+advice.py     what the user should know before it starts
+build.py      plan(): all of it together
+text.py       describe(): the plan for people
 """
 
-from mlb_batch.planning.build import plan
+from mlb_batch.planning.build import plan, settle
 from mlb_batch.planning.frozen import freeze
 from mlb_batch.planning.record import Budget, Estimate, Layer, Plan
+from mlb_batch.planning.setup import Setup, setup
 from mlb_batch.planning.text import describe
 
-__all__ = ["Budget", "Estimate", "Layer", "Plan", "describe", "freeze", "plan"]
+__all__ = ["Budget", "Estimate", "Layer", "Plan", "Setup", "describe", "freeze", "plan", "settle", "setup"]

@@ -2,10 +2,229 @@
 
 from __future__ import annotations
 
-from mlb_batch.planning.record import Plan
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from mlb_batch.cost.allocate import ContentRule, Redundant, solve_all, solve_sample
+from mlb_batch.cost.budget import MS_PER_HOUR, Measure
+from mlb_batch.cost.budget import limit as budget_limit
+from mlb_batch.cost.calibration import NANO, Calibration, load
+from mlb_batch.cost.estimate import TWO_SIDED_99, ratio_total
+from mlb_batch.cost.flops import Bill, trunk_lengths
+from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.cost.solve import Pricer
+from mlb_batch.errors import BudgetError
+from mlb_batch.planning.advice import Findings, advice
+from mlb_batch.planning.frozen import Solved, thaw
+from mlb_batch.planning.identity import fingerprint_of, key_of
+from mlb_batch.planning.record import Budget, Estimate, Layer, Plan
+from mlb_batch.planning.setup import Setup, setup
+from mlb_batch.planning.solving import Case, fewer, per_video, solve, vanilla_per_video
+from mlb_batch.planning.survey import Layout, Survey, survey
+from mlb_batch.planning.tally import ScheduleOf, nanoseconds, tally
+from mlb_batch.source import Inspection, Prompt, videos
 from mlb_batch.spec import JobSpec
+from mlb_batch.vlm.prompts import Prompter
+
+# Of one Parquet row, compressed: measured on 5,000 rows of captions with 32 frame times.
+ROW_BYTES, TOKEN_BYTES, FRAME_BYTES = 200, 3, 5
 
 
-def plan(spec: JobSpec, replan: bool = False) -> Plan:
+def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = None) -> Plan:
     """Price the job and solve its budget; a schedule that an earlier run froze is used again unless `replan`."""
-    raise NotImplementedError
+    means = setup(spec)
+    device = load(means.checkpoint.revision, spec.model.device)
+    case = Case(spec.budget, _pricer(spec, means, device), _surveyed(spec, means, inspection), spec.frames.count)
+    key = key_of(spec, means)
+    frozen = None if replan else thaw(spec, key)
+    return _assembled(spec, means, case, device, key, frozen or solve(case), reused=frozen is not None)
+
+
+def settle(spec: JobSpec, priced: Plan, sample: Sequence[Redundant], complete: bool) -> Plan:
+    """The plan with allocation `content` solved, once the redundancy of all clips (or of a random sample) is known."""
+    means = setup(spec)
+    pricer = _pricer(spec, means, load(means.checkpoint.revision, spec.model.device))
+    budget = priced.budget
+    if complete:
+        rule = solve_all(pricer, sample, budget.limit, priced.keep)
+    else:
+        rule = solve_sample(pricer, sample, priced.clips, budget.planned, budget.limit, priced.keep)
+    return with_content(spec, means, priced, rule)
+
+
+def with_content(spec: JobSpec, means: Setup, priced: Plan, rule: ContentRule) -> Plan:
+    solved = Solved(priced.keep, priced.frames, rule)
+    return dataclasses.replace(priced, content=rule, fingerprint=fingerprint_of(spec, means, solved))
+
+
+def _pricer(spec: JobSpec, means: Setup, device: Calibration | None) -> Pricer:
+    budget = spec.budget
+    timed = device if budget.kind == "gpu_hours" else None
+    if budget.kind == "gpu_hours" and timed is None:
+        raise BudgetError(
+            f"budget.gpu_hours: {means.checkpoint.name} was never calibrated on {spec.model.device}; run "
+            "`mlb-batch bench calibrate` with this job there, or give a ratio or pflops"
+        )
+    measure = Measure(budget.scope, budget.convention, spec.generate.max_new_tokens, timed)
+    return Pricer(means.shape, means.method, measure, means.pair_shape)
+
+
+def _surveyed(spec: JobSpec, means: Setup, inspection: Inspection | None) -> Survey:
+    prompter = Prompter(means.checkpoint)
+
+    def length(prompt: Prompt) -> int:
+        return len(prompter.suffix(prompt.kind, prompt.text, prompt.choices))
+
+    layout = Layout(spec.frames, spec.clips, means.shape.side, len(prompter.prefix), means.shape.trailer)
+    return survey(videos(spec, inspection), layout, length)
+
+
+def expected_new_tokens(spec: JobSpec) -> int:
+    """Without a word from the user the plan expects the most: it can only turn out cheaper."""
+    return spec.generate.expected_new_tokens or spec.generate.max_new_tokens
+
+
+def _assembled(
+    spec: JobSpec, means: Setup, case: Case, device: Calibration | None, key: str, solved: Solved, reused: bool
+) -> Plan:
+    clips = fewer(case.clips, solved.frames)
+    priced = Plan(
+        fingerprint=fingerprint_of(spec, means, solved),
+        key=key,
+        reused=reused,
+        model=means.checkpoint.name,
+        revision=means.checkpoint.revision,
+        method=spec.prune.method,
+        select=spec.prune.select,
+        keep=solved.keep,
+        content=solved.content,
+        frames=solved.frames,
+        budget=_budget(case, clips, solved.keep),
+        expected_new_tokens=expected_new_tokens(spec),
+        layers=_layers(case.pricer, clips, solved.keep),
+        estimate=None if case.survey.complete else _estimate(case, solved),
+        **_sizes(spec, case, clips),
+        **_costs(spec, case, clips, solved.keep),
+        **_times(spec, case, clips, solved.keep, device),
+        warnings=(),
+    )
+    return dataclasses.replace(priced, warnings=advice(priced, Findings(spec, means, case, clips)))
+
+
+def _sizes(spec: JobSpec, case: Case, clips: Counter[ClipShape]) -> dict[str, Any]:
+    found, scaled = case.survey, case.scaled
+    prompts = scaled(sum(count * len(clip.suffixes) for clip, count in clips.items()))
+    frames = max((clip.frames for clip in clips), default=0)
+    return {
+        "videos": found.videos,
+        "unreadable": scaled(sum(not one.readable for one in found.seen)),
+        "problems": found.problems,
+        "hours": scaled(case.video_ms) / MS_PER_HOUR,
+        "clips": scaled(clips.total()),
+        "prompts": prompts,
+        "visual_tokens": scaled(sum(count * clip.visual for clip, count in clips.items())),
+        "text_tokens": scaled(sum(count * _text_tokens(clip) for clip, count in clips.items())),
+        "bytes_read": scaled(sum(one.num_bytes for one in found.seen)),
+        "bytes_written": prompts * (ROW_BYTES + TOKEN_BYTES * expected_new_tokens(spec) + FRAME_BYTES * frames),
+    }
+
+
+def _schedules(case: Case, keep: int) -> tuple[ScheduleOf, ScheduleOf]:
+    """Of a clip as planned, and unpruned."""
+    pricer = case.pricer
+    return lambda clip: pricer.method.schedule(pricer.shape, clip, keep), lambda clip: Schedule(clip.frames)
+
+
+def _costs(spec: JobSpec, case: Case, clips: Counter[ClipShape], keep: int) -> dict[str, Any]:
+    pruned, whole = _schedules(case, keep)
+    new = expected_new_tokens(spec)
+    vanilla, planned = tally(case.pricer, case.clips, whole, new), tally(case.pricer, clips, pruned, new)
+    worst = tally(case.pricer, clips, pruned, spec.generate.max_new_tokens)
+    return {
+        "vanilla": _scaled_bill(case, vanilla.bill),
+        "planned": _scaled_bill(case, planned.bill),
+        "planned_worst": _scaled_bill(case, worst.bill),
+        "paper_vanilla": case.scaled(vanilla.macs),
+        "paper_planned": case.scaled(planned.macs),
+    }
+
+
+def _times(
+    spec: JobSpec, case: Case, clips: Counter[ClipShape], keep: int, device: Calibration | None
+) -> dict[str, Any]:
+    if device is None:
+        return {"device": "", "gpu_hours": None, "gpu_hours_vanilla": None, "price": None}
+    pruned, whole = _schedules(case, keep)
+    new, rate = expected_new_tokens(spec), spec.limits.price_per_gpu_hour
+    planned, unpruned = (
+        case.scaled(nanoseconds(case.pricer, some, schedule_of, new, device)) / NANO / 3600
+        for some, schedule_of in ((clips, pruned), (case.clips, whole))
+    )
+    price = None if rate is None else rate * planned
+    return {"device": device.device, "gpu_hours": planned, "gpu_hours_vanilla": unpruned, "price": price}
+
+
+def _text_tokens(clip: ClipShape) -> int:
+    return len(clip.suffixes) * (clip.prefix + clip.trailer) + sum(clip.suffixes)
+
+
+def _scaled_bill(case: Case, bill: Bill) -> Bill:
+    return Bill(*(case.scaled(part) for part in (bill.vision, bill.prefill, bill.scoring, bill.generate)))
+
+
+def _budget(case: Case, clips: Counter[ClipShape], keep: int) -> Budget:
+    spec, pricer = case.budget, case.pricer
+    vanilla = case.scaled(pricer.vanilla(case.clips))
+    return Budget(
+        kind=spec.kind,
+        amount=spec.amount,
+        scope=spec.scope,
+        convention=spec.convention,
+        allocation=spec.allocation,
+        unit=pricer.measure.unit,
+        limit=budget_limit(spec.kind, spec.amount, vanilla, case.scaled(case.video_ms)),
+        planned=case.scaled(pricer.job(clips, keep)),
+        vanilla=vanilla,
+        floor=case.scaled(pricer.job(clips, 0)),
+    )
+
+
+def _layers(pricer: Pricer, clips: Counter[ClipShape], keep: int) -> tuple[Layer, ...]:
+    """What each layer sees of the commonest clip (of the longest, among equals)."""
+    if not clips:
+        return ()
+    clip = max(clips, key=lambda one: (clips[one], one.visual, one.suffixes))
+    schedule = pricer.method.schedule(pricer.shape, clip, keep)
+    prompts = len(clip.suffixes)
+    if not schedule.scan:
+        text = clip.prefix + clip.trailer
+        lengths = trunk_lengths(pricer.shape, clip, schedule)
+        return tuple(Layer(i, length - text, prompts if forked else 1) for i, (length, forked) in enumerate(lengths))
+    first = schedule.scan.layers
+    scanned, joined = sum(schedule.scan.segments) * clip.tokens_per_frame, sum(schedule.scan.kept)
+    copies = prompts if schedule.fork else 1
+    return tuple(
+        Layer(i, scanned, 1) if i < first else Layer(i, joined, copies) for i in range(pricer.shape.decoder.layers)
+    )
+
+
+def _estimate(case: Case, solved: Solved) -> Estimate:
+    seen = case.survey.seen
+    costs, _ = per_video(case, solved.frames, solved.keep)
+
+    def interval(amounts: Sequence[int]) -> tuple[int, int]:
+        ones = [1] * len(amounts)
+        _, low, high = ratio_total(amounts, ones, case.survey.videos, case.survey.videos, TWO_SIDED_99)
+        return max(0, int(low)), int(high) + 1
+
+    low_ms, high_ms = interval([one.video_ms for one in seen])
+    return Estimate(
+        sampled_videos=len(seen),
+        confidence=0.99,
+        hours=(low_ms / MS_PER_HOUR, high_ms / MS_PER_HOUR),
+        clips=interval([len(one.clips) for one in seen]),
+        vanilla=interval(vanilla_per_video(case)),
+        planned=interval(costs),
+    )

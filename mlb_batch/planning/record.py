@@ -19,7 +19,8 @@ class Budget:
     amount: float
     scope: str  # llm | total
     convention: str  # exact | paper
-    unit: str  # of the four numbers below: FLOPs | multiply-adds | microseconds
+    allocation: str  # equal | content
+    unit: str  # of the four numbers below: FLOPs | multiply-adds | nanoseconds
     limit: int  # what may be spent
     planned: int  # what the solved keep spends, generation at max_new_tokens where the scope counts it
     vanilla: int  # the same job unpruned, shared between the prompts of a clip
@@ -28,7 +29,7 @@ class Budget:
     @property
     def use(self) -> float:
         """The share of the limit that is planned to be spent."""
-        return self.planned / self.limit
+        return self.planned / self.limit if self.limit else 0.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that `mlb-batch plan` prints. `bill` parts are exact-convention FLOPs whatever the budget counts in."""
+    """Everything that `mlb-batch plan` prints. Bills are exact-convention FLOPs, whatever the budget counts in."""
 
     fingerprint: str
     key: str  # names the frozen schedule: the fingerprint's fields without what was solved
@@ -63,11 +64,12 @@ class Plan:
     revision: str
     method: str
     select: str
-    keep: int  # millionths of a clip's visual tokens
-    content: ContentRule | None  # allocation `content`: a clip's own keep, from its redundancy
-    frames: int  # frames of a clip that are encoded, at most
+    keep: int  # millionths of a clip's visual tokens; under allocation `content`, what `equal` would give
+    content: ContentRule | None  # a clip's own keep from its redundancy, once `settle` has solved it
+    frames: int  # the sampling's count: fewer than asked for where only that meets the budget
     videos: int
     unreadable: int  # headers that could not be read; priced at the sampling's full count
+    problems: int  # rows of the input that can't be annotated at all
     hours: float
     clips: int
     prompts: int  # annotations: clips x their prompts
@@ -82,7 +84,9 @@ class Plan:
     expected_new_tokens: int
     layers: tuple[Layer, ...]
     estimate: Estimate | None  # None: every header was probed
-    gpu_hours: float | None  # None: this device and model were never calibrated
+    device: str  # that was calibrated with this model; empty: none was
+    gpu_hours: float | None  # of that device, generation at `expected_new_tokens`
+    gpu_hours_vanilla: float | None
     price: float | None
     bytes_read: int
     bytes_written: int

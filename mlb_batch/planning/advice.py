@@ -1,0 +1,140 @@
+"""What the user should know before the job starts: each warning is one line with what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlb_batch import tiny
+from mlb_batch.cost.schedule import WHOLE, ClipShape
+from mlb_batch.cost.solve import largest
+from mlb_batch.planning.record import Plan
+from mlb_batch.planning.setup import Setup
+from mlb_batch.planning.solving import Case, shared_selection
+from mlb_batch.planning.text import count, percent
+from mlb_batch.spec import JobSpec
+
+FLOOR_SHARE = 0.5  # of the budget, spent before the first visual token is kept
+OUTSIDE_SHARE = 0.5  # of the pruned job, in parts that pruning does not make cheaper
+MUCH_BETTER = 1.25  # times the tokens that another choice would keep
+TIME_GAP = 1.5  # how much more of vanilla's time than of its FLOPs a plan takes
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a plan was made from."""
+
+    spec: JobSpec
+    means: Setup
+    case: Case
+    clips: Counter[ClipShape]
+
+
+def advice(plan: Plan, found: Findings) -> tuple[str, ...]:
+    checks = (_source, _model, _frames, _sharing, _budget, _time, _context)
+    return tuple(line for check in checks for line in check(plan, found))
+
+
+def _source(plan: Plan, found: Findings) -> Iterator[str]:
+    if plan.unreadable:
+        yield (
+            f"{count(plan.unreadable)} headers could not be read; their videos are priced at {found.spec.frames.count} "
+            "frames, and will end in errors/ if they can't be read at all"
+        )
+    if plan.problems:
+        yield f"{count(plan.problems)} rows of the input can't be annotated and will end in errors/"
+    if plan.estimate:
+        yield (
+            f"{count(plan.estimate.sampled_videos)} of {count(plan.videos)} videos were probed: the numbers are "
+            "estimates; each clip's own plan is made from the frames that are read"
+        )
+    if found.spec.frames.strategy == "keyframes":
+        yield "headers don't say how many keyframes there are: the plan takes the sampling's full count"
+
+
+def _model(plan: Plan, found: Findings) -> Iterator[str]:
+    name = plan.model.removeprefix("embedded:")
+    if plan.model.startswith("embedded:") and not tiny.trained(name):
+        yield f"{plan.model} has random weights here: its answers are noise, good for trying the machinery only"
+
+
+def _frames(plan: Plan, found: Findings) -> Iterator[str]:
+    asked = found.spec.frames.count
+    if plan.frames < asked:
+        yield (
+            f"the budget is below what {asked} frames cost before the first token is kept: {plan.frames} frames are "
+            f"read and encoded (the most of {asked} x 1, 3/4, 1/2, 3/8, ... at which a tenth of their tokens fits)"
+        )
+
+
+def _sharing(plan: Plan, found: Findings) -> Iterator[str]:
+    """Query-aware cuts leave little to share between the prompts of a clip."""
+    many = any(len(clip.suffixes) > 1 for clip in found.clips)
+    shared = shared_selection(found.case.pricer)
+    if not many or not shared or plan.planned.llm == 0:
+        return
+    if plan.planned.llm >= plan.vanilla.llm and plan.keep < WHOLE:
+        yield (
+            f"pruning for each prompt costs {percent(plan.planned.llm / plan.vanilla.llm)} of one unpruned prefill "
+            "that the prompts of a clip share; set prune.select=per_video, or prune.method=none with ratio 1"
+        )
+    low, allowed = shared.job(found.clips, 0), found.case.limit(found.case.pricer.vanilla(found.case.clips))
+    if low > allowed:
+        return
+    better = largest(lambda at: shared.job(found.clips, at), allowed, low).at
+    if better > plan.keep * MUCH_BETTER:
+        yield (
+            f"with several prompts on a clip, prune.select=per_video would keep {percent(better / WHOLE)} of the "
+            f"visual tokens on the same budget, instead of {percent(plan.keep / WHOLE)}"
+        )
+
+
+def _budget(plan: Plan, found: Findings) -> Iterator[str]:
+    budget = plan.budget
+    if budget.planned > budget.limit:
+        yield (
+            f"the schedule that an earlier run froze now costs {percent(budget.use)} of the budget as written; "
+            "--replan solves again (and annotates anew)"
+        )
+    elif budget.floor > FLOOR_SHARE * budget.limit:
+        yield (
+            f"{percent(budget.floor / budget.limit)} of the budget is spent before the first visual token is kept: "
+            "fewer frames, or a cheaper method, leave more for tokens"
+        )
+    if not found.means.method.exact:
+        yield "spend: cap may stay below the budget on clips that repeat themselves; the report says by how much"
+    if budget.allocation == "content" and plan.content is None:
+        yield "allocation content: the keep shown is the one that `equal` gives; the run solves each clip's own first"
+    if budget.kind == "gpu_hours" and budget.convention == "paper":
+        yield "a budget in gpu_hours is measured time: convention paper has no bearing on it"
+
+
+def _time(plan: Plan, found: Findings) -> Iterator[str]:
+    """Fewer operations that are not faster is a finding to show."""
+    spent, whole = plan.planned.total, plan.vanilla.total
+    if plan.keep == WHOLE or not spent:
+        return
+    if plan.gpu_hours is not None and plan.gpu_hours_vanilla:
+        share_of_time = plan.gpu_hours / plan.gpu_hours_vanilla
+        if share_of_time > TIME_GAP * spent / whole:
+            yield (
+                f"{percent(spent / whole)} of vanilla's FLOPs, but {percent(share_of_time)} of its time on "
+                f"{plan.device}: generation is bound by memory, which pruning hardly touches"
+            )
+    outside = plan.planned.vision + plan.planned.generate
+    if outside > OUTSIDE_SHARE * spent:
+        yield (
+            f"{percent(outside / spent)} of the pruned job is vision and generation, which the keep hardly changes: "
+            "frames.count and generate.max_new_tokens do"
+        )
+
+
+def _context(plan: Plan, found: Findings) -> Iterator[str]:
+    room = found.means.shape.decoder.context
+    longest = max((c.prefix + c.visual + c.trailer + max(c.suffixes, default=0) for c in found.case.clips), default=0)
+    if longest > room:
+        yield (
+            f"unpruned, the longest clip has {count(longest)} tokens and the model's context {count(room)}: vanilla is "
+            "the arithmetic of a run that could not have been made"
+        )

@@ -1,0 +1,32 @@
+"""What makes a job this job: the fingerprint of its rows, and the key under which its solved schedule is frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mlb_batch.ledger import fingerprint
+from mlb_batch.planning.frozen import Solved
+from mlb_batch.planning.setup import Setup
+from mlb_batch.spec import JobSpec
+
+
+def fingerprint_of(spec: JobSpec, means: Setup, solved: Solved) -> str:
+    """Of everything that changes a text: the job as asked, and the schedule that its budget came to."""
+    return fingerprint({**_asked(spec, means), "solved": dataclasses.asdict(solved)})
+
+
+def key_of(spec: JobSpec, means: Setup) -> str:
+    """Of the job as asked with its budget as written: the same whatever videos there are."""
+    return fingerprint({**_asked(spec, means), "budget": spec.budget.model_dump()})
+
+
+def _asked(spec: JobSpec, means: Setup) -> dict[str, object]:
+    return {
+        "model": [means.checkpoint.revision, spec.model.dtype],
+        "pair": means.pair and means.pair.revision,
+        "method": repr(means.method),
+        "frames": spec.frames.model_dump(),
+        "clips": spec.clips and spec.clips.model_dump(),
+        "prompts": [prompt.model_dump() for prompt in spec.prompts],
+        "generate": spec.generate.model_dump(exclude={"expected_new_tokens"}),
+    }

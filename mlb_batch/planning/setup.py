@@ -1,0 +1,67 @@
+"""What a job's spec names, resolved: the checkpoint, the method, and the paired model where the method uses one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mlb_batch import prune
+from mlb_batch.cost.features import PairedShape, paired_shape
+from mlb_batch.cost.schedule import WHOLE, ClipShape
+from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.errors import ModelError
+from mlb_batch.prune import Pruning
+from mlb_batch.spec import JobSpec
+from mlb_batch.vlm.checkpoint import Checkpoint, resolve
+
+_SO400M = (1152, 27)  # width and patches along an edge of the tower whose own pair is published
+_SO400M_PAIR = "google/siglip-so400m-patch14-384"
+_DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class Setup:
+    checkpoint: Checkpoint
+    shape: ModelShape
+    pair: Checkpoint | None
+    method: Pruning
+
+    @property
+    def pair_shape(self) -> PairedShape | None:
+        return paired_shape(self.pair.config) if self.pair else None
+
+
+def setup(spec: JobSpec) -> Setup:
+    """Resolves ids to files (a hub's are downloaded once); loads no weights."""
+    if not _DEVICES.fullmatch(spec.model.device):
+        raise ModelError(f"model.device: {spec.model.device!r} is no device; use auto, cpu, cuda or cuda:N")
+    checkpoint = resolve(spec.model.id, spec.model.revision)
+    shape = checkpoint.shape
+    pair = _pair(spec, checkpoint) if _method(spec, paired=True).schedule(shape, _ANY, WHOLE).features else None
+    return Setup(checkpoint, shape, pair, _method(spec, paired=pair is not None))
+
+
+_ANY = ClipShape(frames=1, rows=1, cols=1, prefix=0, trailer=0, suffixes=(1,))
+
+
+def _method(spec: JobSpec, paired: bool) -> Pruning:
+    return prune.make(spec.prune.method, spec.prune.options, spec.prune.select, spec.prune.compact_cache, paired)
+
+
+def _pair(spec: JobSpec, checkpoint: Checkpoint) -> Checkpoint | None:
+    """The model that prune.feature_model names; `auto` is the pair that belongs to the model's own tower, if any."""
+    named = spec.prune.feature_model
+    if named != "auto":
+        return _resolved_pair(named) if named else None
+    if checkpoint.name == "embedded:tiny":
+        return _resolved_pair("embedded:tiny-paired")
+    vision = checkpoint.shape.vision
+    return _resolved_pair(_SO400M_PAIR) if (vision.hidden, vision.side) == _SO400M else None
+
+
+def _resolved_pair(name: str) -> Checkpoint:
+    try:
+        return resolve(name)
+    except ModelError as error:
+        remedy = "set prune.feature_model to its folder, or to null for the language model's own attention"
+        raise ModelError(f"prune.feature_model: {error}; {remedy}") from None

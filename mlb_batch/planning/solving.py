@@ -1,0 +1,160 @@
+"""A survey and a budget -> the keep, and the frames where the vision tower alone would break the budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mlb_batch.cost.budget import amount_of, limit
+from mlb_batch.cost.estimate import ONE_SIDED_99, ratio_total
+from mlb_batch.cost.schedule import WHOLE, ClipShape
+from mlb_batch.cost.solve import Pricer, largest
+from mlb_batch.cost.total import Histogram
+from mlb_batch.errors import BudgetError
+from mlb_batch.planning.frozen import Solved
+from mlb_batch.planning.survey import Seen, Survey
+from mlb_batch.spec import BudgetSpec
+
+# Fewer frames are planned only where no keep fits with all of them: the most frames of this ladder at which a tenth of
+# their tokens fits; where none does, the most at which anything fits.
+LADDER = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16, 1 / 32)
+WORTH_KEEPING = WHOLE // 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """A survey under a budget, in the budget's unit and for the surveyed videos."""
+
+    budget: BudgetSpec
+    pricer: Pricer
+    survey: Survey
+    frames: int  # the sampling's full count
+
+    @property
+    def clips(self) -> Counter[ClipShape]:
+        return self.survey.histogram()
+
+    @property
+    def video_ms(self) -> int:
+        return sum(one.video_ms for one in self.survey.seen)
+
+    def scaled(self, amount: int) -> int:
+        """From the surveyed videos to all of them."""
+        return amount * self.survey.videos // max(1, len(self.survey.seen))
+
+    def limit(self, vanilla: int) -> int:
+        """The surveyed videos' part of what the budget allows."""
+        whole = limit(self.budget.kind, self.budget.amount, vanilla, self.video_ms)
+        if self.budget.kind in ("pflops", "gpu_hours"):
+            return whole * len(self.survey.seen) // max(1, self.survey.videos)
+        return whole
+
+
+def fewer(clips: Histogram, frames: int) -> Counter[ClipShape]:
+    """The same clips with at most so many frames."""
+    out: Counter[ClipShape] = Counter()
+    for clip, count in clips.items():
+        out[replace(clip, frames=min(clip.frames, frames))] += count
+    return out
+
+
+def solve(case: Case) -> Solved:
+    """The largest keep within the budget; on a sample, within it with 99 % confidence. BudgetError under the floor."""
+    clips, pricer = case.clips, case.pricer
+    allowed = case.limit(pricer.vanilla(clips))
+    frames = _frames(case, clips, allowed)
+    clips = fewer(clips, frames)
+    low = pricer.job(clips, 0)
+    if low > allowed:
+        raise BudgetError(_below_floor(case, case.clips, low, allowed))
+    keep = largest(lambda at: pricer.job(clips, at), allowed, low).at
+    while not case.survey.complete:
+        over = _over(case, frames, keep)
+        if over <= 0 or keep == 0:
+            break
+        allowed = max(low, min(allowed - over, pricer.job(clips, keep) - 1))
+        keep = min(keep - 1, largest(lambda at: pricer.job(clips, at), allowed, low).at)
+    return Solved(keep, frames)
+
+
+def _frames(case: Case, clips: Histogram, allowed: int) -> int:
+    if case.budget.scope == "llm" or case.pricer.job(clips, 0) <= allowed:
+        return case.frames
+    ladder = sorted({max(1, int(case.frames * step)) for step in LADDER}, reverse=True)
+    for keep in (WORTH_KEEPING, 0):
+        for frames in ladder:
+            if case.pricer.job(fewer(clips, frames), keep) <= allowed:
+                return frames
+    return case.frames
+
+
+def _over(case: Case, frames: int, keep: int) -> int:
+    """By how much the 99 % upper bound of the sample's cost passes its share of the budget; not above zero: it fits."""
+    costs, shares = per_video(case, frames, keep)
+    sizes = [1] * len(costs)
+    excess = [cost - share for cost, share in zip(costs, shares, strict=True)]
+    _, _, high = ratio_total(excess, sizes, len(sizes), case.survey.videos, ONE_SIDED_99)
+    return int(high) + (high > int(high))
+
+
+def per_video(case: Case, frames: int, keep: int) -> tuple[list[int], list[int]]:
+    """Each surveyed video's cost, and its share of the budget."""
+    seen = case.survey.seen
+    cost = {clip: case.pricer.clip(clip, keep) for clip in fewer(case.clips, frames)}
+    costs = [sum(cost[replace(c, frames=min(c.frames, frames))] for c in one.clips) for one in seen]
+    return costs, [_share(case, one, vanilla) for one, vanilla in zip(seen, vanilla_per_video(case), strict=True)]
+
+
+def vanilla_per_video(case: Case) -> list[int]:
+    vanilla = {clip: case.pricer.vanilla_clip(clip) for clip in case.clips}
+    return [sum(vanilla[clip] for clip in one.clips) for one in case.survey.seen]
+
+
+def _share(case: Case, one: Seen, vanilla: int) -> int:
+    whole = limit(case.budget.kind, case.budget.amount, vanilla, one.video_ms)
+    return whole // case.survey.videos if case.budget.kind in ("pflops", "gpu_hours") else whole
+
+
+def _below_floor(case: Case, clips: Histogram, low: int, allowed: int) -> str:
+    kind, amount = case.budget.kind, case.budget.amount
+    vanilla = case.scaled(case.pricer.vanilla(clips))
+    floor = amount_of(kind, case.scaled(low), vanilla, case.scaled(case.video_ms))
+    remedies = "; ".join(_remedies(case, clips, allowed))
+    scope = f"scope {case.budget.scope}, {case.budget.convention} convention"
+    return f"budget.{kind}: {amount:g} is below the floor of this job, {_up(floor)} ({scope}); {remedies}"
+
+
+def _remedies(case: Case, clips: Histogram, allowed: int) -> Sequence[str]:
+    """What would lower the floor, with the floor that it gives."""
+    kind, vanilla = case.budget.kind, case.pricer.vanilla(clips)
+
+    def floor_of(pricer: Pricer, some: Histogram, whole: int) -> str:
+        cost = case.scaled(pricer.job(some, 0))
+        return _up(amount_of(kind, cost, case.scaled(whole), case.scaled(case.video_ms)))
+
+    found = [f"give at least {floor_of(case.pricer, clips, vanilla)}"]
+    shared = shared_selection(case.pricer)
+    if shared and any(len(clip.suffixes) > 1 for clip in clips):
+        found.append(f"prune.select: per_video has a floor of {floor_of(shared, clips, vanilla)}")
+    if case.budget.scope == "total":
+        inner = replace(case.pricer, measure=replace(case.pricer.measure, scope="llm"))
+        found.append(f"scope: llm has a floor of {floor_of(inner, clips, inner.vanilla(clips))}")
+    elif kind != "ratio" and case.frames > 1:
+        half = fewer(clips, case.frames // 2)
+        found.append(f"frames.count: {case.frames // 2} has a floor of {floor_of(case.pricer, half, vanilla)}")
+    return [*found, "or choose another prune.method"]
+
+
+def shared_selection(pricer: Pricer) -> Pricer | None:
+    """The same job with one selection for all prompts of a clip, where that is another job."""
+    method = pricer.method
+    if getattr(method, "select", None) != "per_prompt":
+        return None
+    return replace(pricer, method=replace(method, select="per_video"))  # type: ignore[type-var]
+
+
+def _up(amount: float) -> str:
+    """Four digits, never below the number: what the user reads has to fit."""
+    digits = f"{amount:.4g}"
+    return digits if float(digits) >= amount else f"{amount * 1.0005:.4g}"
