@@ -1,4 +1,4 @@
-"""AdaTP (arXiv 2505.20100), a reconstruction: the paper's code is not public; docs/provenance labels every step.
+"""AdaTP (arXiv 2505.20100), a reconstruction: the paper's code is not public; PROVENANCE.md labels every step.
 
 Text-to-visual attention has a global bias (towards the two ends of the visual sequence) and a local one (towards the
 same spatial positions in frame after frame). AdaTP cuts progressively, by attention that is debiased in both ways:

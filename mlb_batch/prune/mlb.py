@@ -1,4 +1,4 @@
-"""LLaVA-MLB (arXiv 2503.11205), a reconstruction: the paper's code is not public; docs/provenance labels every step.
+"""LLaVA-MLB (arXiv 2503.11205), a reconstruction: the paper's code is not public; PROVENANCE.md labels every step.
 
 A frozen image LLM watches a video in two stages (SegAttn). Compression: short segments of frames run a few layers
 each, with the question behind them, and hand on the tokens that the question attends to. Expansion: what they hand on
