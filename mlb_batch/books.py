@@ -75,7 +75,7 @@ class Books:
     @property
     def left(self) -> int:
         """By the plan, which may be an estimate; by what was met, where that is more."""
-        return max(self.plan.prompts, self.counts.expected) - self.finished
+        return max(0, max(self.plan.prompts, self.counts.expected) - self.finished)
 
     @property
     def rate(self) -> float:

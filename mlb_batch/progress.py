@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from calendar import timegm
 from types import TracebackType
 from typing import Any
 
@@ -12,10 +13,14 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from mlb_batch.books import Books
+from mlb_batch.errors import OutputError
 from mlb_batch.ledger import RunFolder
+from mlb_batch.ledger.runs import run_ids
 
 LINE_EVERY_S = 10.0
-FILE_EVERY_S = 15.0  # interface.md promises 30
+FILE_EVERY_S = 15.0
+SILENT_S = 90.0  # without a new progress file: no run is behind it any more
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Progress:
@@ -64,7 +69,8 @@ class Progress:
 def snapshot(books: Books, state: str) -> dict[str, Any]:
     return {
         "state": state,
-        "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "line": line(books),
+        "updated_at": time.strftime(TIME_FORMAT, time.gmtime()),
         **books.as_json(),
         "planned_annotations": books.plan.prompts,
         "left": books.left,
@@ -91,3 +97,21 @@ def clock(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def latest(output_uri: str) -> dict[str, Any]:
+    """The newest run's progress file."""
+    for run_id in reversed(run_ids(output_uri)):
+        progress = RunFolder(output_uri, run_id).read_json("progress")
+        if progress is not None:
+            return {"run_id": run_id, **progress}
+    raise OutputError(f"{output_uri}: no run is recorded here; is it the output.uri of a job that was started?")
+
+
+def describe(progress: dict[str, Any]) -> str:
+    """A progress file for people. A running job renews its file; one that is long silent was killed."""
+    silent_s = time.time() - timegm(time.strptime(progress["updated_at"], TIME_FORMAT))
+    state = progress["state"]
+    if state != "ended" and silent_s > SILENT_S:
+        state = f"silent for {clock(silent_s)}: killed, or its node is gone; run the same command to resume"
+    return f"run {progress['run_id']}: {state}\n{progress['line']}"

@@ -20,7 +20,6 @@ class Constants:
     model: str
     method: str
     select: str
-    keep: int
 
 
 def annotation_row(work: Work, ask: Ask, frames: Frames, answer: Answer, read_s: float, same: Constants) -> Row:
@@ -37,7 +36,6 @@ def annotation_row(work: Work, ask: Ask, frames: Frames, answer: Answer, read_s:
         "prompt": ask.prompt.text,
         "attempt": ask.attempt,
         "read_s": read_s,
-        "keep_ratio": same.keep / WHOLE,
         "model": same.model,
         "method": same.method,
         "select": same.select,
@@ -70,6 +68,7 @@ def _answer_columns(answer: Answer, partial: bool) -> Row:
         "num_new_tokens": answer.num_new_tokens,
         "num_visual_tokens": answer.num_visual_tokens,
         "num_kept_tokens": answer.num_kept_tokens,
+        "keep_ratio": answer.keep / WHOLE,
         "num_segments": answer.num_segments,
         "relevance_source": answer.relevance_source,
         "model_s": answer.model_s,
@@ -77,16 +76,16 @@ def _answer_columns(answer: Answer, partial: bool) -> Row:
 
 
 def _cost_columns(answer: Answer) -> Row:
-    executed = answer.executed
+    bill = answer.bill
     return {
-        "flops_planned": answer.planned.total,
-        "flops_executed": executed.total,
-        "flops_vanilla": answer.vanilla.total,
-        "flops_vision": executed.vision,
-        "flops_prefill": executed.prefill,
-        "flops_scoring": executed.scoring,
-        "flops_generate": executed.generate,
-        "macs_paper_planned": answer.paper_planned,
-        "macs_paper_executed": answer.paper_executed,
-        "macs_paper_vanilla": answer.paper_vanilla,
+        "flops_planned": bill.planned.total,
+        "flops_executed": bill.executed.total,
+        "flops_vanilla": bill.vanilla.total,
+        "flops_vision": bill.executed.vision,
+        "flops_prefill": bill.executed.prefill,
+        "flops_scoring": bill.executed.scoring,
+        "flops_generate": bill.executed.generate,
+        "macs_paper_planned": bill.paper_planned,
+        "macs_paper_executed": bill.paper_executed,
+        "macs_paper_vanilla": bill.paper_vanilla,
     }

@@ -17,7 +17,7 @@ from mlb_batch.chain.cluster import connected, data_context
 from mlb_batch.chain.feed import VideoSource
 from mlb_batch.chain.pools import Pools, pools
 from mlb_batch.chain.strikes import Strikes
-from mlb_batch.engine import frame_size, load_captioner
+from mlb_batch.engine import frame_size, load_captioner, sampling
 from mlb_batch.environment import environment, new_run_id
 from mlb_batch.ledger import Lease, Ledger, RunFolder, publish
 from mlb_batch.planning import Plan, freeze, plan
@@ -35,7 +35,7 @@ TICK_S = 1.0
 def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[str, Any]:
     """Annotate what is not annotated yet; the summary. Raises UserError, or JobError where it can be resumed."""
     found = inspect(spec)
-    priced = plan(spec, replan)
+    priced = plan(spec, replan, found)
     run_id = new_run_id()
     output = spec.output.uri
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
@@ -52,19 +52,21 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
         with DataContext.current(data_context()), Progress(books, folder) as progress:
             with arriving(chain(spec, priced, sizes, found, history, limit)) as arrivals:
-                while not stop.reason and (outcomes := arrivals.take(TICK_S)) is not None:
+                stopped = ""
+                while not stopped and (outcomes := arrivals.take(TICK_S)) is not None:
                     books.add(outcomes)
                     rows.add(outcomes)
                     progress.show()
+                    stopped = stop.reason
             rows.commit()
-        if not stop.reason:
+        if not stopped:
             books.check()
         summary = {**books.as_json(), "run_id": run_id, "fingerprint": priced.fingerprint, "rows_written": rows.written,
-                   "stopped": stop.reason, "limit": limit, "output": output}  # fmt: skip
+                   "stopped": stopped, "limit": limit, "output": output}  # fmt: skip
         summary["exit_code"] = exit_code(spec, summary)
         folder.write_json("summary", summary)
         # Complete: all of the input was gone through, and nothing is left that another run of this would try.
-        if not stop.reason and limit is None and (summary["exit_code"] == 0 or books.to_retry == 0):
+        if not stopped and limit is None and (summary["exit_code"] == 0 or books.to_retry == 0):
             publish(output, priced.fingerprint, run_id)
         return summary
 
@@ -72,11 +74,12 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
 def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, limit: int | None) -> Dataset:
     """manifest -> videos with something to do -> clips with frames -> finished rows. No two steps ask for the same."""
     past, strikes = ray.put(history), Strikes()
-    same = Constants(priced.model, spec.prune.method, spec.prune.select, priced.keep)
+    same = Constants(priced.model, spec.prune.method, spec.prune.select)
+    reading = (spec, sampling(spec, priced), frame_size(spec, priced), strikes, past if spec.clips else None)
     load = partial(load_captioner, spec, priced)
     videos = ray.data.read_datasource(VideoSource(spec, found, past, limit), num_cpus=0, override_num_blocks=1)
     frames = videos.map_batches(
-        ReadFrames, fn_constructor_args=(spec, frame_size(spec), past, strikes), batch_format="pyarrow", batch_size=1,
+        ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,
         num_cpus=sizes.read_cpus, compute=ActorPoolStrategy(min_size=sizes.readers[0], max_size=sizes.readers[1]),
     )  # fmt: skip
     return frames.map_batches(

@@ -45,11 +45,18 @@ def attempt(step: Callable[[], T], otherwise: str) -> T | RowError:
 class ReadFrames:
     """Work in; out the same with frames at the model's size, or with what is wrong with the video. One row a clip."""
 
-    def __init__(self, spec: JobSpec, size: FrameSize, history: ray.ObjectRef[History], strikes: Strikes) -> None:
-        sampling = Sampling(spec.frames.count, spec.frames.strategy, spec.frames.fps)
+    def __init__(
+        self,
+        spec: JobSpec,
+        sampling: Sampling,
+        size: FrameSize,
+        strikes: Strikes,
+        history: ray.ObjectRef[History] | None,
+    ) -> None:
+        """`history` is needed where the clips, and so their ids, are found here."""
         self._reader = Reader(sampling, size, Limits(video_s=spec.limits.video_s))
         self._clips, self._strikes = spec.clips, strikes
-        self._history: History | None = ray.get(history) if spec.clips else None
+        self._history: History | None = ray.get(history) if history else None
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for work in items(table):

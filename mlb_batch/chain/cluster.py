@@ -26,6 +26,7 @@ def connected() -> Iterator[Nodes]:
     joined = ray.is_initialized()
     if not joined:
         _start()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what it has to say of a run, the run's own lines say
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
@@ -38,6 +39,8 @@ def _start() -> None:
         ray.init(logging_level=logging.WARNING)
         return
     # "local": never one that happens to run here. No dashboard: nothing listens that nobody asked for.
+    # Ray Data's actors always have arguments in the object store, which makes Ray's core print an alarm at every start.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = len(os.sched_getaffinity(0))
     ray.init(
         address="local",

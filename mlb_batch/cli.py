@@ -1,0 +1,140 @@
+"""The commands. People's text goes to stderr, the last line of stdout is one JSON object, a user's mistake is one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlb_batch.errors import JobError, UserError
+from mlb_batch.spec import JobSpec
+
+app = typer.Typer(
+    help="Captions and answers for a bucket of videos, in Parquet, at the compute budget you set.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Job = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The job's output.uri.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Change a key of the job; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Only the JSON, over several lines.")]
+Replan = Annotated[bool, typer.Option("--replan", help="Solve the budget again: a new fingerprint.")]
+
+
+@app.command()
+def plan(job: Job, sets: Sets = None, as_json: AsJson = False, replan: Replan = False) -> None:
+    """Price a job: its cost, its schedule, its keep. Holds nothing and starts nothing."""
+    from mlb_batch.planning import describe
+    from mlb_batch.planning import plan as price
+
+    priced = price(JobSpec.load(job, sets or ()), replan)
+    if not as_json:
+        say(describe(priced))
+    answer(priced.to_json(), as_json)
+
+
+@app.command()
+def run(
+    job: Job,
+    sets: Sets = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N videos of the input.")] = None,
+    replan: Replan = False,
+) -> None:
+    """Annotate what is not annotated yet. The same command again resumes, and adds nothing to what is done."""
+    from mlb_batch.run import run as annotate
+
+    summary = annotate(JobSpec.load(job, sets or ()), limit, replan)
+    answer(summary)
+    raise typer.Exit(summary["exit_code"])
+
+
+@app.command()
+def status(output: Output, as_json: AsJson = False) -> None:
+    """How a running or an ended job stands, from its progress file."""
+    from mlb_batch.progress import describe, latest
+
+    progress = latest(output)
+    if not as_json:
+        say(describe(progress))
+    answer(progress, as_json)
+
+
+@app.command()
+def report(
+    output: Output,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as one HTML page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What an output holds: rows, errors by class, cost, and how to read it."""
+    from mlb_batch.report import report as count
+    from mlb_batch.report import to_html, to_text
+
+    numbers = count(output)
+    if html is not None:
+        html.write_text(to_html(numbers), encoding="utf-8")
+        say(f"written to {html}")
+    elif not as_json:
+        say(to_text(numbers))
+    answer(numbers, as_json)
+
+
+@app.command()
+def verify(output: Output, as_json: AsJson = False) -> None:
+    """Check every file and invariant of an output, and name what is damaged."""
+    from mlb_batch.ledger import verify as check
+
+    findings = check(output)
+    if not as_json:
+        say("\n".join(map(str, findings)) or "nothing is damaged")
+    answer({"output": output, "damaged": len(findings), "findings": [vars(one) for one in findings]}, as_json)
+    raise typer.Exit(1 if findings else 0)
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("demo")) -> None:
+    """Make a handful of sample clips, annotate them on the embedded model, and show the answers."""
+    from mlb_batch.demo import demo as show
+
+    summary = show(folder)
+    answer(summary)
+    raise typer.Exit(summary["exit_code"])
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def answer(value: dict[str, Any], pretty: bool = False) -> None:
+    print(json.dumps(value, indent=1 if pretty else None), flush=True)
+
+
+def ended(command: Callable[[], object]) -> int:
+    """The exit code of a command: what it raised on purpose becomes one line, never a traceback."""
+    try:
+        command()
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+    except JobError as error:
+        say(f"failed: {error}")
+        return 1
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 1
+    return 0
+
+
+def main() -> None:
+    sys.exit(ended(app))
+
+
+def annotate() -> None:
+    """`mlb-batch run` for a script that is submitted: the job file comes first, without a command's name."""
+    sys.exit(ended(lambda: app(["run", *sys.argv[1:]])))
