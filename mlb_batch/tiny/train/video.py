@@ -23,7 +23,7 @@ from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.packing import Dialogue, Packer
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
-FRAME_STEPS, FRAME_BATCH = 400, 128
+FRAME_STEPS, FRAME_BATCH = 750, 128
 POOLED_CELLS = 4
 _QUESTIONS_A_CLIP = 7
 _HARD_KINDS = {"direction", "flash_colour", "flash_shape", "flash_place", "flash_when", "count_flashes", "before"}
@@ -60,7 +60,7 @@ class FrameStudent(nn.Module):
         super().__init__()
         self.tower = model.model.vision_tower
         self.projector = model.model.multi_modal_projector
-        self.heads = FrameHeads(model.get_input_embeddings().weight.shape[1])
+        self.heads = FrameHeads(model.config.get_text_config().hidden_size)
         self.pool = model.model.apply_pooling
 
     def cells(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
