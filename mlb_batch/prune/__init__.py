@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from mlb_batch.cost.schedule import ClipShape, Schedule
@@ -65,12 +66,12 @@ class Pruning:
         chosen: Pick = self.method.pick(view, keep)
         return chosen
 
-    def segments(self, view: View) -> int:
-        """Frame-segments that the method sees in a clip; one where it does not look for any."""
+    def segments(self, view: View) -> Tensor:
+        """The frame-segment of each frame, as the method sees them; all one where it does not look for any."""
         if not hasattr(self.method, "segments"):
-            return 1
+            return torch.zeros(len(view.feature_FD), dtype=torch.long, device=view.feature_FD.device)
         segment_F: Tensor = self.method.segments(view)
-        return int(segment_F[-1]) + 1
+        return segment_F
 
     @property
     def exact(self) -> bool:

@@ -26,6 +26,7 @@ from mlb_batch.vlm.prepare import Preparer, Source, redundancy
 from mlb_batch.vlm.preprocess import frame_recipe
 from mlb_batch.vlm.prompts import Prompter
 from mlb_batch.vlm.scan import scan_prefill
+from mlb_batch.vlm.selection import selection_rows
 from mlb_batch.vlm.sequence import Prefilled
 from mlb_batch.vlm.values import Answer, Ask, Clip, Settings
 
@@ -57,7 +58,7 @@ class Captioner:
     def annotate(self, clips: Sequence[Clip]) -> list[list[Answer | RowError]]:
         """One list a clip, one entry an ask. A batch that does not fit in memory is halved, down to single clips."""
         suffixes = [[self._suffix(ask) for ask in clip.asks] for clip in clips]
-        ready = [_ready(clip, some) for clip, some in zip(clips, suffixes, strict=True)]
+        ready = [self._ready(clip, some) for clip, some in zip(clips, suffixes, strict=True)]
         answered = iter(self._fit([r for r in ready if r.asks]))
         out: list[list[Answer | RowError]] = []
         for r, some in zip(ready, suffixes, strict=True):
@@ -75,6 +76,17 @@ class Captioner:
             return self._prompter.suffix(ask.kind, ask.text, ask.choices)
         except RowError as error:
             return error
+
+    def _ready(self, clip: Clip, suffixes: list[tuple[int, ...] | RowError]) -> _Ready:
+        good = [(ask, s) for ask, s in zip(clip.asks, suffixes, strict=True) if not isinstance(s, RowError)]
+        texts, ids = tuple(ask.text for ask, _ in good), tuple(s for _, s in good)
+        trace = any(self._sampled(ask) for ask, _ in good)
+        return _Ready(Source(clip.pixels_FHWC, texts, ids, trace), tuple(ask for ask, _ in good))
+
+    def _sampled(self, ask: Ask) -> bool:
+        """Whether this answer's selection is recorded: a share of all, the same ones in every run."""
+        share = int.from_bytes(hashlib.sha256(ask.annotation_id.encode()).digest()[:4], "big") / 2**32
+        return share < self.settings.selections
 
     def _fit(self, ready: list[_Ready]) -> Sequence[Sequence[Answer | RowError]]:
         if not ready:
@@ -110,7 +122,7 @@ class Captioner:
         method, settings = self.settings.method, self.settings
         if inputs[0].schedule.scan:
             return scan_prefill(self._decoder, method, inputs, meters, settings.max_new_tokens)
-        return prefill(self._decoder, method, inputs, meters, settings.trace)
+        return prefill(self._decoder, method, inputs, meters)
 
     def _sampling(self, ask: Ask) -> Sampling:
         """Seeded by the annotation, so that a text depends neither on its batch nor on the order of the job."""
@@ -148,7 +160,9 @@ class Captioner:
             keep=given.keep,
             bill=bill,
             model_s=model_s,
-            trace=tuple(sequence.prefilled.trace),
+            selections=selection_rows(ask.annotation_id, given.shape, sequence.prefilled.trace)
+            if self._sampled(ask)
+            else (),
         )
 
     def _letter_scores(self, sequence: Generated, choices: int) -> tuple[float, ...]:
@@ -156,12 +170,6 @@ class Captioner:
         ids = self._prompter.letter_ids(choices)
         letters = torch.stack([torch.logsumexp(sequence.first_logits_V[i], dim=0) for i in ids])
         return tuple(torch.softmax(letters, dim=0).tolist())
-
-
-def _ready(clip: Clip, suffixes: list[tuple[int, ...] | RowError]) -> _Ready:
-    good = [(ask, s) for ask, s in zip(clip.asks, suffixes, strict=True) if not isinstance(s, RowError)]
-    texts = tuple(ask.text for ask, _ in good)
-    return _Ready(Source(clip.pixels_FHWC, texts, tuple(s for _, s in good)), tuple(ask for ask, _ in good))
 
 
 def _stop_tokens(checkpoint: Checkpoint, prompter: Prompter) -> frozenset[int]:

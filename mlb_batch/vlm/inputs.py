@@ -27,6 +27,7 @@ class ClipInput:
     feature_FV: Tensor  # one vector an encoded frame
     relevance_F: tuple[Tensor, ...] | None  # per prompt: similarity of the text to each frame, by a paired model
     seed: int  # from the content
+    trace: bool  # record what is selected
 
     def mean_frame_ND(self) -> Tensor:
         """The clip with every frame replaced by their mean: positions without content."""

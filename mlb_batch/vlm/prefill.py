@@ -17,16 +17,15 @@ from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.layers import LayerKeys, pack, plant, run_layer
 from mlb_batch.vlm.meter import Meter
-from mlb_batch.vlm.score import Attention, null_attention, rows_of, tap, visual_attention
+from mlb_batch.vlm.score import Attention, mean_rows, null_attention, rows_of, tap, visual_attention
 from mlb_batch.vlm.sequence import Prefilled, Trace
 from mlb_batch.vlm.trees import Forest, Tree
 
 
-def prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter],
-            trace: bool = False) -> list[list[Prefilled]]:  # fmt: skip
+def prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter]) -> list[list[Prefilled]]:
     """Every clip with all its prompts, in one packed row; for each clip one Prefilled a prompt."""
     rows = inputs[0].schedule.rows
-    run = _Pass(decoder, pruning, inputs, meters, rows, null_attention(decoder, inputs, rows, meters), trace)
+    run = _Pass(decoder, pruning, inputs, meters, rows, null_attention(decoder, inputs, rows, meters))
     for index in range(len(decoder.layers)):
         run.cut(index)
         run.layer(index)
@@ -41,7 +40,6 @@ class _Pass:
     meters: list[Meter]
     rows: str
     null: Attention
-    tracing: bool
     layers: list[LayerKeys] = field(default_factory=list)
     traces: dict[tuple[int, int], list[Trace]] = field(default_factory=dict)
 
@@ -106,7 +104,7 @@ class _Pass:
             assert index == 0, "a one-pass method merges before the first layer only"
             places = torch.arange(keep, device=tree.visual_N.device)
             return replace(tree, visual_N=places, span=keep), pick.apply(visual_ND)
-        if self.tracing:
+        if self.inputs[tree.clip].trace:
             self._record(tree, view, pick, index)
         return replace(tree, visual_N=tree.visual_N[pick]), visual_ND[pick]
 
@@ -126,14 +124,20 @@ class _Pass:
         )
 
     def _record(self, tree: Tree, view: View, pick: Tensor, index: int) -> None:
-        score_N = None if view.attention_HQN is None else view.attention_HQN.mean(dim=(0, 1)).cpu().numpy()
-        null_N = None if view.null_HQN is None else view.null_HQN.mean(dim=(0, 1)).cpu().numpy()
-        trace = Trace(index, tree.visual_N.cpu().numpy(), tree.visual_N[pick].cpu().numpy(), score_N, null_N)
+        trace = Trace(
+            layer=index,
+            candidates_N=tree.visual_N.cpu().numpy(),
+            kept_K=tree.visual_N[pick].cpu().numpy(),
+            score_N=mean_rows(view.attention_HQN),
+            null_N=mean_rows(view.null_HQN),
+            segment_F=self.pruning.segments(view).cpu().numpy(),
+        )
         for prompt in tree.prompts:
             self.traces.setdefault((tree.clip, prompt), []).append(trace)
 
     def finish(self) -> list[list[Prefilled]]:
-        segments = [self.pruning.segments(self._view(plant(i, given), {})) for i, given in enumerate(self.inputs)]
+        views = [self._view(plant(i, given), {}) for i, given in enumerate(self.inputs)]
+        segments = [int(self.pruning.segments(view)[-1]) + 1 for view in views]
         out: list[list[Prefilled]] = [[] for _ in self.inputs]
         for clip, prompt, i in sorted((t.clip, p, i) for i, t in enumerate(self.forest.trees) for p in t.prompts):
             out[clip].append(self._finish_one(i, clip, prompt, segments[clip]))

@@ -32,6 +32,7 @@ class Source:
     pixels_FHWC: np.ndarray
     texts: tuple[str, ...]
     suffixes: tuple[tuple[int, ...], ...]
+    trace: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Preparer:
             feature_FV=feature_FV,
             relevance_F=relevance,
             seed=zlib.crc32(source.pixels_FHWC.tobytes()),
+            trace=source.trace,
         )
 
     def _look(self, source: Source, used: list[int], meter: Meter) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +25,8 @@ from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.layers import LayerKeys, run_layer
 from mlb_batch.vlm.meter import Meter, Reason
 from mlb_batch.vlm.rope import Rope
-from mlb_batch.vlm.score import Attention, rows_of, tap, visual_attention
-from mlb_batch.vlm.sequence import Prefilled
+from mlb_batch.vlm.score import Attention, mean_rows, rows_of, tap, visual_attention
+from mlb_batch.vlm.sequence import Prefilled, Trace
 from mlb_batch.vlm.trees import Forest, Tree
 
 
@@ -147,6 +148,7 @@ class _Join:
     shallow: dict[int, list[tuple[Tensor, Tensor]]]  # per prompt and layer: keys and values, h x S x d
     kept_N: Tensor
     segments: int
+    trace: list[Trace]
 
 
 def _join(decoder: Decoder, pruning: Pruning, segments: _Segments, given: ClipInput, prompts: tuple[int, ...],
@@ -163,7 +165,9 @@ def _join(decoder: Decoder, pruning: Pruning, segments: _Segments, given: ClipIn
     shallow = {} if scan.refeed else {
         p: _shallow(decoder.rope, rope, segments, picks, tree, p, scan.question) for p in prompts
     }  # fmt: skip
-    return _Join(tree, rope, hidden_TD, shallow, _kept_places(picks, given, scan), len(segments.trees))
+    kept_N = _kept_places(picks, given, scan)
+    trace = [_trace(segments, given, prompts, kept_N)] if given.trace else []
+    return _Join(tree, rope, hidden_TD, shallow, kept_N, len(segments.trees), trace)
 
 
 def _pick(pruning: Pruning, segments: _Segments, given: ClipInput, prompts: tuple[int, ...], i: int) -> Pick:
@@ -224,7 +228,21 @@ def _kept_places(picks: list[Pick], given: ClipInput, scan: Scan) -> Tensor:
     for pick, frames in zip(picks, scan.segments, strict=True):
         places.append(start + (pick.first if isinstance(pick, Merge) else pick))
         start += frames * given.shape.tokens_per_frame
-    return torch.cat(places)
+    return given.place_N[torch.cat(places)]
+
+
+def _trace(segments: _Segments, given: ClipInput, prompts: tuple[int, ...], kept_N: Tensor) -> Trace:
+    """One record of all segments; a score is what a token was paid inside its own segment."""
+    scan, clip = _scan(given), segments.trees[0].clip
+    scores = [mean_rows(rows_of(segments.attention, clip, prompts, i)) for i in range(len(segments.trees))]
+    return Trace(
+        layer=scan.layers,
+        candidates_N=given.place_N.cpu().numpy(),
+        kept_K=kept_N.cpu().numpy(),
+        score_N=np.concatenate([score_N for score_N in scores if score_N is not None]),
+        null_N=None,
+        segment_F=np.repeat(np.arange(len(scan.segments)), scan.segments),
+    )
 
 
 def _finish(join: _Join, prompt: int, last_D: Tensor, layers: list[LayerKeys]) -> Prefilled:
@@ -239,4 +257,5 @@ def _finish(join: _Join, prompt: int, last_D: Tensor, layers: list[LayerKeys]) -
         kept_N=join.kept_N,
         segments=join.segments,
         rope=join.rope,
+        trace=join.trace,
     )

@@ -5,6 +5,7 @@ Shapes: T packed tokens, N visual tokens of a trunk, H query heads, Q query rows
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,6 +64,11 @@ def rows_of(attention: Attention, clip: int, prompts: tuple[int, ...], segment: 
     """The query rows of several prompts together; None where nothing was scored."""
     found = [attention[clip, p, segment] for p in prompts if (clip, p, segment) in attention]
     return torch.cat(found, dim=1) if found else None
+
+
+def mean_rows(attention_HQN: Tensor | None) -> np.ndarray | None:
+    """One number a token, for the record: mean over heads and rows."""
+    return None if attention_HQN is None else attention_HQN.mean(dim=(0, 1)).cpu().numpy()
 
 
 def _indices(forest: Forest, scored: list[Tree]) -> list[int]:

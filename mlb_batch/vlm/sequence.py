@@ -22,6 +22,7 @@ class Trace:
     kept_K: np.ndarray
     score_N: np.ndarray | None
     null_N: np.ndarray | None  # what its position is paid without content, where that was measured
+    segment_F: np.ndarray  # the frame-segment of each frame that was encoded
 
 
 @dataclass(frozen=True)

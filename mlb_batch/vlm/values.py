@@ -13,7 +13,6 @@ from mlb_batch.cost.allocate import ContentRule
 from mlb_batch.prune import Pruning
 from mlb_batch.vlm.billing import Shares
 from mlb_batch.vlm.checkpoint import Checkpoint
-from mlb_batch.vlm.sequence import Trace
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Settings:
     feature_model: Checkpoint | None = None
     expected_new_tokens: int | None = None  # what generation is planned at; None: max_new_tokens
     content: ContentRule | None = None  # a clip's own keep, from its redundancy
-    trace: bool = False  # record the selections
+    selections: float = 0.0  # the share of answers whose selection is recorded
 
 
 @dataclass(frozen=True)
@@ -66,4 +65,4 @@ class Answer:
     keep: int
     bill: Shares
     model_s: float
-    trace: tuple[Trace, ...] = ()
+    selections: tuple[dict[str, object], ...] = ()  # see selection.py
