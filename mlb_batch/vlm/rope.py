@@ -8,11 +8,13 @@ Shapes: T tokens, d head width, h heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_FACTOR = 2.0  # a sequence may be twice as long as the context
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,6 @@ class Rope:
 
     frequency_d: Tensor
     amplitude: float
-    base: float
     context: int
 
     @classmethod
@@ -30,18 +31,18 @@ class Rope:
         # The original frequencies: a module of `dynamic` type may have been rescaled by an earlier forward pass.
         frequency_d = getattr(rotary, "original_inv_freq", rotary.inv_freq)
         context = int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
-        return cls(frequency_d.float(), float(rotary.attention_scaling), float(parameters["rope_theta"]), context)
+        return cls(frequency_d.float(), float(rotary.attention_scaling), context)
 
     def scaled(self, length: int) -> Rope:
         """Dynamic NTK scaling for a sequence of `length` tokens, by two at most; unchanged inside the context."""
         if length <= self.context:
             return self
-        factor = 2.0
-        d = 2 * len(self.frequency_d)
-        stretch = factor * length / self.context - (factor - 1)
-        base = self.base * stretch ** (d / (d - 2))
-        exponent = torch.arange(0, d, 2, device=self.frequency_d.device, dtype=torch.float32) / d
-        return Rope(base**-exponent, self.amplitude, self.base, self.context)
+        half = len(self.frequency_d)
+        stretch = _FACTOR * length / self.context - (_FACTOR - 1)
+        # NTK: a base larger by stretch^(d / (d - 2)) slows each frequency by its own exponent 2i / d.
+        exponent_d = torch.arange(half, device=self.frequency_d.device) / half
+        slower_d = stretch ** (half / (half - 1) * exponent_d)
+        return replace(self, frequency_d=self.frequency_d / slower_d)
 
     def angles(self, position_T: Tensor) -> Tensor:
         half = position_T.float()[:, None] * self.frequency_d[None, :]
