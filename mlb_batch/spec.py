@@ -6,6 +6,7 @@ A method's own options are checked by `plan`, which knows the methods.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -200,7 +201,7 @@ class JobSpec(_Part):
     name: Name = "annotations"
     input: InputSpec
     clips: ClipsSpec | None = None
-    prompts: Annotated[tuple[PromptSpec, ...], Field(strict=False, min_length=1)]
+    prompts: Annotated[tuple[PromptSpec, ...], Field(strict=False, json_schema_extra={"minItems": 1})]
     model: ModelSpec = ModelSpec()
     frames: FramesSpec = FramesSpec()
     prune: PruneSpec = PruneSpec()
@@ -239,7 +240,12 @@ class JobSpec(_Part):
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        return spec_text.published_schema(cls.model_json_schema())
+        alternatives = {
+            "BudgetSpec": BUDGET_KINDS,
+            "InputSpec": ("manifest", "videos"),
+            "PromptSpec": ("text", "column"),
+        }
+        return spec_text.published_schema(cls.model_json_schema(), alternatives)
 
     @model_validator(mode="before")
     @classmethod
@@ -260,6 +266,8 @@ class JobSpec(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not self.prompts:
+            raise ValueError("prompts: give at least one prompt, like {id: caption, kind: caption, text: Describe it.}")
         ids = [prompt.id for prompt in self.prompts]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
@@ -289,3 +297,7 @@ class JobSpec(_Part):
                 hint = spec_text.did_you_mean(name, self.input.columns)
                 remedy = f"add it there, or write {{{{{name}}}}}"
                 yield f"prompts[{n}].text: {{{name}}} is not in input.columns{hint}; {remedy}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(JobSpec.json_schema(), indent=2))

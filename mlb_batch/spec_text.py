@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -233,11 +234,18 @@ def _part_of(annotation: Any) -> Any:
     return next(filter(None, map(_part_of, get_args(annotation))), None)
 
 
-def published_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def published_schema(schema: dict[str, Any], alternatives: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """The JSON schema with the short forms that JobSpec takes besides its parts."""
     properties = schema["properties"]
     for key in ("output", "model"):
         part = properties[key]
         properties[key] = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": part["$ref"]}]}
         properties[key].update({name: value for name, value in part.items() if name != "$ref"})
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "mlb-batch job", **schema}
+    for part, keys in alternatives.items():
+        # At most one of the keys may be given with a value.
+        pairs = itertools.combinations(keys, 2)
+        given = [
+            {"required": list(pair), "properties": {key: {"not": {"type": "null"}} for key in pair}} for pair in pairs
+        ]
+        schema["$defs"][part]["not"] = {"anyOf": given}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "mlb-batch job"}

@@ -203,9 +203,8 @@ class RemoteStore:
                 if kind == "missing":
                     raise FileNotFoundError(str(error)) from error
                 if kind == "refused":
-                    raise JobError(
-                        f"{self.uri}: the storage refused: {first_line(error)}; check the credentials"
-                    ) from error
+                    remedy = "check the credentials, and that the bucket exists"
+                    raise JobError(f"{self.uri}: the storage refused: {first_line(error)}; {remedy}") from error
                 if time.monotonic() + pause_s > deadline_s:
                     waited = f"{self.uri}: the storage didn't answer well for {self.patience_s:.0f} s"
                     raise JobError(f"{waited}: {first_line(error)}; run the same command again to resume") from error
@@ -265,5 +264,6 @@ def _codes(error: BaseException | None) -> Iterator[str]:
 
 
 def first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    """What an error says, in one line; some servers send a code without a word."""
+    lines = [line for line in str(error).splitlines() if line.strip() and line != "None"]
+    return lines[0][:300] if lines else " ".join(filter(None, _codes(error)))

@@ -1,0 +1,86 @@
+"""Two runs at once: the second refuses while the first lives, and takes over when it is dead."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ledger_rows import FINGERPRINT, Place, annotation, row_id
+from s3server import s3, s3_server  # noqa: F401  (fixtures)
+from writer_process import Writer
+
+from mlb_batch.errors import JobError, OutputError
+from mlb_batch.ledger import Lease, Ledger
+from mlb_batch.storage import open_store
+
+TTL_S = 3.0
+
+
+def test_a_second_run_is_refused_while_the_first_lives(place: Place) -> None:
+    with Lease(place.uri, "run-1", TTL_S) as first:
+        with (
+            pytest.raises(OutputError, match="another run is writing here: run run-1 on"),
+            Lease(place.uri, "b", TTL_S),
+        ):
+            pass
+        first.check()
+    with Lease(place.uri, "run-2", TTL_S) as second:  # given back, it is free at once
+        second.check()
+    assert "lease.json" not in open_store(place.uri).list("")
+
+
+def test_a_killed_run_is_replaced_at_once(place: Place) -> None:
+    with Writer(place.uri, 4, 2, lease_ttl_s=30, paced=True) as writer:
+        assert writer.hear() == "ready"
+        writer.signal(signal.SIGKILL)
+        writer.process.wait(10)
+    started_s = time.monotonic()
+    with Lease(place.uri, "run-2", ttl_s=30):
+        assert time.monotonic() - started_s < 10, "its process is gone: nothing is to be waited for"
+
+
+def test_a_run_on_another_machine_that_stands_still_is_replaced_after_its_ttl(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), "run-1", TTL_S):
+        lease = json.loads((tmp_path / "lease.json").read_text())
+    (tmp_path / "lease.json").write_text(json.dumps({**lease, "machine": "elsewhere", "host": "elsewhere"}))
+    started_s = time.monotonic()
+    with Lease(str(tmp_path), "run-2", TTL_S):
+        assert time.monotonic() - started_s >= TTL_S
+
+
+def test_a_stopped_run_loses_its_lease_and_adds_nothing_when_it_wakes(place: Place) -> None:
+    with Writer(place.uri, 6, 2, lease_ttl_s=TTL_S, paced=True) as zombie:
+        assert zombie.hear() == "ready"
+        zombie.signal(signal.SIGSTOP)
+        with Lease(place.uri, "run-2", TTL_S) as lease:
+            Ledger(place.uri, FINGERPRINT, "run-2", lease=lease).commit([annotation(n) for n in range(4)], [])
+            zombie.signal(signal.SIGCONT)
+            zombie.say()
+            assert "JobError" in (said := zombie.hear_all()[-1]) and "lost its lease to run run-2" in said
+            lease.check()
+    assert sorted(place.ids()) == sorted(row_id(n) for n in range(4))
+
+
+def test_a_deleted_lease_stops_the_next_commit(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), "run-1", ttl_s=0.3) as lease:
+        ledger = Ledger(str(tmp_path), FINGERPRINT, "run-1", lease=lease)
+        (tmp_path / "lease.json").unlink()
+        lease._heart.join(10)  # the next beat sees it
+        with pytest.raises(JobError, match=r"lease\.json was deleted"):
+            ledger.commit([annotation(1)], [])
+
+
+def test_leftovers_of_a_killed_writer_are_cleaned(tmp_path: Path) -> None:
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp" / "half").write_bytes(b"half a file")
+    with Lease(str(tmp_path), "run-1"):
+        assert list((tmp_path / ".tmp").iterdir()) == []
+
+
+def test_a_damaged_lease_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "lease.json").write_text("{")
+    with pytest.raises(OutputError, match=r"lease\.json is damaged; delete it"), Lease(str(tmp_path), "run-1"):
+        pass
