@@ -43,7 +43,7 @@ def _source(plan: Plan, found: Findings) -> Iterator[str]:
             "frames, and will end in errors/ if they can't be read at all"
         )
     if plan.problems:
-        yield f"{count(plan.problems)} rows of the input can't be annotated and will end in errors/"
+        yield f"{count(plan.problems)} annotations can't be made, as the input itself shows, and will end in errors/"
     if plan.estimate:
         yield (
             f"{count(plan.estimate.sampled_videos)} of {count(plan.videos)} videos were probed: the numbers are "

@@ -115,7 +115,7 @@ def _assembled(
 
 def _sizes(spec: JobSpec, case: Case, clips: Counter[ClipShape]) -> dict[str, Any]:
     found, scaled = case.survey, case.scaled
-    prompts = scaled(sum(count * len(clip.suffixes) for clip, count in clips.items()))
+    prompts = scaled(sum(one.asked for one in found.seen)) + found.problems
     frames = max((clip.frames for clip in clips), default=0)
     return {
         "videos": found.videos,

@@ -69,10 +69,10 @@ class Plan:
     frames: int  # the sampling's count: fewer than asked for where only that meets the budget
     videos: int
     unreadable: int  # headers that could not be read; priced at the sampling's full count
-    problems: int  # rows of the input that can't be annotated at all
+    problems: int  # annotations that can't be made at all, as the input itself shows
     hours: float
     clips: int
-    prompts: int  # annotations: clips x their prompts
+    prompts: int  # expected annotations: clips x their prompts, and the problems
     visual_tokens: int
     text_tokens: int
     budget: Budget

@@ -43,7 +43,8 @@ class Look:
 class Seen:
     """A video of the survey: its clips as the model will see them."""
 
-    clips: tuple[ClipShape, ...]
+    clips: tuple[ClipShape, ...]  # those with a prompt that can be asked
+    asked: int  # annotations, those included that will end in errors/
     video_ms: int
     num_bytes: int
     readable: bool
@@ -52,8 +53,7 @@ class Seen:
 @dataclass(frozen=True)
 class Survey:
     videos: int  # that can be annotated; every one of them was counted
-    prompts: int  # over all of them, before long videos become clips
-    problems: int  # rows that can't be annotated at all, as the source itself says
+    problems: int  # annotations of rows that can't be annotated at all, as the source itself says
     seen: tuple[Seen, ...]
 
     @property
@@ -76,30 +76,30 @@ class Layout:
 
 
 def survey(videos: Iterable[Video], layout: Layout, lengths: Lengths) -> Survey:
-    kept, count, prompts, problems = _counted(videos)
+    kept, count, problems = _counted(videos)
     cached = lru_cache(maxsize=MOST_CACHED_PROMPTS)(lengths)
     with ThreadPoolExecutor(PROBE_THREADS) as pool:
         looks = pool.map(look, [video.uri for video in kept])
         seen = tuple(_seen(video, header, layout, cached) for video, header in zip(kept, looks, strict=True))
-    return Survey(count, prompts, problems, seen)
+    return Survey(count, problems, seen)
 
 
-def _counted(videos: Iterable[Video]) -> tuple[list[Video], int, int, int]:
+def _counted(videos: Iterable[Video]) -> tuple[list[Video], int, int]:
     """The videos to probe, in a fixed order: all of few, else those whose hashes are the smallest."""
     heap: list[tuple[int, int, Video]] = []
-    count = prompts = problems = 0
+    count = problems = 0
     for video in videos:
         if video.problem is not None:
-            problems += 1
+            problems += len(video.prompts)
             continue
-        count, prompts = count + 1, prompts + len(video.prompts)
+        count += 1
         entry = (-_lot(video), count, video)
         if len(heap) < PROBE_ALL:
             heapq.heappush(heap, entry)
         elif entry[0] > heap[0][0]:
             heapq.heapreplace(heap, entry)
     chosen = [video for _, _, video in sorted(heap, key=lambda entry: -entry[0])]
-    return chosen if count <= PROBE_ALL else chosen[:SAMPLE], count, prompts, problems
+    return chosen if count <= PROBE_ALL else chosen[:SAMPLE], count, problems
 
 
 def _lot(video: Video) -> int:
@@ -120,13 +120,15 @@ def look(uri: str) -> Look | None:
 
 def _seen(video: Video, header: Look | None, layout: Layout, lengths: Lengths) -> Seen:
     suffixes = tuple(sorted(_lengths_of(video.prompts, lengths)))
-    frames = list(_frames(video, header, layout)) if suffixes else []
-    clips = tuple(
-        ClipShape(count, layout.side, layout.side, layout.prefix, layout.trailer, suffixes) for count in frames
+    frames = list(_frames(video, header, layout))
+    clips = [ClipShape(count, layout.side, layout.side, layout.prefix, layout.trailer, suffixes) for count in frames]
+    return Seen(
+        clips=tuple(clips) if suffixes else (),
+        asked=len(frames) * len(video.prompts),
+        video_ms=round(1000 * sum(end - start for start, end in _spans(video, header, None))),
+        num_bytes=header.num_bytes if header else 0,
+        readable=header is not None,
     )
-    spans = _spans(video, header, None)
-    video_ms = round(1000 * sum(end - start for start, end in spans)) if spans else 0
-    return Seen(clips, video_ms, header.num_bytes if header else 0, header is not None)
 
 
 def _lengths_of(prompts: tuple[Prompt, ...], lengths: Lengths) -> Iterator[int]:
@@ -137,34 +139,38 @@ def _lengths_of(prompts: tuple[Prompt, ...], lengths: Lengths) -> Iterator[int]:
             continue  # ends in errors/ and costs nothing
 
 
-def _spans(video: Video, header: Look | None, clips: ClipsSpec | None) -> list[tuple[float, float]] | None:
-    """None: the header doesn't say how long the video is."""
-    if header is None or header.duration_s is None:
-        return None
+def _spans(video: Video, header: Look | None, clips: ClipsSpec | None) -> list[tuple[float, float]]:
+    """A video's clips by its header; empty where that has no duration, or nothing of it is asked for."""
+    if header is None or not header.duration_s:
+        return []
     return clip_spans(header.duration_s, clips, video.start_s, video.end_s)
 
 
 def _frames(video: Video, header: Look | None, layout: Layout) -> Iterator[int]:
     """Frames of each clip, as the sampling will choose them if the header tells the truth."""
     spans = _spans(video, header, layout.clips)
-    if spans is None:
+    whole = layout.clips is None and not video.start_s and video.end_s is None
+    if header is None or (not spans and not whole):
         yield layout.frames.count
         return
-    assert header is not None
+    if whole or not spans:
+        yield _sampled(header.frames or _between(header, 0.0, header.duration_s), header, layout.frames)
+        return
     for start_s, end_s in spans:
-        whole = start_s == 0 and len(spans) == 1 and video.end_s is None
-        yield _frames_between(header, start_s, end_s, whole, layout.frames)
+        yield _sampled(_between(header, start_s, end_s), header, layout.frames)
 
 
-def _frames_between(header: Look, start_s: float, end_s: float, whole: bool, wanted: FramesSpec) -> int:
-    if whole and header.frames:
-        there = header.frames
-    elif header.fps:
-        there = math.ceil(end_s * header.fps) - math.ceil(start_s * header.fps)
-    else:
+def _between(header: Look, start_s: float, end_s: float | None) -> int | None:
+    """Frames shown in [start, end), at a constant rate."""
+    if not header.fps or end_s is None:
+        return None
+    return math.ceil(end_s * header.fps - 1e-6) - math.ceil(start_s * header.fps - 1e-6)
+
+
+def _sampled(there: int | None, header: Look, wanted: FramesSpec) -> int:
+    if there is None:
         return wanted.count
-    if wanted.strategy == "fps":
+    if wanted.strategy == "fps" and header.fps:
         assert wanted.fps is not None
-        last_s = (there - 1) / header.fps if header.fps else end_s - start_s
-        there = min(there, int(last_s * wanted.fps + 1e-6) + 1)
+        there = min(there, int((there - 1) / header.fps * wanted.fps + 1e-6) + 1)
     return max(1, min(wanted.count, there))
