@@ -21,9 +21,10 @@ from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
 from mlb_batch.tiny.train.frames import FrameHeads, make_frames, vary
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.packing import Dialogue, Packer
+from mlb_batch.tiny.train.pixels import model_pixels
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
-FRAME_STEPS, FRAME_BATCH = 750, 128
+FRAME_STEPS, FRAME_BATCH = 600, 128
 POOLED_CELLS = 4
 _QUESTIONS_A_CLIP = 7
 _HARD_KINDS = {"direction", "flash_colour", "flash_shape", "flash_place", "flash_when", "count_flashes", "before"}
@@ -46,11 +47,6 @@ LESSONS = (
     Lesson(until=1500, frames=(8, 16), clips=16, max_acts=3, max_flashes=2),
     Lesson(until=2400, frames=(8, 16, 16, 24, 32), clips=16, max_acts=4, max_flashes=3),
 )
-
-
-def model_pixels(pixels_BFHWC: NDArray[np.uint8]) -> Tensor:
-    """uint8 frames as the tower takes them: -1 .. 1, channels first."""
-    return torch.from_numpy(pixels_BFHWC).movedim(-1, -3).float() / 127.5 - 1
 
 
 class FrameStudent(nn.Module):
@@ -112,11 +108,11 @@ class ClipSchool:
 
     def measure(self, step: int, clips: int = 96) -> dict[str, float]:
         lesson = lesson_at(step - 1)
-        samples = self._exam(lesson, max(lesson.frames), clips)
+        samples = self.exam(lesson, max(lesson.frames), clips)
         with torch.autocast("cpu", torch.bfloat16):
             return accuracy(self.model, self.packer.media_id, samples, lambda talk: talk.kind)
 
-    def _exam(self, lesson: Lesson, frames: int, clips: int, batch: int = 16) -> Iterator[Sample]:
+    def exam(self, lesson: Lesson, frames: int, clips: int, batch: int = 16) -> Iterator[Sample]:
         for start in range(0, clips, batch):
             seeds = range(HELD_OUT_FROM + start, HELD_OUT_FROM + min(start + batch, clips))
             made = [make_clip(seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes) for seed in seeds]
@@ -132,6 +128,19 @@ class ClipSchool:
 def clip_task(model: LlavaOnevisionForConditionalGeneration, seed: int) -> Task:
     school = ClipSchool(model, seed)
     return Task("video-clips", model, school.loss, school.measure, LESSONS[-1].until, 1.5e-3)
+
+
+def final_exam(model: LlavaOnevisionForConditionalGeneration, seed: int) -> dict[str, float]:
+    """Accuracy by question kind on 200 held-out clips each of 16 and 32 frames, as the weights are stored: in half."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+    school = ClipSchool(model, seed)
+    figures: dict[str, float] = {}
+    for frames in (16, 32):
+        exam = school.exam(LESSONS[-1], frames, 200)
+        right = accuracy(model, school.packer.media_id, exam, lambda talk: talk.kind)
+        figures |= {f"{kind}, {frames} frames": share for kind, share in right.items()}
+    return figures
 
 
 def lesson_at(step: int) -> Lesson:

@@ -1,0 +1,13 @@
+"""Frames as the towers take them, read from the same constants as the checkpoints' processor files."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def model_pixels(pixels_HWC: NDArray[np.uint8]) -> Tensor:
+    """SigLIP's way: uint8 (any leading axes) to -1 .. 1, channels first."""
+    return torch.from_numpy(pixels_HWC).movedim(-1, -3).float() / 127.5 - 1
