@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from mlb_batch.cost.schedule import ClipShape, Cut, Schedule
-from mlb_batch.cost.shapes import DecoderShape, ModelShape, model_shape
+from mlb_batch.cost.shapes import DecoderShape, ModelShape, VisionShape, model_shape
 
 _QWEN2_7B = {
     "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
@@ -24,13 +24,19 @@ LLAVA_NEXT_34B = model_shape({"model_type": "llava_next", "text_config": _YI_34B
 
 
 @st.composite
-def decoders(draw: st.DrawFn) -> DecoderShape:
+def decoders(draw: st.DrawFn, least_layers: int = 1) -> DecoderShape:
     kv_heads = draw(st.integers(1, 4))
     heads = kv_heads * draw(st.integers(1, 3))
     return DecoderShape(
-        layers=draw(st.integers(1, 12)), hidden=8 * draw(st.integers(1, 8)), ffn=draw(st.integers(8, 96)), heads=heads,
-        kv_heads=kv_heads, head_dim=2 * draw(st.integers(1, 8)), vocab=draw(st.integers(10, 500)), context=32768,
-    )  # fmt: skip
+        layers=draw(st.integers(least_layers, 12)),
+        hidden=8 * draw(st.integers(1, 8)),
+        ffn=draw(st.integers(8, 96)),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=2 * draw(st.integers(1, 8)),
+        vocab=draw(st.integers(10, 500)),
+        context=draw(st.sampled_from([512, 1024, 32768])),
+    )
 
 
 @st.composite
@@ -48,3 +54,14 @@ def cut_schedules(draw: st.DrawFn, shape: ModelShape, clip: ClipShape) -> Schedu
     keeps = draw(st.lists(st.integers(1, clip.visual), min_size=len(layers), max_size=len(layers)))
     cuts = tuple(Cut(at, keep) for at, keep in zip(sorted(layers), sorted(keeps, reverse=True), strict=True))
     return Schedule(clip.frames, cuts, rows="last", fork=draw(st.booleans()))
+
+
+@st.composite
+def models(draw: st.DrawFn) -> ModelShape:
+    """Small models of both kinds: pooled SigLIP towers, and CLIP ones with a class token; frames are square."""
+    vision = VisionShape(
+        layers=draw(st.integers(1, 3)), hidden=8 * draw(st.integers(1, 4)), ffn=draw(st.integers(8, 40)), channels=3,
+        patch_size=4, side=draw(st.integers(2, 8)), class_token=draw(st.booleans()),
+    )  # fmt: skip
+    pooled = not vision.class_token
+    return ModelShape("llava", draw(decoders(least_layers=2)), vision, vision.hidden, pooled, trailer=int(pooled))

@@ -34,6 +34,7 @@ from mlb_batch.cost.shapes import DecoderShape, ModelShape, model_shape
 from mlb_batch.errors import ModelError
 
 TERA = 1e12
+patient = settings(deadline=None, max_examples=60)
 
 
 def one_clip(frames: int, rows: int, cols: int, suffixes: tuple[int, ...] = (32,)) -> ClipShape:
@@ -200,6 +201,7 @@ def build(name: str) -> tuple[torch.nn.Module, ModelShape]:
 # Properties.
 
 
+@patient
 @given(st.data(), decoders(), st.integers(1, 4))
 def test_causal_pairs_are_the_lower_triangle(data: st.DataObject, d: DecoderShape, prompts: int) -> None:
     """Brute force over every pair of a trunk and its branches."""
@@ -220,6 +222,7 @@ def test_causal_pairs_are_the_lower_triangle(data: st.DataObject, d: DecoderShap
         )
 
 
+@patient
 @given(decoders(), clip_shapes(), st.data())
 def test_price_is_the_sum_over_layers(d: DecoderShape, clip: ClipShape, data: st.DataObject) -> None:
     """A statement of its own: walk the layers, with the tokens that each one sees written out."""
@@ -241,6 +244,7 @@ def test_price_is_the_sum_over_layers(d: DecoderShape, clip: ClipShape, data: st
     assert bill.vision == flops.encode(shape, clip.frames)
 
 
+@patient
 @given(decoders(), clip_shapes(), st.data())
 def test_cost_rises_with_keep(d: DecoderShape, clip: ClipShape, data: st.DataObject) -> None:
     shape = with_decoder(d)
@@ -256,6 +260,7 @@ def test_cost_rises_with_keep(d: DecoderShape, clip: ClipShape, data: st.DataObj
     assert cheap.llm <= flops.vanilla(shape, clip).llm + cheap.scoring
 
 
+@patient
 @given(decoders(), clip_shapes(), st.data())
 def test_sharing_is_never_dearer_than_forking(d: DecoderShape, clip: ClipShape, data: st.DataObject) -> None:
     shape = with_decoder(d)
@@ -271,6 +276,7 @@ def test_sharing_is_never_dearer_than_forking(d: DecoderShape, clip: ClipShape, 
     )
 
 
+@patient
 @given(st.builds(Bill, *[st.integers(0, 10**15)] * 4), st.integers(1, 9))
 def test_splits_add_up(bill: Bill, ways: int) -> None:
     rows = flops.split(bill, ways)
@@ -280,6 +286,7 @@ def test_splits_add_up(bill: Bill, ways: int) -> None:
         assert max(amounts) - min(amounts) <= 1
 
 
+@patient
 @given(decoders(), st.integers(0, 9), st.data())
 def test_generation_is_the_loop_over_tokens(d: DecoderShape, new: int, data: st.DataObject) -> None:
     cached = data.draw(st.lists(st.integers(0, 30), min_size=d.layers, max_size=d.layers))
@@ -293,6 +300,7 @@ def test_generation_is_the_loop_over_tokens(d: DecoderShape, new: int, data: st.
     assert flops.generate(d, cached, new) == total
 
 
+@patient
 @given(decoders(), clip_shapes(), st.data())
 def test_generation_finds_what_each_layer_kept(d: DecoderShape, clip: ClipShape, data: st.DataObject) -> None:
     shape = with_decoder(d)
@@ -305,7 +313,7 @@ def test_generation_finds_what_each_layer_kept(d: DecoderShape, clip: ClipShape,
         assert compact == [lengths[-1]] * d.layers
 
 
-@settings(max_examples=30)
+@patient
 @given(clip_shapes(), st.integers(1, 3))
 def test_a_scan_of_one_segment_that_keeps_all_is_vanilla(clip: ClipShape, layers: int) -> None:
     shape = with_decoder(DecoderShape(5, 48, 80, 6, 2, 8, 128, 4096))
