@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import av
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
@@ -112,6 +113,8 @@ class _Film:
                 self._array_FHWC = self._allocate((self._wanted, *pixels_HWC.shape))
         except MemoryError as error:
             raise RowError("out_of_memory", f"a {frame.width}x{frame.height} frame does not fit") from error
+        except av.FFmpegError:
+            return  # a damaged header made up a format that cannot be converted: not read
         self._array_FHWC[rank] = pixels_HWC
         self._got.add(rank)
 

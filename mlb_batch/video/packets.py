@@ -40,9 +40,7 @@ def real_packets(container: InputContainer, streams: Iterable[Stream], deadline:
                 if packet.size:
                     yield packet
             return
-        except MemoryError as error:
-            raise RowError("out_of_memory", "a packet asked for more memory than is allowed") from error
-        except av.FFmpegError:
+        except av.FFmpegError:  # also "no memory": what it says of a packet with an absurd size
             continue
 
 

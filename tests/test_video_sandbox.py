@@ -1,0 +1,193 @@
+"""The Reader lives on: hanging, crashing and greedy children, real ones, end as one error row each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
+
+from mlb_batch.errors import RETRYABLE, RowError
+from mlb_batch.video import Limits, Reader, Sampling, read_frames
+
+# A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
+TROUBLEMAKER = """
+import ctypes, os, pathlib, sys, time
+from mlb_batch.video import child
+usual = child.read_frames
+def read_frames(source, *rest):
+    name = os.path.basename(os.readlink(source))
+    if name == "abort.mp4": os.abort()
+    if name == "segfault.mp4": ctypes.string_at(0)
+    if name == "exit.mp4": os._exit(7)
+    if name == "loop.mp4":
+        while True: pass
+    if name == "hold-lock.mp4": ctypes.PyDLL(None).sleep(1000)
+    if name == "greedy.mp4": bytearray(8 << 30)
+    if name == "disobey.mp4": time.sleep = None; os.kill(os.getpid(), 19)
+    return usual(source, *rest)
+child.read_frames = read_frames
+child.main()
+"""
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "good.mp4")
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=20)) as one:
+        yield one
+
+
+def test_the_child_reads_what_the_process_itself_reads(reader: Reader, good: Path) -> None:
+    for start_s, end_s in ((None, None), (0.5, 1.5)):
+        ours = read_frames(good, Sampling(8), MODEL_SIZE, Limits(), start_s, end_s)
+        theirs = reader.read(str(good), start_s, end_s)
+        np.testing.assert_array_equal(theirs.pixels_FHWC, ours.pixels_FHWC)
+        assert (theirs.times_s, theirs.wanted, theirs.duration_s, theirs.partial, theirs.bytes_read) == (
+            (ours.times_s, ours.wanted, ours.duration_s, ours.partial, ours.bytes_read)
+        )
+
+
+def test_one_child_serves_many_videos_and_errors(reader: Reader, good: Path, tmp_path: Path) -> None:
+    reader.read(str(good))
+    child = reader.child_pid
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(RowError):
+        reader.read(str(tmp_path / "text.mp4"))
+    frames = [reader.read(str(good)) for _ in range(3)]
+    assert reader.child_pid == child
+    reader.close()
+    assert all(numbers(one.pixels_FHWC) == [0, 7, 14, 21, 28, 35, 42, 49] for one in frames)  # also after the child
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("abort.mp4", "decoder_crash"),
+        ("segfault.mp4", "decoder_crash"),
+        ("exit.mp4", "decoder_crash"),
+        ("loop.mp4", "timeout"),
+        ("hold-lock.mp4", "timeout"),
+        ("disobey.mp4", "timeout"),
+        ("greedy.mp4", "out_of_memory"),
+    ],
+)
+def test_a_child_in_trouble_is_one_error(name: str, expected: str, good: Path, tmp_path: Path) -> None:
+    bad = tmp_path / name
+    bad.write_bytes(good.read_bytes())
+    limits = Limits(video_s=2)
+    with Reader(Sampling(8), MODEL_SIZE, limits, entry=("-c", TROUBLEMAKER)) as reader:
+        assert len(reader.read(str(good)).times_s) == 8
+        start = time.monotonic()
+        with pytest.raises(RowError) as caught:
+            reader.read(str(bad))
+        assert caught.value.error_class == expected
+        assert time.monotonic() - start < limits.video_s + 2
+        assert len(reader.read(str(good)).times_s) == 8
+
+
+def test_a_stopped_child_is_a_timeout(good: Path) -> None:
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=1)) as reader:
+        reader.read(str(good))
+        assert reader.child_pid is not None
+        os.kill(reader.child_pid, signal.SIGSTOP)
+        with pytest.raises(RowError) as caught:
+            reader.read(str(good))
+        assert caught.value.error_class == "timeout"
+        assert len(reader.read(str(good)).times_s) == 8
+
+
+def test_a_child_killed_between_videos_is_replaced_unseen(reader: Reader, good: Path) -> None:
+    reader.read(str(good))
+    assert reader.child_pid is not None
+    os.kill(reader.child_pid, signal.SIGKILL)
+    os.waitid(os.P_PID, reader.child_pid, os.WEXITED | os.WNOWAIT)
+    assert len(reader.read(str(good)).times_s) == 8
+
+
+def test_more_memory_than_allowed_is_out_of_memory(tmp_path: Path, good: Path) -> None:
+    large = write_video(tmp_path / "large.mp4", frames=4, size=(2160, 3840))
+    with Reader(Sampling(8), MODEL_SIZE, Limits(memory_mb=48)) as reader:
+        with pytest.raises(RowError) as caught:
+            reader.read(str(large))
+        assert caught.value.error_class == "out_of_memory"
+        assert len(reader.read(str(good)).times_s) == 8
+
+
+def test_the_child_knows_no_secret_and_has_no_network(
+    reader: Reader, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
+    reader.read(str(good))
+    environment = Path(f"/proc/{reader.child_pid}/environ").read_bytes()
+    assert b"canary" not in environment and b"AWS" not in environment
+    open_files = {str(link.readlink()) for link in Path(f"/proc/{reader.child_pid}/fd").iterdir()}
+    assert sum(name.startswith("socket:") for name in open_files) == 1  # to its supervisor
+    assert not any(str(good.parent) in name for name in open_files)  # nothing stays open
+
+
+def test_a_child_outlives_neither_its_supervisor_nor_its_deadline(good: Path) -> None:
+    reader = Reader(Sampling(8), MODEL_SIZE, Limits())
+    reader.read(str(good))
+    assert reader._child is not None
+    child = reader._child
+    child._socket.close()  # what the kernel does when a supervisor dies
+    assert child.process.wait(timeout=10) == 0
+
+
+def test_nothing_leaks(reader: Reader, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    (tmp_path / "text.mp4").write_text("no video")
+
+    def use(times: int) -> tuple[int, int, int, int]:
+        for _ in range(times):
+            reader.read(str(good))
+            with pytest.raises(RowError):
+                reader.read(str(tmp_path / "text.mp4"))
+        child_files = len(list(Path(f"/proc/{reader.child_pid}/fd").iterdir()))
+        child_threads = len(list(Path(f"/proc/{reader.child_pid}/task").iterdir()))
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), child_files, child_threads
+
+    before = use(3)
+    assert use(60) == before
+    assert list(scratch.iterdir()) == []
+
+
+def mutants(seeds: range) -> Iterator[tuple[str, bytes]]:
+    """Public videos, each with up to 1,000 bytes changed."""
+    small = [entry["file"] for entry in corpus() if entry["result"] == "ok" and entry["bytes"] < 800_000]
+    for seed in seeds:
+        name = small[seed % len(small)]
+        yield f"{seed} {name}", flip((CORPUS / name).read_bytes(), seed)
+
+
+@pytest.mark.skipif(not corpus(), reason="the public files are not here")
+@pytest.mark.parametrize(
+    "seeds", [range(200), pytest.param(range(200, 2400), marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+def test_flipped_bytes_are_typed_and_kill_nobody(seeds: range, tmp_path: Path) -> None:
+    path = tmp_path / "mutant.mp4"
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=20)) as reader:
+        for name, data in mutants(seeds):
+            path.write_bytes(data)
+            try:
+                frames = reader.read(str(path))
+            except RowError as error:
+                assert error.error_class in RETRYABLE, name
+                assert error.error_class not in ("timeout", "decoder_crash", "out_of_memory"), (name, error)
+                continue
+            assert 0 < len(frames.times_s) == len(frames.pixels_FHWC) <= frames.wanted, name
+            assert frames.partial == (len(frames.times_s) < frames.wanted), name
+            assert list(frames.times_s) == sorted(frames.times_s), name
