@@ -200,6 +200,8 @@ def _explain_one(one: dict[str, Any], model: type[BaseModel]) -> str:
     if kind == "literal_error":
         wanted = re.findall(r"'([^']*)'", context["expected"])
         return f"{path}: must be one of {', '.join(wanted)}, got {given!r}{did_you_mean(given, wanted)}"
+    if kind == "string_pattern_mismatch":
+        return f"{path}: may hold letters, digits, '_', '-' and '.', got {given!r}"
     message = (
         one["msg"]
         .replace("Input should be", "must be")

@@ -18,7 +18,7 @@ import pytest
 from faultproxy import FaultProxy
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_rows import FINGERPRINT, Place, annotation, error, row_id
+from ledger_rows import FINGERPRINT, Place, annotation, error, place, row_id  # noqa: F401  (a fixture)
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 from writer_process import Writer
 
@@ -168,7 +168,7 @@ def test_racing_writers_double_nothing(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_races_on_s3(s3: S3Server) -> None:  # noqa: F811
+def test_a_hundred_races_on_s3(s3: S3Server) -> None:
     race(Place(f"s3://{s3.make_bucket()}/out"), 100)
 
 
@@ -219,13 +219,13 @@ def test_a_writer_that_wakes_after_another_wrote_adds_nothing(place: Place) -> N
 
 
 @pytest.mark.parametrize("fault", ["drop_reply", "answer_409", "cut_in_half", "answer_503"])
-def test_a_bad_answer_to_a_commit_neither_loses_nor_doubles(s3: S3Server, fault: str) -> None:  # noqa: F811
+def test_a_bad_answer_to_a_commit_neither_loses_nor_doubles(s3: S3Server, fault: str) -> None:
     _commit_through_faults(s3, fault, commits=10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["drop_reply", "answer_409", "cut_in_half", "answer_503"])
-def test_fifty_bad_answers(s3: S3Server, fault: str) -> None:  # noqa: F811
+def test_fifty_bad_answers(s3: S3Server, fault: str) -> None:
     _commit_through_faults(s3, fault, commits=50)
 
 
@@ -241,7 +241,7 @@ def _commit_through_faults(server: S3Server, fault: str, commits: int) -> None:
     assert len(open_store(place.uri).list(f"annotations/{FINGERPRINT}")) == commits
 
 
-def test_refused_credentials_are_one_line_at_once(s3: S3Server) -> None:  # noqa: F811
+def test_refused_credentials_are_one_line_at_once(s3: S3Server) -> None:
     place = f"s3://{s3.make_bucket()}/out"
     code = f"from mlb_batch.ledger import Ledger; Ledger({place!r}, {FINGERPRINT!r}, 'run')"
     environment = {**s3.environment(), "AWS_SECRET_ACCESS_KEY": "wrong", "PATH": "/usr/bin"}

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ledger_rows import FINGERPRINT, Place, annotation, row_id
+from ledger_rows import FINGERPRINT, Place, annotation, place, row_id  # noqa: F401  (a fixture)
 from s3server import s3, s3_server  # noqa: F401  (fixtures)
 from writer_process import Writer
 

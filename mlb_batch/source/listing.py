@@ -43,7 +43,7 @@ def _names(place: str) -> list[str]:
     try:
         if _is_glob(place):
             found = fs.glob(path, detail=True)
-            return sorted(name for name, info in found.items() if info["type"] == "file")
+            return sorted(name for name, info in found.items() if info["type"] != "directory")
         return sorted(name for name in fs.find(path) if name.lower().endswith(VIDEO_ENDINGS))
     except foreign_errors() as error:
         if error_kind(error) == "missing":

@@ -118,12 +118,12 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
         if declared is None:
             types.see(row)
     num_rows = len(keys) // KEY_BYTES
+    if num_rows == 0 and not problems:
+        problems.append("it holds no rows")
     if not problems and declared is None:
         problems += [f"no row has a key {name!r} ({_key_of(spec, name)})" for name in types.never_seen()]
     if not problems:
         problems += _duplicates(spec, keys)
-    if not problems and num_rows == 0:
-        problems.append("it holds no rows")
     if problems:
         lines = problems[:MOST_PROBLEMS] + (["... and more"] if len(problems) > MOST_PROBLEMS else [])
         raise InputError("\n".join(f"input.manifest: {manifest}: {line}" for line in lines))
@@ -137,7 +137,7 @@ def _row_problems(given: InputSpec, row: Row) -> Iterator[str]:
         yield f"{name} is null; every row needs an id"
     elif not isinstance(identity, str | int) or isinstance(identity, bool):
         yield f"{name} is a {type(identity).__name__}, not a text or a whole number"
-    elif isinstance(identity, str) and (len(identity) > MOST_ID_CHARS or not _encodable(identity)):
+    elif given.id_column and isinstance(identity, str) and (len(identity) > MOST_ID_CHARS or not _encodable(identity)):
         yield f"{name} is not a text of at most {MOST_ID_CHARS} characters"
     try:
         start_s, end_s = _span(given, row)

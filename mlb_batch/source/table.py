@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,7 +94,8 @@ def _parquet_rows(file: IO[bytes], uri: str, wanted: Sequence[str]) -> Iterator[
 def _text_lines(file: IO[bytes], uri: str, report: Report) -> Iterator[str]:
     """Lines of text with their ends; a line that is no UTF-8 or has no end is reported and passed over."""
     number = 0
-    while line := file.readline(LONGEST_LINE):
+    lines = io.BufferedReader(cast(io.RawIOBase, file))  # remote files can't bound a line by themselves
+    while line := lines.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
             raise InputError(f"input.manifest: {uri}: line {number} is longer than {LONGEST_LINE >> 20} MB")

@@ -1,0 +1,77 @@
+"""The report counts from the rows, reconciles them, and shows what came from outside safely."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from ledger_rows import FINGERPRINT, annotation, error, row_id
+
+from mlb_batch.errors import OutputError
+from mlb_batch.ledger import Ledger, RunFolder, publish
+from mlb_batch.report import how_to_read, printable, report, to_html, to_text
+
+HUGE = 2**62
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    """Five annotations, one of them after a failure, and two that stay unresolved."""
+    uri = str(tmp_path / "out")
+    ledger = Ledger(uri, FINGERPRINT, "20260101-run", pa.schema([]))
+    ledger.commit([], [error(4), error(8, error_class="corrupt"), error(9)])
+    rows = [
+        annotation(n, flops_executed=HUGE, flops_vanilla=2 * HUGE - 1, kind="qa" if n else "caption") for n in range(5)
+    ]
+    ledger.commit(rows[:3], [])
+    hostile = {**error(9, attempt=2), "message": "\x1b[2Jgone\n=cmd()", "uri": "<script>"}
+    ledger.commit(rows[3:], [hostile])
+    folder = RunFolder(uri, "20260101-run")
+    folder.write_json("summary", {"fingerprint": FINGERPRINT, "expected": 8, "annotated": 5})
+    publish(uri, FINGERPRINT, "20260101-run")
+    return uri
+
+
+def test_the_numbers_add_up(output: str) -> None:
+    numbers = report(output)
+    assert (numbers["annotations"], numbers["videos"], numbers["fingerprint"]) == (5, 5, FINGERPRINT)
+    assert numbers["by_kind"] == {"qa": 4, "caption": 1}
+    assert numbers["sums"]["flops_executed"] == 5 * HUGE, "more than 64 bits hold"
+    errors = numbers["errors"]
+    assert (errors["unresolved"], errors["failed_attempts"]) == (2, 4)
+    assert {name: one["count"] for name, one in errors["by_class"].items()} == {"corrupt": 1, "timeout": 1}
+    assert errors["by_class"]["corrupt"]["examples"] == [{"uri": "s3://b/8.mp4", "message": "took too long"}]
+    assert numbers["reconciliation"] == {"expected": 8, "accounted": 7, "lost": 1}
+    assert numbers["current"] == FINGERPRINT
+
+
+def test_what_came_from_outside_is_shown_safely(output: str) -> None:
+    numbers = report(output)
+    assert "\x1b" not in to_text(numbers) and "\\x1b[2Jgone\\n=cmd()" in to_text(numbers)
+    page = to_html(numbers)
+    assert "<script>" not in page and "&lt;script&gt;" in page and "\x1b" not in page
+    assert printable("a" * 300) == "a" * 200 + "..."
+    assert printable("Tä‮\t") == "Tä\\u202e\\t"
+
+
+def test_how_to_read_works_as_printed(output: str) -> None:
+    line = how_to_read(output, FINGERPRINT).splitlines()[2]
+    assert line.startswith("pandas:  ")
+    frame = eval(line.partition("  ")[2], {"pandas": pd})
+    assert sorted(frame["annotation_id"]) == sorted(row_id(n) for n in range(5))
+
+
+def test_a_place_without_annotations_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no annotations are here"):
+        report(str(tmp_path))
+
+
+def test_an_unfinished_run_among_several_fingerprints_asks_for_one(tmp_path: Path) -> None:
+    for fingerprint in (FINGERPRINT, "fedcba9876543210"):
+        Ledger(str(tmp_path), fingerprint, "run-1").commit([annotation(1, fingerprint)], [])
+    with pytest.raises(OutputError, match="name one of"):
+        report(str(tmp_path))
+    assert report(str(tmp_path), FINGERPRINT)["annotations"] == 1
+    assert report(str(tmp_path), FINGERPRINT)["reconciliation"] == {"expected": None, "accounted": 1, "lost": 0}

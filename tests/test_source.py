@@ -1,0 +1,444 @@
+"""The input: manifests of three kinds, globs and prefixes, questions of rows, and every mistake told up front."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+
+from mlb_batch.errors import InputError, SpecError
+from mlb_batch.source import Prompt, Video, clip_spans, inspect, videos
+from mlb_batch.spec import ClipsSpec, JobSpec
+
+CAPTION = {"id": "caption", "kind": "caption", "text": "Describe the video."}
+KINDS = ("parquet", "jsonl", "csv")
+
+
+def write_manifest(folder: Path, kind: str, rows: list[dict[str, Any]]) -> str:
+    path = folder / f"videos.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            for row in rows:
+                cells = {
+                    key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in row.items()
+                }
+                writer.writerow(cells)
+    return str(path)
+
+
+def job(manifest: str, prompts: list[dict[str, Any]] | None = None, **given: Any) -> JobSpec:
+    return JobSpec.from_dict(
+        {"input": {"manifest": manifest, **given}, "prompts": prompts or [CAPTION], "output": "out"}
+    )
+
+
+def glob_job(place: str, **given: Any) -> JobSpec:
+    return JobSpec.from_dict({"input": {"videos": place, **given}, "prompts": [CAPTION], "output": "out"})
+
+
+# --- manifests
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_three_kinds_of_manifest_say_the_same(tmp_path: Path, kind: str) -> None:
+    rows = [
+        {"uri": f"clips/{n}.mp4", "video_id": f"v{n}", "start_s": 1.5, "end_s": 3.0 + n, "title": f'Tä"g,\n{n}'}
+        for n in range(3)
+    ]
+    spec = job(
+        write_manifest(tmp_path, kind, rows),
+        [{"id": "c", "kind": "caption", "text": "Title: {title}. {{sic}}"}],
+        id_column="video_id",
+        start_column="start_s",
+        end_column="end_s",
+        columns=["title"],
+    )
+    prompt = Prompt("c", "caption", 'Title: Tä"g,\n1. {sic}')
+    expected = Video("v1", f"{tmp_path}/clips/1.mp4", 1.5, 4.0, (prompt,), {"title": 'Tä"g,\n1'}, None)
+    assert list(videos(spec))[1] == expected
+    assert inspect(spec).num_rows == 3
+    assert inspect(spec).passthrough == pa.schema([("title", pa.string())])
+
+
+def test_the_id_is_the_uri_where_no_column_is_named(tmp_path: Path) -> None:
+    spec = job(write_manifest(tmp_path, "csv", [{"uri": "a.mp4"}, {"uri": f"{tmp_path}/b.mp4"}]))
+    assert [video.video_id for video in videos(spec)] == [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mp4"]
+
+
+def test_passthrough_columns_keep_their_types(tmp_path: Path) -> None:
+    rows = [
+        {"uri": "a.mp4", "n": 1, "tags": ["x", "y"], "ok": True},
+        {"uri": "b.mp4", "n": None, "tags": [], "ok": None},
+    ]
+    spec = job(write_manifest(tmp_path, "parquet", rows), columns=["n", "tags", "ok"])
+    assert inspect(spec).passthrough.types == [pa.int64(), pa.list_(pa.string()), pa.bool_()]
+    assert [video.columns for video in videos(spec)] == [{key: row[key] for key in ("n", "tags", "ok")} for row in rows]
+
+
+def test_json_columns_take_the_narrowest_type_that_holds_all(tmp_path: Path) -> None:
+    rows = [
+        {"uri": "a", "int": 1, "real": 1, "mixed": 1, "nested": {"a": 1}, "huge": 2**70, "flag": True},
+        {"uri": "b", "int": None, "real": 1.5, "mixed": "one", "nested": ["\ud800"], "huge": 1},
+    ]
+    names = ["int", "real", "mixed", "nested", "huge", "flag"]
+    spec = job(write_manifest(tmp_path, "jsonl", rows), columns=names)
+    text = pa.string()
+    passthrough = inspect(spec).passthrough
+    assert passthrough.types == [pa.int64(), pa.float64(), text, text, text, pa.bool_()]
+    table = pa.Table.from_pylist([video.columns for video in videos(spec)], schema=passthrough)
+    assert table["mixed"].to_pylist() == ["1", "one"] and table["huge"].to_pylist() == [str(2**70), "1"]
+    assert table["nested"].to_pylist() == ['{"a": 1}', '["?"]'] and table["flag"].to_pylist() == [True, None]
+
+
+# --- questions
+
+
+QUESTIONS: list[tuple[Any, list[tuple[str, str, str, tuple[str, ...]]]]] = [
+    ("What is it?", [("q", "qa", "What is it?", ())]),
+    (["Why?", "How?", "Why?"], [("q.", "qa", "Why?", ()), ("q.", "qa", "How?", ())]),
+    (
+        [{"id": "a", "question": "Why?"}, {"id": "b", "question": "Which?", "choices": ["x", "y"]}],
+        [("a", "qa", "Why?", ()), ("b", "choice", "Which?", ("x", "y"))],
+    ),
+    ({"id": "a", "question": "Why?", "choices": None}, [("a", "qa", "Why?", ())]),
+    ("[sic] What is it?", [("q", "qa", "[sic] What is it?", ())]),
+    ("{uri} is not replaced", [("q", "qa", "{uri} is not replaced", ())]),
+    (None, []),
+    ([], []),
+    ("", []),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("cell", "expected"), QUESTIONS, ids=[str(cell)[:30] for cell, _ in QUESTIONS])
+def test_the_questions_of_a_row(tmp_path: Path, kind: str, cell: Any, expected: list[Any]) -> None:
+    rows = [{"uri": "a.mp4", "questions": cell}, {"uri": "b.mp4", "questions": "x" if isinstance(cell, str) else cell}]
+    if kind == "parquet" and cell in (None, []):
+        rows = pa.table({"uri": ["a.mp4"], "questions": pa.array([cell], pa.list_(pa.string()))}).to_pylist()
+    if kind == "jsonl" and cell is None:
+        rows.append({"uri": "c.mp4", "questions": "so that the key occurs"})
+    spec = job(write_manifest(tmp_path, kind, rows), [{"id": "q", "kind": "qa", "column": "questions"}])
+    found = [video for video in videos(spec) if video.uri.endswith("a.mp4")]
+    asked = [
+        (p.id[: len(e[0])], p.kind, p.text, p.choices) for v in found for p, e in zip(v.prompts, expected, strict=True)
+    ]
+    assert asked == expected
+    assert all(video.problem is None for video in found)
+
+
+def test_the_ids_of_listed_questions_survive_reordering(tmp_path: Path) -> None:
+    def ids(questions: list[str]) -> dict[str, str]:
+        manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a.mp4", "q": questions}])
+        (video,) = videos(job(manifest, [{"id": "q", "kind": "qa", "column": "q"}]))
+        return {prompt.text: prompt.id for prompt in video.prompts}
+
+    assert ids(["Why?", "How?"]).items() <= ids(["New?", "How?", "Why?"]).items()
+
+
+BAD: list[tuple[Any, str]] = [
+    ([{"id": "a", "question": "Why?", "choises": ["x", "y"]}], "unknown key 'choises'"),
+    ([{"id": "a"}], "an entry is a text"),
+    ([{"id": "a", "question": "Which?", "choices": ["x"]}], "choices are 2 to 26"),
+    ([{"id": "a", "question": "Which?", "choices": "xy"}], "choices is a list of texts"),
+    ([{"id": "x" * 201, "question": "Why?"}], "an id has 1 to 200 characters"),
+    ([7], "an entry is a text"),
+    ("y" * 20_000, "a prompt of 20,000 characters"),
+    ([{"id": "caption", "question": "Why?"}], "the prompt id 'caption' is used for two questions"),
+    ("\ud800", "surrogate"),
+]
+
+
+@pytest.mark.parametrize(("cell", "said"), BAD, ids=[said for _, said in BAD])
+def test_a_bad_prompt_is_one_row_and_its_neighbours_are_asked(tmp_path: Path, cell: Any, said: str) -> None:
+    manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a.mp4", "q": cell}, {"uri": "b.mp4", "q": "Why?"}])
+    good, bad, other = videos(job(manifest, [CAPTION, {"id": "q", "kind": "qa", "column": "q"}]))
+    assert [prompt.id for prompt in good.prompts] == ["caption"] and good.problem is None
+    assert bad.problem is not None and bad.problem[0] == "bad_prompt" and said in bad.problem[1]
+    assert len(bad.prompts) == 1 and bad.video_id == good.video_id
+    bad.prompts[0].text.encode(), bad.prompts[0].id.encode()
+    assert [prompt.id for prompt in other.prompts] == ["caption", "q"]
+
+
+def test_a_null_in_a_template_is_a_bad_prompt_and_values_are_no_templates(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a", "title": None}, {"uri": "b", "title": "{uri} {{x}}"}])
+    null, told = videos(job(manifest, [{**CAPTION, "text": "T {title}"}], columns=["title"]))
+    assert null.problem == ("bad_prompt", "{title} is null in this row")
+    assert told.prompts[0].text == "T {uri} {{x}}"
+
+
+# --- mistakes in a manifest
+
+
+def mistakes(spec: JobSpec) -> list[str]:
+    with pytest.raises((InputError, SpecError)) as caught:
+        list(videos(spec))
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_all_wrong_columns_are_named_at_once(tmp_path: Path, kind: str) -> None:
+    manifest = write_manifest(tmp_path, kind, [{"url": "a", "titel": "b", "text": "c"}])
+    prompts = [{"id": "q", "kind": "qa", "column": "qs"}]
+    lines = mistakes(job(manifest, prompts, id_column="id", columns=["title", "text"]))
+    starts = [line.partition(" the manifest has no column")[0] for line in lines]
+    assert lines[0] == "input.columns: 'text' is the name of an output column; rename it in the manifest"
+    assert starts[1:] == ["input.uri_column:", "input.id_column:", "prompts[0].column:", "input.columns:"]
+    assert "(did you mean 'titel'?)" in lines[4]
+
+
+def test_a_json_key_that_never_occurs_is_named(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a"}])
+    assert "no row has a key 'title' (input.columns)" in mistakes(job(manifest, columns=["title"]))[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_null_ids_and_bad_spans_are_named_with_their_rows(tmp_path: Path, kind: str) -> None:
+    rows = [
+        {"uri": "a.mp4", "id": None, "from": "0", "to": "5"},
+        {"uri": "b.mp4", "id": "b", "from": "later", "to": "5"},
+        {"uri": "c.mp4", "id": "c", "from": "5", "to": "5"},
+        {"uri": "d.mp4", "id": "d", "from": "-1", "to": "nan"},
+    ]
+    spec = job(write_manifest(tmp_path, kind, rows), id_column="id", start_column="from", end_column="to")
+    first, second, third, fourth = mistakes(spec)
+    assert "id is null" in first and "row " in first
+    assert "from is 'later', not a number of seconds" in second
+    assert "ends at 5 s, not after its start" in third
+    assert "from is -1.0, not a number of seconds from 0" in fourth
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_duplicate_ids_are_refused_and_the_first_few_named(tmp_path: Path, kind: str) -> None:
+    rows = [{"uri": f"{n}.mp4", "id": f"v{n % 10}"} for n in range(20)]
+    (line,) = mistakes(job(write_manifest(tmp_path, kind, rows), id_column="id"))
+    assert "ids that stand more than once: 'v0' (rows " in line and "and 5 more" in line
+
+
+def test_parts_of_one_video_share_its_id(tmp_path: Path) -> None:
+    rows = [{"uri": "a.mp4", "from": n, "to": n + 1} for n in range(3)]
+    spec = job(write_manifest(tmp_path, "parquet", rows), start_column="from", end_column="to")
+    assert [(video.start_s, video.end_s) for video in videos(spec)] == [(0, 1), (1, 2), (2, 3)]
+    rows.append(rows[1])
+    spec = job(write_manifest(tmp_path, "parquet", rows), start_column="from", end_column="to")
+    assert "stand more than once" in mistakes(spec)[0]
+
+
+def test_malformed_lines_are_named_by_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"uri": "a"}\n{"uri": \n\n[1]\n{"uri": "\xff"}\n{"uri": "b"}\n')
+    assert [line.partition("a.jsonl: ")[2][:13] for line in mistakes(job(str(path)))] == [
+        "line 2: not J",
+        "line 4: a lis",
+        "line 5 is not",
+    ]
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbfuri,t\na,1\nb\n"c\nd",2\ne,3,4\nf,"x"y\n')
+    assert [line.partition("a.csv: ")[2][:20] for line in mistakes(job(str(path)))] == [
+        "line 3 has 1 cells, ",
+        "line 6 has 3 cells, ",
+        "line 7: ',' expected",
+    ]
+
+
+def test_what_is_no_manifest(tmp_path: Path) -> None:
+    assert "no such file" in mistakes(job(str(tmp_path / "none.parquet")))[0]
+    for kind, said in (("parquet", "not a Parquet file"), ("csv", "the file is empty"), ("jsonl", "it holds no rows")):
+        path = tmp_path / f"empty.{kind}"
+        path.write_bytes(b"")
+        assert said in mistakes(job(str(path)))[0]
+    (tmp_path / "head.csv").write_text("uri\n")
+    assert "it holds no rows" in mistakes(job(str(tmp_path / "head.csv")))[0]
+    (tmp_path / "twice.csv").write_text("uri,uri\na,b\n")
+    assert "the column 'uri' stands twice" in mistakes(job(str(tmp_path / "twice.csv")))[0]
+    manifest = Path(write_manifest(tmp_path, "parquet", [{"uri": f"{n}.mp4"} for n in range(5000)]))
+    sound = manifest.read_bytes()
+    manifest.write_bytes(sound[:60] + bytes(40) + sound[100:])
+    assert "can't be read" in mistakes(job(str(manifest)))[0]
+
+
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_bytes(b'{"uri": "' + b"x" * (17 * 2**20))
+    assert "line 1 is longer than 16 MB" in mistakes(job(str(path)))[0]
+    path = tmp_path / "long.csv"
+    path.write_bytes(b"uri\n" + b"x" * 200_000 + b"\n")
+    assert "line 2: field larger than field limit" in mistakes(job(str(path)))[0]
+
+
+def test_a_row_without_a_uri_ends_as_an_error(tmp_path: Path) -> None:
+    rows = [{"uri": None, "id": "a"}, {"uri": "b.mp4", "id": "b"}]
+    first, second = videos(job(write_manifest(tmp_path, "jsonl", rows), id_column="id"))
+    assert first.problem == ("not_found", "the manifest row has no uri") and second.problem is None
+
+
+# --- flat memory
+
+
+def _peak_mb(manifest: Path, count: int) -> tuple[float, float]:
+    """The peak memory of a process that reads all, after the first thousand rows and at the end."""
+    code = f"""
+import resource
+from mlb_batch.source import videos
+from mlb_batch.spec import JobSpec
+
+def read(manifest):
+    given = {{"manifest": manifest, "id_column": "id", "columns": ["title"]}}
+    prompts = [{{"id": "c", "kind": "caption", "text": "Of {{title}}"}}, {{"id": "q", "kind": "qa", "column": "q"}}]
+    seen = sum(1 for _ in videos(JobSpec.from_dict({{"input": given, "prompts": prompts, "output": "out"}})))
+    return seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+_, early = read({str(manifest)!r} + ".small.csv")
+seen, late = read({str(manifest)!r})
+assert seen == {count}, seen
+print(early, late)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    early, late = map(float, done.stdout.split())
+    return early, late
+
+
+def _grows_by_mb(tmp_path: Path, count: int) -> float:
+    manifest = tmp_path / "big.csv"
+    for path, rows in ((manifest, count), (Path(f"{manifest}.small.csv"), 1000)):
+        with path.open("w") as file:
+            file.write("uri,id,title,q\n")
+            for n in range(rows):
+                file.write(f"clips/{n:08d}.mp4,v{n},a title of some length number {n},What happens in {n}?\n")
+    early, late = _peak_mb(manifest, count)
+    return late - early
+
+
+def test_a_hundred_thousand_rows_stream_in_flat_memory(tmp_path: Path) -> None:
+    assert _grows_by_mb(tmp_path, 100_000) < 20
+
+
+@pytest.mark.slow
+def test_a_million_rows_stream_in_flat_memory(tmp_path: Path) -> None:
+    assert _grows_by_mb(tmp_path, 1_000_000) < 120, "16 bytes a row for the rule of ids, while it is sorted"
+
+
+# --- globs and prefixes
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    for name in ("b.mp4", "a b+%#?.MP4", "sub/c.webm", "sub/notes.txt", "sub/deep/d.mkv"):
+        path = tmp_path / "clips" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path / "clips"
+
+
+def names(spec: JobSpec, base: str) -> list[str]:
+    return [video.uri.removeprefix(f"{base}/") for video in videos(spec)]
+
+
+def test_globs_and_prefixes_of_a_folder(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = ["a b+%#?.MP4", "b.mp4", "sub/c.webm", "sub/deep/d.mkv"]
+    assert names(glob_job(str(clips)), str(clips)) == every
+    assert names(glob_job(f"{clips}/"), str(clips)) == every
+    assert names(glob_job(f"file://{clips}"), str(clips)) == every
+    assert names(glob_job(f"{clips}/*.mp4"), str(clips)) == ["b.mp4"]
+    assert names(glob_job(f"{clips}/**/*.m*"), str(clips)) == ["b.mp4", "sub/deep/d.mkv"]
+    assert "sub/notes.txt" in names(glob_job(f"{clips}/**"), str(clips))
+    monkeypatch.chdir(clips.parent)
+    assert names(glob_job("clips"), str(clips)) == every, "relative to where the command runs, absolute in the rows"
+    assert all(video.problem is None and video.video_id == video.uri for video in videos(glob_job("clips")))
+
+
+def test_a_place_without_videos_is_the_users_mistake(clips: Path) -> None:
+    for place in (f"{clips}/*.avi", str(clips / "none"), f"{clips}/sub/notes.txt"):
+        assert "no video is there" in mistakes(glob_job(place))[0]
+
+
+def test_links_that_lead_out_of_a_folder_are_forbidden(clips: Path) -> None:
+    (clips.parent / "secret.mp4").write_bytes(b"x")
+    (clips / "link.mp4").symlink_to(clips.parent / "secret.mp4")
+    (clips / "inner.mp4").symlink_to(clips / "b.mp4")
+    problems = {video.uri.removeprefix(f"{clips}/"): video.problem for video in videos(glob_job(f"{clips}/*.mp4"))}
+    assert problems["inner.mp4"] is None and problems["b.mp4"] is None
+    assert problems["link.mp4"] is not None and problems["link.mp4"][0] == "forbidden"
+
+
+def test_a_bucket_as_glob_prefix_and_manifest(s3: S3Server) -> None:
+    import fsspec
+
+    bucket = s3.make_bucket()
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    odd = ["b.mp4", "sub/ü +%#?&=.mp4", "sub/" + "k" * 1000 + ".mp4", "notes.txt"]
+    for name in odd:
+        fs.pipe_file(f"{bucket}/in/{name}", b"x")
+    uris = [video.uri for video in videos(glob_job(f"s3://{bucket}/in/"))]
+    assert uris == sorted(f"s3://{bucket}/in/{name}" for name in odd[:3])
+    assert [v.uri for v in videos(glob_job(f"s3://{bucket}/in/*.mp4"))] == [f"s3://{bucket}/in/b.mp4"]
+    assert all(video.problem is None for video in videos(glob_job(f"s3://{bucket}/in/**")))
+
+    for kind in KINDS:
+        lines = json.dumps({"uri": "b.mp4"}) + "\n" + json.dumps({"uri": "s3://other/x.mp4"}) + "\n"
+        data = lines.encode() if kind == "jsonl" else b"uri\nb.mp4\ns3://other/x.mp4\n"
+        if kind == "parquet":
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.table({"uri": ["b.mp4", "s3://other/x.mp4"]}), sink)
+            data = sink.getvalue().to_pybytes()
+        fs.pipe_file(f"{bucket}/in/m.{kind}", data)
+        inside, outside = videos(job(f"s3://{bucket}/in/m.{kind}"))
+        assert inside.uri == f"s3://{bucket}/in/b.mp4" and inside.problem is None
+        assert outside.problem is not None and outside.problem[0] == "forbidden"
+    assert "no such file" in mistakes(job(f"s3://{bucket}/in/none.csv"))[0]
+    assert "no video is there" in mistakes(glob_job(f"s3://{bucket}/none/"))[0]
+
+
+# --- clips
+
+
+@given(
+    duration_s=st.floats(0.5, 2_000),
+    every_s=st.floats(0.5, 600),
+    overlap=st.floats(0, 0.9),
+    start_s=st.none() | st.floats(0, 1_000),
+    end_s=st.none() | st.floats(0, 2_500),
+)
+def test_clips_cover_the_part_without_slivers(
+    duration_s: float, every_s: float, overlap: float, start_s: float | None, end_s: float | None
+) -> None:
+    clips = ClipsSpec(every_s=every_s, overlap_s=overlap * every_s)
+    first_s, last_s = start_s or 0.0, min(duration_s, duration_s if end_s is None else end_s)
+    spans = clip_spans(duration_s, clips, start_s, end_s)
+    if last_s <= first_s:
+        assert spans == []
+        return
+    assert spans[0][0] == first_s and spans[-1][1] == last_s
+    for (begin_s, finish_s), (next_s, _) in itertools.pairwise(spans):
+        assert math.isclose(finish_s - begin_s, every_s, rel_tol=1e-6)
+        assert math.isclose(finish_s - next_s, overlap * every_s, rel_tol=1e-6, abs_tol=1e-6)
+    length_s = spans[-1][1] - spans[-1][0]
+    assert length_s < 1.1 * every_s + 1e-6
+    assert len(spans) == 1 or length_s > (0.1 + overlap) * every_s - 1e-6
+
+
+def test_clips_by_hand() -> None:
+    minute = ClipsSpec(every_s=60)
+    assert clip_spans(130, minute) == [(0, 60), (60, 120), (120, 130)]
+    assert clip_spans(121, minute) == [(0, 60), (60, 121)], "a sliver joins the clip before"
+    assert clip_spans(130, None, 10, None) == [(10, 130)]
+    assert clip_spans(130, minute, 100, 500) == [(100, 130)]
+    assert clip_spans(130, ClipsSpec(every_s=60, overlap_s=30), 0, 120) == [(0, 60), (30, 90), (60, 120)]
