@@ -76,14 +76,14 @@ def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history:
     past, strikes = ray.put(history), Strikes()
     same = Constants(priced.model, spec.prune.method, spec.prune.select)
     reading = (spec, sampling(spec, priced), frame_size(spec, priced), strikes, past if spec.clips else None)
-    load = partial(load_captioner, spec, priced)
+    captioning = (partial(load_captioner, spec, priced), same, strikes, sizes.captioners[1])
     videos = ray.data.read_datasource(VideoSource(spec, found, past, limit), num_cpus=0, override_num_blocks=1)
     frames = videos.map_batches(
         ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,
         num_cpus=sizes.read_cpus, compute=ActorPoolStrategy(min_size=sizes.readers[0], max_size=sizes.readers[1]),
     )  # fmt: skip
     return frames.map_batches(
-        Caption, fn_constructor_args=(load, same, strikes), batch_format="pyarrow", batch_size=sizes.batch_videos,
+        Caption, fn_constructor_args=captioning, batch_format="pyarrow", batch_size=sizes.batch_videos,
         num_cpus=sizes.caption_cpus, num_gpus=sizes.caption_gpus,
         compute=ActorPoolStrategy(min_size=sizes.captioners[0], max_size=sizes.captioners[1]),
     )  # fmt: skip

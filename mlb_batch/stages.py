@@ -19,11 +19,14 @@ from mlb_batch.errors import JobError, RowError, UserError
 from mlb_batch.rows import Constants, annotation_row
 from mlb_batch.source import clip_spans
 from mlb_batch.spec import JobSpec
-from mlb_batch.video import FrameSize, Limits, Reader, Sampling
+from mlb_batch.video import FrameSize, Header, Limits, Reader, Sampling, open_uri, probe
 from mlb_batch.work import History, Outcome, Read, Work, error_row, items, outcome_table, read_table, reads
 
 if TYPE_CHECKING:
     from mlb_batch.vlm.captioner import Answer, Captioner, Clip
+
+LOADING = "load the model"
+LOADING_DEATHS = 5  # beyond the processes that are loading now; then the job is given up
 
 T = TypeVar("T")
 
@@ -54,7 +57,8 @@ class ReadFrames:
         history: ray.ObjectRef[History] | None,
     ) -> None:
         """`history` is needed where the clips, and so their ids, are found here."""
-        self._reader = Reader(sampling, size, Limits(video_s=spec.limits.video_s))
+        self._limits = Limits(video_s=spec.limits.video_s)
+        self._reader = Reader(sampling, size, self._limits)
         self._clips, self._strikes = spec.clips, strikes
         self._history: History | None = ray.get(history) if history else None
 
@@ -68,7 +72,7 @@ class ReadFrames:
         if self._clips is None or self._history is None or not work.asks or work.video.problem is not None:
             return [work]
         video = work.video
-        header = attempt(lambda: self._reader.probe(video.uri), "corrupt")
+        header = attempt(lambda: _header(video.uri, self._limits), "corrupt")
         if isinstance(header, RowError):
             return [replace(work, video=replace(video, problem=(header.error_class, header.message)))]
         spans = clip_spans(header.duration_s, self._clips, video.start_s, video.end_s) if header.duration_s else []
@@ -96,22 +100,38 @@ class ReadFrames:
         return Read(work, frames=frames, read_s=read_s)
 
 
+def _header(uri: str, limits: Limits) -> Header:
+    with open_uri(uri) as file:
+        return probe(file, limits)
+
+
 class Caption:
     """Clips with frames in; out the rows for annotations/ and errors/, and the run's counts."""
 
-    def __init__(self, load: Callable[[], Captioner], same: Constants, strikes: Strikes) -> None:
-        self._captioner = load()
-        self._same, self._strikes = same, strikes
+    def __init__(self, load: Callable[[], Captioner], same: Constants, strikes: Strikes, actors: int) -> None:
+        self._load, self._same, self._strikes = load, same, strikes
+        self._most_loading = actors + LOADING_DEATHS
+        self._captioner: Captioner | None = None
         self._idle_since_s = time.monotonic()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        begun_s = time.monotonic()
-        idle_s = begun_s - self._idle_since_s
         clips = reads(table)
+        readable = [clip for clip in clips if clip.frames is not None]
+        if readable and self._captioner is None:  # a run with nothing to do loads no model
+            self._captioner = self._loaded()
+            self._idle_since_s = time.monotonic()
+        begun_s = time.monotonic()
         outcomes = [_unread(clip) for clip in clips if clip.frames is None]
-        outcomes += self._annotate_all([clip for clip in clips if clip.frames is not None])
+        outcomes += self._annotate_all(readable)
+        times = Outcome(model_s=time.monotonic() - begun_s, idle_s=begun_s - self._idle_since_s)
         self._idle_since_s = time.monotonic()
-        return outcome_table([*outcomes, Outcome(model_s=self._idle_since_s - begun_s, idle_s=idle_s)])
+        return outcome_table([*outcomes, times])
+
+    def _loaded(self) -> Captioner:
+        if self._strikes.deaths([LOADING])[0] >= self._most_loading:
+            raise JobError(f"{LOADING_DEATHS} captioning processes died while they loaded the model: out of memory?")
+        with self._strikes.watching([LOADING]):
+            return self._load()
 
     def _annotate_all(self, clips: list[Read]) -> Iterator[Outcome]:
         """In one batch, but for those that were at work when an actor died: they go alone."""
@@ -127,9 +147,10 @@ class Caption:
     def _annotate(self, clips: list[Read]) -> Iterator[Outcome]:
         if not clips:
             return
-        batch = [_clip(clip) for clip in clips]
+        batch, captioner = [_clip(clip) for clip in clips], self._captioner
+        assert captioner is not None
         with self._strikes.watching([_key(clip) for clip in clips]):
-            answers = attempt(lambda: self._captioner.annotate(batch), "model_error")
+            answers = attempt(lambda: captioner.annotate(batch), "model_error")
         if not isinstance(answers, RowError):
             yield from (self._outcome(clip, some) for clip, some in zip(clips, answers, strict=True))
         elif len(clips) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -15,9 +16,9 @@ Nodes = list[Mapping[str, float]]
 # A few source rows, one clip with its frames, a few results: what one task hands on. Ray Data's 128 MB would put a
 # whole manifest into one block, and one block is read by one actor.
 BLOCK_BYTES = 4096
-# A captioner that dies while it loads its model (out of memory, a node that goes) is started again so often in a row;
-# 0, the default, would end the job, and -1 would load a model that can't be loaded for ever.
-LOADING_DEATHS = 5
+# An actor that dies while it starts (a node goes) is started again so often in a row; 0, the default, would end the
+# job, and -1 would start for ever what can't start.
+STARTING_DEATHS = 5
 
 
 @contextmanager
@@ -38,18 +39,32 @@ def _start() -> None:
     if os.environ.get("RAY_ADDRESS"):  # also set inside a submitted job
         ray.init(logging_level=logging.WARNING)
         return
-    # "local": never one that happens to run here. No dashboard: nothing listens that nobody asked for.
     # Ray Data's actors always have arguments in the object store, which makes Ray's core print an alarm at every start.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = len(os.sched_getaffinity(0))
-    ray.init(
-        address="local",
-        num_cpus=2 if cores < 2 else None,  # reading and captioning take turns on a single core
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _system_config={"enable_metrics_collection": False},
-    )
+    with _stderr_of_others_closed():
+        ray.init(
+            address="local",  # never one that happens to run here
+            num_cpus=2 if cores < 2 else None,  # reading and captioning take turns on a single core
+            include_dashboard=False,  # nothing listens that nobody asked for
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _system_config={"enable_metrics_collection": False},
+        )
+
+
+@contextmanager
+def _stderr_of_others_closed() -> Iterator[None]:
+    """Ray's own processes, and its core in this one, say hello on stderr while they start; errors are raised anyway."""
+    sys.stderr.flush()
+    ours, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
+        os.close(nothing)
 
 
 def data_context() -> DataContext:
@@ -57,7 +72,7 @@ def data_context() -> DataContext:
     context = DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
     context.max_errored_blocks = 0  # anything else drops the good rows of a bad block, silently
-    context.max_consecutive_actor_init_deaths = LOADING_DEATHS
+    context.max_consecutive_actor_init_deaths = STARTING_DEATHS
     context.enable_progress_bars = False  # the run has its own
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False

@@ -46,5 +46,7 @@ class Strikes:
     @contextmanager
     def watching(self, keys: Sequence[str]) -> Iterator[None]:
         ray.get(self._record.begin.remote(keys))  # must be on record before anything can happen
-        yield
-        self._record.end.remote(keys)
+        try:
+            yield
+        finally:  # an exception is no death
+            self._record.end.remote(keys)
