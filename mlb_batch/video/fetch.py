@@ -133,16 +133,34 @@ def _typed(uri: str, call: Callable[[], _T]) -> _T:
 
 
 def _row_error(error: BaseException) -> RowError:
-    kind = error_kind(error)
+    """By the server's own word where there is one: some clients call every failure a missing file."""
+    causes = list(_causes(error))
+    status = next(filter(None, map(_http_status, causes)), None)
     if isinstance(error, IsADirectoryError | NotADirectoryError):
         return RowError("not_found", first_line(error))
-    if kind == "missing":
-        return RowError("not_found", "no such file")
-    if kind == "refused" or getattr(error, "status", None) in (401, 403):
-        return RowError("forbidden", first_line(error))
-    if type(error).__name__ == "FileExpired":  # s3fs reads with If-Match
+    if any(type(cause).__name__ == "FileExpired" for cause in causes) or status == 412:  # s3fs reads with If-Match
         return RowError("changed_during_read", "the object was overwritten while it was read")
-    return RowError("storage", first_line(error))
+    if status in (401, 403) or error_kind(error) == "refused":
+        return RowError("forbidden", first_line(error))
+    unanswered = status is None and isinstance(causes[-1], foreign_errors()) and len(causes) > 1
+    if error_kind(error) == "missing" and status in (None, 404, 410) and not unanswered:
+        return RowError("not_found", "no such file")
+    return RowError("storage", first_line(causes[-1]))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _http_status(error: BaseException) -> int | None:
+    """As aiohttp and botocore keep it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else None
 
 
 def _local_version(stat: os.stat_result) -> str:

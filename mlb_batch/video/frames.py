@@ -83,7 +83,8 @@ def _wanted(timeline: Timeline, sampling: Sampling, start_s: float | None, end_s
     frames = clip_frames(times_s, timeline.duration_s, start_s, end_s)
     if len(frames) == 0:
         raise RowError("truncated", f"the clip starts at {start_s} s, the video ends at {timeline.duration_s:.3f} s")
-    wanted = pick(times_s, timeline.is_key[timeline.shown], frames, start_s or 0.0, sampling)
+    end_s = timeline.duration_s if end_s is None else min(end_s, timeline.duration_s)
+    wanted = pick(times_s, timeline.is_key[timeline.shown], frames, start_s or 0.0, end_s, sampling)
     return wanted if len(wanted) else frames[:1]  # a clip without a keyframe: the frame that it begins with
 
 

@@ -31,13 +31,20 @@ def clip_frames(times_s: Floats, end_of_video_s: float, start_s: float | None, e
     return np.arange(start, end, dtype=np.int64)
 
 
-def pick(times_s: Floats, is_key: npt.NDArray[np.bool_], frames: Ints, start_s: float, sampling: Sampling) -> Ints:
-    """Those of `frames` (indices into `times_s`, sorted) that the sampling wants, sorted, each once."""
+def pick(
+    times_s: Floats,
+    is_key: npt.NDArray[np.bool_],
+    frames: Ints,
+    start_s: float,
+    end_s: float,
+    sampling: Sampling,
+) -> Ints:
+    """Those of the clip's `frames` (indices into `times_s`, sorted) that the sampling wants, sorted, each once."""
     if sampling.strategy == "keyframes":
         frames = frames[is_key[frames]]
     elif sampling.strategy == "fps":
         assert sampling.fps is not None and sampling.fps > 0, sampling
-        on_screen = _at_rate(times_s[frames], start_s, sampling.fps, sampling.count)
+        on_screen = _at_rate(times_s[frames], start_s, end_s, sampling.fps)
         if len(on_screen) <= sampling.count:
             return frames[on_screen]
     else:
@@ -51,11 +58,10 @@ def uniform(total: int, count: int) -> Ints:
     return np.linspace(0, total - 1, count, dtype=np.int64)
 
 
-def _at_rate(times_s: Floats, start_s: float, fps: float, cap: int) -> Ints:
-    """The frames on screen at each 1/fps from the start; one more than the cap at most, which says that it is over."""
-    if len(times_s) == 0:
-        return np.arange(0, dtype=np.int64)
-    # a microsecond of grace: 3 * (1/3) must find the frame that is shown at 1.0
-    ticks = min(int((times_s[-1] - start_s) * fps + 1e-6) + 1, len(times_s) * max(1, cap) + 1)
-    wanted_s = start_s + np.arange(ticks) / fps
-    return np.unique(np.maximum(np.searchsorted(times_s, wanted_s + 1e-6, side="right") - 1, 0))
+def _at_rate(times_s: Floats, start_s: float, end_s: float, fps: float) -> Ints:
+    """The frames that are on screen at one of the ticks start, start + 1/fps, ... before the end."""
+    # a microsecond of grace: the tick at 3 * (1/3) belongs to the frame that is shown at 1.0
+    ticks_before = np.ceil((np.append(times_s, end_s) - start_s) * fps - 1e-6)
+    ticks_before[0] = 0  # the first tick always has a frame: the clip's first, even where it comes a little later
+    ticks_before[-1] = max(1, ticks_before[-1])
+    return np.flatnonzero(ticks_before[:-1] < ticks_before[1:])

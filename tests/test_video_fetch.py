@@ -1,0 +1,155 @@
+"""From a uri to a file: local, in memory, and over HTTP from a real server that refuses, lies, breaks off and hangs."""
+
+from __future__ import annotations
+
+import http.server
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from video_files import MODEL_SIZE, numbers, write_video
+
+from mlb_batch.errors import RowError
+from mlb_batch.video import Limits, Reader, Sampling, fetch, open_uri, probe, version_of
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("good") / "good.mp4", frames=200, size=(192, 256))
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=20)) as one:
+        yield one
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """/<status>/v.mp4 answers with that status; /short/ breaks off the first two bodies half way; /200/ is honest."""
+
+    data = b""
+    count = itertools.count()
+    sent = 0
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def log_message(self, *_: object) -> None: ...
+
+    def _answer(self, body: bool) -> None:
+        kind = self.path.split("/")[1]
+        if kind.isdigit() and kind != "200":
+            self.send_error(int(kind))
+            return
+        first, last = 0, len(self.data) - 1
+        wanted = self.headers.get("Range")
+        if wanted:
+            low, _, high = wanted.removeprefix("bytes=").partition("-")
+            first, last = int(low), min(last, int(high or last))
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", '"abc"')
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
+        self.end_headers()
+        if body:
+            part = self.data[first : last + 1]
+            if kind == "short" and next(_Handler.count) < 2:
+                part = part[: len(part) // 2]
+                self.close_connection = True
+            _Handler.sent += len(part)
+            self.wfile.write(part)
+
+
+@pytest.fixture
+def server(good: Path) -> Iterator[str]:
+    _Handler.data, _Handler.count, _Handler.sent = good.read_bytes(), itertools.count(), 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as one:
+        thread = threading.Thread(target=one.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{one.server_address[1]}"
+        one.shutdown()
+        thread.join()
+
+
+def error_class(reader: Reader, uri: str, **rest: str) -> str:
+    with pytest.raises(RowError) as caught:
+        reader.read(uri, **rest)
+    return caught.value.error_class
+
+
+def test_any_storage_gives_the_same_frames(reader: Reader, good: Path, server: str) -> None:
+    with fsspec.open("memory://videos/good.mp4", "wb") as file:
+        file.write(good.read_bytes())
+    local = reader.read(str(good))
+    assert numbers(local.pixels_FHWC) == np.linspace(0, 199, 8, dtype=int).tolist()
+    for uri in (f"file://{good}", "memory://videos/good.mp4", f"{server}/200/v.mp4"):
+        there = reader.read(uri)
+        np.testing.assert_array_equal(there.pixels_FHWC, local.pixels_FHWC)
+        assert there.bytes_read == good.stat().st_size
+
+
+def test_what_storage_refuses_has_its_class(reader: Reader, server: str, tmp_path: Path) -> None:
+    assert error_class(reader, str(tmp_path / "nothing.mp4")) == "not_found"
+    assert error_class(reader, str(tmp_path)) == "not_found"
+    assert error_class(reader, "memory://videos/nothing.mp4") == "not_found"
+    assert error_class(reader, f"{server}/404/v.mp4") == "not_found"
+    assert error_class(reader, f"{server}/403/v.mp4") == "forbidden"
+    assert error_class(reader, f"{server}/500/v.mp4") == "storage"
+    assert error_class(reader, "http://127.0.0.1:9/v.mp4") == "storage"  # nobody listens there
+    assert error_class(reader, "nosuchscheme://v.mp4") == "not_found"
+
+
+def test_an_empty_object_is_empty(reader: Reader) -> None:
+    with fsspec.open("memory://videos/empty.mp4", "wb"):
+        pass
+    assert error_class(reader, "memory://videos/empty.mp4") == "empty"
+
+
+def test_answers_that_break_off_are_asked_for_again(reader: Reader, server: str) -> None:
+    assert len(reader.read(f"{server}/short/v.mp4").times_s) == 8
+
+
+def test_large_files_go_to_a_nameless_file(
+    reader: Reader, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert len(reader.read(f"{server}/200/v.mp4").times_s) == 8
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", "/proc")  # a disk that takes nothing
+    assert error_class(reader, f"{server}/200/v.mp4") == "storage"
+
+
+def test_too_large_is_refused_before_it_is_fetched(good: Path, server: str) -> None:
+    with Reader(Sampling(8), MODEL_SIZE, Limits(max_bytes=1000)) as reader:
+        assert error_class(reader, f"{server}/200/v.mp4") == "too_large"
+    assert _Handler.sent == 0
+
+
+def test_versions_tell_a_changed_file(reader: Reader, good: Path, server: str, tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(good.read_bytes())
+    version = version_of(str(path))
+    assert version == version_of(f"file://{path}")
+    assert len(reader.read(str(path), version=version).times_s) == 8
+    path.write_bytes(good.read_bytes() + b"more")
+    assert version_of(str(path)) != version
+    assert error_class(reader, str(path), version=version) == "changed_during_read"
+    assert version_of(f"{server}/200/v.mp4") == "abc"
+    assert error_class(reader, f"{server}/200/v.mp4", version="abd") == "changed_during_read"
+
+
+def test_headers_are_read_by_ranges(server: str, good: Path) -> None:
+    with open_uri(f"{server}/200/v.mp4") as file:
+        assert probe(file).frames == 200
+    with open_uri(str(good)) as file:
+        assert probe(file).frames == 200
