@@ -5,6 +5,8 @@ Everything that ranks is fp32 and stable: of two equal scores the lower index wi
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
@@ -63,7 +65,7 @@ def join_most_similar(segment_F: Tensor, feature_FD: Tensor, at_most: int) -> Te
 
 
 def shares(weights: list[float], capacity: list[int], total: int) -> list[int]:
-    """`total` in whole numbers by weight (largest remainder): at least one each, at most each one's capacity.
+    """`total` in whole numbers: one each, then the rest by weight (largest remainder), at most each one's capacity.
 
     What a full one cannot take is shared out again among the others.
     """
@@ -77,9 +79,13 @@ def shares(weights: list[float], capacity: list[int], total: int) -> list[int]:
 
 
 def largest_remainder(weights: list[float], total: int) -> list[int]:
-    """`total` split in proportion to the weights, in whole numbers; ties go to the lower index."""
-    whole = sum(weights)
-    exact = [total * w / whole for w in weights]
+    """`total` split in proportion to the weights, in whole numbers; ties go to the lower index.
+
+    In exact fractions: rounded ones would let the last bit decide a tie.
+    """
+    parts = [Fraction(w) for w in weights]
+    whole = sum(parts)
+    exact = [total * part / whole for part in parts]
     out = [int(x) for x in exact]
     order = sorted(range(len(weights)), key=lambda i: (out[i] - exact[i], i))
     for i in order[: total - sum(out)]:
