@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import resource
@@ -9,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faultproxy import FaultProxy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_rows import FINGERPRINT, Place, annotation, error, place, row_id  # noqa: F401  (a fixture)
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
@@ -24,7 +27,7 @@ from writer_process import Writer
 
 from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS
 from mlb_batch.errors import JobError, OutputError
-from mlb_batch.ledger import Attempt, DoneIds, Ledger, annotation_id, fingerprint, pending
+from mlb_batch.ledger import Attempt, DoneIds, Ledger, annotation_id, fingerprint, pending, verify
 from mlb_batch.ledger.ids import MERGE_AT
 from mlb_batch.source import Prompt
 from mlb_batch.spec import RetrySpec
@@ -175,13 +178,13 @@ def test_a_hundred_races_on_s3(s3: S3Server) -> None:
 def kill_and_resume(place: Place, rounds: int, seed: int) -> None:
     """Writers are killed with -9 at random moments; after each kill a plain read is sound and holds all that was
     acknowledged, and the last writer completes exactly what is missing."""
-    count, batch, dice = 200, 4, random.Random(seed)
+    count, batch, dice = rounds * 40, 4, random.Random(seed)  # more than all rounds together can commit
     for _ in range(rounds):
         acknowledged = len(place.ids())
         with Writer(place.uri, count, batch) as writer:
             assert writer.hear() == "ready"
             for _ in range(dice.randint(0, 8)):
-                acknowledged += int((writer.hear() or "committed 0").split()[1])
+                acknowledged += int(writer.hear().removeprefix("committed "))
             writer.signal(signal.SIGKILL)
             writer.process.wait(10)
         ids = place.ids()
@@ -215,6 +218,23 @@ def test_a_writer_that_wakes_after_another_wrote_adds_nothing(place: Place) -> N
     assert sorted(place.ids()) == sorted(row_id(n) for n in range(20))
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.sets(st.integers(0, 12), max_size=5)), max_size=15))
+def test_any_interleaving_of_writers_writes_each_row_once(steps: list[tuple[int, bool, set[int]]]) -> None:
+    """Four writers, each with the view of when it was last opened, commit overlapping rows in any order."""
+    with tempfile.TemporaryDirectory() as output:
+        writers: dict[int, Ledger] = {}
+        wanted: set[str] = set()
+        for writer, reopen, numbers in steps:
+            if reopen or writer not in writers:
+                writers[writer] = Ledger(output, FINGERPRINT, f"run-{writer}")
+            written = writers[writer].commit([annotation(n) for n in numbers], [])
+            assert written == len({row_id(n) for n in numbers} - wanted)
+            wanted |= {row_id(n) for n in numbers}
+            assert sorted(Place(output).ids()) == sorted(wanted)
+        assert verify(output) == []
+
+
 # --- a storage that answers badly
 
 
@@ -239,6 +259,29 @@ def _commit_through_faults(server: S3Server, fault: str, commits: int) -> None:
         assert proxy.faults == commits
     assert sorted(place.ids()) == sorted(row_id(n) for n in range(commits * 2))
     assert len(open_store(place.uri).list(f"annotations/{FINGERPRINT}")) == commits
+
+
+def test_an_outage_is_waited_out(s3: S3Server) -> None:
+    _commit_through_an_outage(s3, outage_s=3)
+
+
+@pytest.mark.slow
+def test_an_outage_longer_than_a_request_may_take(s3: S3Server) -> None:
+    _commit_through_an_outage(s3, outage_s=60)
+
+
+def _commit_through_an_outage(server: S3Server, outage_s: float) -> None:
+    """The server stands still (SIGSTOP) in the middle of the commits."""
+    place = Place(f"s3://{server.make_bucket()}/out")
+    with Writer(place.uri, 40, 2) as writer:
+        assert writer.hear() == "ready" and writer.hear() == "committed 2"
+        os.kill(server.pids[0], signal.SIGSTOP)
+        try:
+            time.sleep(outage_s)  # the outage itself: nothing is waited for
+        finally:
+            os.kill(server.pids[0], signal.SIGCONT)
+        assert writer.hear_all()[-1] == "done"
+    assert sorted(place.ids()) == sorted(row_id(n) for n in range(40))
 
 
 def test_refused_credentials_are_one_line_at_once(s3: S3Server) -> None:
@@ -271,6 +314,7 @@ def test_a_storage_that_never_answers_ends_the_job(tmp_path: Path) -> None:
 # --- ids
 
 
+@settings(deadline=None)
 @given(st.sets(st.binary(min_size=16, max_size=16)), st.binary(min_size=16, max_size=16))
 def test_done_ids_are_a_set(ids: set[bytes], other: bytes) -> None:
     done = pickle.loads(pickle.dumps(DoneIds(one.hex() for one in ids)))

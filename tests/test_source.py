@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 
@@ -410,6 +410,7 @@ def test_a_bucket_as_glob_prefix_and_manifest(s3: S3Server) -> None:
 # --- clips
 
 
+@settings(deadline=None)
 @given(
     duration_s=st.floats(0.5, 2_000),
     every_s=st.floats(0.5, 600),

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlb_batch.errors import RowError
@@ -146,6 +146,7 @@ def test_the_default_is_the_manifests_own_bucket_or_folder(tmp_path: Path) -> No
     assert default_allow("/data/videos") == ("/data/videos",)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_escapes_the_folder(text: str) -> None:
     policy = UriPolicy("/srv/videos", ("/srv/videos",))
