@@ -203,6 +203,27 @@ def test_hours_at_one_frame_a_second_take_seconds(hours: int, tmp_path: Path) ->
     np.testing.assert_allclose(frames.times_s, expected)
 
 
+LONG: dict[str, dict[str, Any]] = {
+    "v.mp4": {"codec_options": {"x264-params": "open-gop=1:bframes=3:keyint=60", "preset": "ultrafast"}},
+    "v.mkv": {"codec_options": {"bf": "2"}},
+    "v.ts": {"codec_options": {"bf": "2"}},
+    "v.webm": {"codec": "libvpx"},
+    "v.avi": {"codec": "mpeg4"},
+    "v.mpg": {"codec": "mpeg2video", "codec_options": {"bf": "2"}},
+    "v.flv": {"codec": "flv"},
+    "v.asf": {"codec": "wmv2"},
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_jumps_land_right_in_every_container(name: str, tmp_path: Path) -> None:
+    """Gaps of thousands of packets between the wanted frames."""
+    path = write_video(tmp_path / name, frames=3000, size=(32, 32), gop=50, **LONG[name])
+    for frames, rule in ((read(path, 3), [0, 1499, 2999]), (read(path, 2, 100.02, 119.98), [2501, 2999])):
+        assert numbers(frames.pixels_FHWC) == rule
+        assert not frames.partial
+
+
 def test_probe_says_what_the_headers_say(tmp_path: Path) -> None:
     header = probe(write_video(tmp_path / "v.mp4"))
     assert (header.width, header.height, header.codec, header.frames, header.average_fps) == (128, 96, "h264", 50, 25)

@@ -60,8 +60,12 @@ class Decoder:
         self._stream = stream
         self._trouble = trouble
 
-    def feed(self, packet: Packet[Any]) -> list[VideoFrame]:
-        return self._decode(packet)
+    def feed(self, packet: Packet[Any], expected_to_fail: bool = False) -> list[VideoFrame]:
+        errors = self._trouble.errors
+        frames = self._decode(packet)
+        if expected_to_fail:
+            self._trouble.errors = errors
+        return frames
 
     def drain(self) -> list[VideoFrame]:
         """The frames still held back for reordering; after it a new run can begin."""

@@ -91,8 +91,12 @@ def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: b
 
 def _frames_of(run: Run, cursor: _Cursor, decoder: Decoder, timeline: Timeline, jump: bool) -> Iterator[VideoFrame]:
     for ordinal, packet in cursor.between(run.first, run.last, jump):
-        if not timeline.sealed[ordinal]:
-            yield from decoder.feed(packet)
+        if timeline.sealed[ordinal]:
+            continue
+        # The frames of an open GOP that are shown before its keyframe lean on what was not read: their failing is no
+        # damage. They are read all the same, since some codecs count frames.
+        astray = run.first > 0 and timeline.pts[ordinal] < timeline.pts[run.first]
+        yield from decoder.feed(packet, expected_to_fail=bool(astray))
     yield from decoder.drain()
 
 

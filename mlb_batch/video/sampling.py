@@ -62,6 +62,6 @@ def _at_rate(times_s: Floats, start_s: float, end_s: float, fps: float) -> Ints:
     """The frames that are on screen at one of the ticks start, start + 1/fps, ... before the end."""
     # a microsecond of grace: the tick at 3 * (1/3) belongs to the frame that is shown at 1.0
     ticks_before = np.ceil((np.append(times_s, end_s) - start_s) * fps - 1e-6)
-    ticks_before[0] = 0  # the first tick always has a frame: the clip's first, even where it comes a little later
-    ticks_before[-1] = max(1, ticks_before[-1])
+    # the first tick always has a frame: the clip's first, even where it comes a little later
+    ticks_before[0], ticks_before[1:] = 0, np.maximum(1, ticks_before[1:])
     return np.flatnonzero(ticks_before[:-1] < ticks_before[1:])
