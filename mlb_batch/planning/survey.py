@@ -120,7 +120,7 @@ def look(uri: str) -> Look | None:
 
 def _seen(video: Video, header: Look | None, layout: Layout, lengths: Lengths) -> Seen:
     suffixes = tuple(sorted(_lengths_of(video.prompts, lengths)))
-    frames = list(_frames(video, header, layout))
+    frames = list(expected_frames(video, header, layout))
     clips = [ClipShape(count, layout.side, layout.side, layout.prefix, layout.trailer, suffixes) for count in frames]
     return Seen(
         clips=tuple(clips) if suffixes else (),
@@ -146,31 +146,31 @@ def _spans(video: Video, header: Look | None, clips: ClipsSpec | None) -> list[t
     return clip_spans(header.duration_s, clips, video.start_s, video.end_s)
 
 
-def _frames(video: Video, header: Look | None, layout: Layout) -> Iterator[int]:
+def expected_frames(video: Video, header: Look | None, layout: Layout) -> Iterator[int]:
     """Frames of each clip, as the sampling will choose them if the header tells the truth."""
-    spans = _spans(video, header, layout.clips)
     whole = layout.clips is None and not video.start_s and video.end_s is None
-    if header is None or (not spans and not whole):
+    if header is None:
         yield layout.frames.count
-        return
-    if whole or not spans:
-        yield _sampled(header.frames or _between(header, 0.0, header.duration_s), header, layout.frames)
-        return
-    for start_s, end_s in spans:
-        yield _sampled(_between(header, start_s, end_s), header, layout.frames)
+    elif whole:
+        yield _sampled(header.frames or _between(header, 0.0, header.duration_s), header.duration_s, layout.frames)
+    else:
+        for start_s, end_s in _spans(video, header, layout.clips) or [(video.start_s or 0.0, header.duration_s)]:
+            length_s = None if end_s is None else end_s - start_s
+            yield _sampled(_between(header, start_s, end_s), length_s, layout.frames)
 
 
 def _between(header: Look, start_s: float, end_s: float | None) -> int | None:
     """Frames shown in [start, end), at a constant rate."""
-    if not header.fps or end_s is None:
+    if not header.fps or not end_s:
         return None
     return math.ceil(end_s * header.fps - 1e-6) - math.ceil(start_s * header.fps - 1e-6)
 
 
-def _sampled(there: int | None, header: Look, wanted: FramesSpec) -> int:
-    if there is None:
-        return wanted.count
-    if wanted.strategy == "fps" and header.fps:
-        assert wanted.fps is not None
-        there = min(there, int((there - 1) / header.fps * wanted.fps + 1e-6) + 1)
-    return max(1, min(wanted.count, there))
+def _sampled(there: int | None, length_s: float | None, wanted: FramesSpec) -> int:
+    """Of so many frames in so many seconds; without either, the most that the sampling takes."""
+    limits = [wanted.count]
+    if there is not None:
+        limits.append(there)
+    if wanted.fps is not None and length_s is not None:
+        limits.append(math.ceil(length_s * wanted.fps - 1e-6))
+    return max(1, min(limits))

@@ -1,0 +1,534 @@
+"""Plans of real jobs: counted, priced and solved from headers alone, frozen, explained, and true when they run."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from video_files import CORPUS, MODEL_SIZE, write_video
+
+from mlb_batch.cost import calibration, flops
+from mlb_batch.cost.budget import Measure
+from mlb_batch.cost.calibration import Calibration
+from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
+from mlb_batch.cost.solve import Pricer
+from mlb_batch.errors import BudgetError, ModelError, OutputError, RowError, UserError
+from mlb_batch.planning import Plan, describe, freeze, plan, settle, setup, survey
+from mlb_batch.source import Video, clip_spans
+from mlb_batch.spec import ClipsSpec, FramesSpec, JobSpec
+from mlb_batch.video import FrameSize, Limits, Reader, Sampling
+from mlb_batch.vlm.captioner import Ask, Captioner, Clip, Settings
+from mlb_batch.vlm.checkpoint import resolve
+from mlb_batch.vlm.prompts import Prompter
+
+LENGTHS = (3, 9, 20, 33, 50, 80)  # frames
+CAPTION = {"id": "c", "kind": "caption", "text": "Describe the video."}
+
+
+@pytest.fixture(scope="session")
+def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planned")
+    for frames in LENGTHS:
+        write_video(folder / f"{frames:03}.mp4", frames=frames, fps=10)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_calibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's own measurements get into these plans."""
+    monkeypatch.setattr(calibration, "store_folder", lambda: tmp_path / "calibrations")
+
+
+def job(folder: Path, out: Path, **parts: Any) -> JobSpec:
+    basic = {
+        "input": {"videos": f"{folder}/*.mp4"}, "prompts": [CAPTION], "output": str(out),
+        "prune": {"method": "uniform"}, "frames": {"count": 16}, "generate": {"max_new_tokens": 8},
+    }  # fmt: skip
+    return JobSpec.from_dict({**basic, **parts})
+
+
+def manifest(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return {"manifest": str(path), "allow": ["/"]}
+
+
+def asked_shape(spec: JobSpec, frames: int, texts: list[str]) -> ClipShape:
+    prompter, shape = Prompter(resolve(spec.model.id)), setup(spec).shape
+    suffixes = tuple(len(prompter.suffix("caption", text)) for text in texts)
+    return ClipShape(frames, shape.side, shape.side, len(prompter.prefix), shape.trailer, suffixes)
+
+
+# Numbers.
+
+
+def test_a_plan_counts_and_prices_what_is_there(clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.5})
+    priced = plan(spec)
+    clips = [asked_shape(spec, min(16, frames), [CAPTION["text"]]) for frames in LENGTHS]
+    assert (priced.videos, priced.clips, priced.prompts, priced.unreadable) == (6, 6, 6, 0)
+    assert priced.hours == pytest.approx(sum(LENGTHS) / 10 / 3600)
+    assert priced.visual_tokens == sum(clip.visual for clip in clips)
+    assert priced.text_tokens == sum(clip.prefix + clip.trailer + sum(clip.suffixes) for clip in clips)
+    assert priced.bytes_read == sum(path.stat().st_size for path in clips_folder.iterdir())
+    assert priced.estimate is None
+
+    means = setup(spec)
+    vanilla = [flops.vanilla(means.shape, clip, (8,)) for clip in clips]
+    assert priced.vanilla == sum(vanilla[1:], vanilla[0])
+    assert priced.budget.vanilla == sum(bill.llm for bill in vanilla)
+    assert priced.budget.limit == priced.budget.vanilla // 2
+    planned = [
+        flops.price(means.shape, clip, means.method.schedule(means.shape, clip, priced.keep), (8,)) for clip in clips
+    ]
+    assert priced.planned == priced.planned_worst == sum(planned[1:], planned[0])
+    more = [
+        flops.price(means.shape, clip, means.method.schedule(means.shape, clip, priced.keep + 1)).llm for clip in clips
+    ]
+    assert priced.budget.planned == priced.planned.llm <= priced.budget.limit < sum(more)
+
+
+@pytest.mark.parametrize(("method", "select"), [("adatp", "per_prompt"), ("fastv", "per_video"), ("mlb", "per_prompt")])
+def test_the_engine_spends_what_was_planned(method: str, select: str, clips_folder: Path, tmp_path: Path) -> None:
+    """Headers alone against the engine's own count of what it ran, over a job with several prompts."""
+    prompts = [CAPTION, {"id": "d", "kind": "qa", "text": "What moves, and where does it go in the end?"}]
+    spec = job(clips_folder, tmp_path / "out", prompts=prompts, prune={"method": method, "select": select},
+               budget={"ratio": 0.8})  # fmt: skip
+    priced, means = plan(spec), setup(spec)
+    captioner = Captioner(
+        means.checkpoint,
+        Settings(
+            means.method, priced.keep, 8, feature_model=means.pair, expected_new_tokens=priced.expected_new_tokens
+        ),
+    )
+    asks = tuple(Ask(p["id"], p["kind"], p["text"]) for p in prompts)
+    size = means.checkpoint.vision_size
+    with Reader(Sampling(priced.frames), FrameSize((size, size)), Limits()) as reader:
+        clips = [Clip(reader.read(str(path)).pixels_FHWC, asks) for path in sorted(clips_folder.iterdir())]
+    rows = [answer.bill for answers in captioner.annotate(clips) for answer in answers]
+    assert len(rows) == priced.prompts
+    for part in ("vision", "prefill", "scoring"):
+        executed = sum(getattr(row.executed, part) for row in rows)
+        assert executed == getattr(priced.planned, part) == sum(getattr(row.planned, part) for row in rows)
+    assert sum(row.planned.total for row in rows) == priced.planned.total
+    assert sum(row.vanilla.total for row in rows) == priced.vanilla.total
+    assert sum(row.paper_planned for row in rows) == priced.paper_planned
+    assert sum(row.executed.generate for row in rows) <= priced.planned_worst.generate
+    assert sum(row.executed.llm for row in rows) <= priced.budget.limit
+
+
+def test_prompts_that_share_a_clip_share_its_vanilla(clips_folder: Path, tmp_path: Path) -> None:
+    texts = ["Describe the video.", "What is the first thing?", "Why?"]
+    prompts = [{"id": str(i), "kind": "caption", "text": text} for i, text in enumerate(texts)]
+    spec = job(clips_folder, tmp_path / "out", prompts=prompts)
+    priced = plan(spec)
+    shared = [asked_shape(spec, min(16, frames), texts) for frames in LENGTHS]
+    assert priced.budget.vanilla == sum(flops.vanilla(setup(spec).shape, clip).llm for clip in shared)
+    assert priced.prompts == 18 and priced.clips == 6
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        {"count": 16}, {"count": 40, "strategy": "fps", "fps": 4.0}, {"count": 5, "strategy": "fps", "fps": 30.0},
+        {"count": 100},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("span", [(None, None), (1.0, None), (0.4, 2.05), (None, 1.5), (0.7, 0.75)])
+def test_frames_by_header_are_the_frames_that_are_read(
+    frames: dict[str, Any], span: tuple[float | None, float | None], clips_folder: Path
+) -> None:
+    wanted = FramesSpec(**frames)
+    layout = survey.Layout(wanted, None, 4, 3, 1)
+    with Reader(Sampling(wanted.count, wanted.strategy, wanted.fps), MODEL_SIZE, Limits()) as reader:
+        for path in sorted(clips_folder.iterdir()):
+            video = Video(str(path), str(path), *span, (), {})
+            try:
+                read = len(reader.read(str(path), *span).times_s)
+            except RowError:
+                continue  # nothing of the video lies in the span
+            assert list(survey.expected_frames(video, survey.look(str(path)), layout)) == [read]
+
+
+def test_clips_by_header_are_the_clips_that_are_read(clips_folder: Path) -> None:
+    layout = survey.Layout(FramesSpec(count=12), ClipsSpec(every_s=1.5, overlap_s=0.5), 4, 3, 1)
+    path = clips_folder / "080.mp4"
+    video = Video(str(path), str(path), None, None, (), {})
+    planned = list(survey.expected_frames(video, survey.look(str(path)), layout))
+    with Reader(Sampling(12), MODEL_SIZE, Limits()) as reader:
+        assert planned == [len(reader.read(str(path), *at).times_s) for at in clip_spans(8.0, layout.clips)]
+    assert len(planned) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CORPUS.exists(), reason="the public videos are not here")
+def test_headers_of_public_videos_tell_the_frames() -> None:
+    """Of those that are read whole, all but the one whose edit list hides frames that its header counts."""
+    layout, wrong, whole = survey.Layout(FramesSpec(count=32), None, 4, 3, 1), [], 0
+    with Reader(Sampling(32), MODEL_SIZE, Limits(video_s=20)) as reader:
+        for path in sorted(CORPUS.rglob("*.mp4")):
+            video = Video(str(path), str(path), None, None, (), {})
+            try:
+                frames = reader.read(str(path))
+            except RowError:
+                continue
+            if not frames.partial:
+                whole += 1
+                planned = list(survey.expected_frames(video, survey.look(str(path)), layout))
+                wrong += [path.name] if planned != [len(frames.times_s)] else []
+    assert whole > 50 and wrong == ["discard_first_keyframe.mp4"]
+
+
+def test_unreadable_headers_are_counted_and_priced_in_full(clips_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "good.mp4").write_bytes((clips_folder / "003.mp4").read_bytes())
+    (folder / "text.mp4").write_text("not a video")
+    spec = job(folder, tmp_path / "out")
+    priced = plan(spec)
+    assert (priced.videos, priced.unreadable) == (2, 1)
+    tokens = setup(spec).shape.tokens_per_frame
+    assert priced.visual_tokens == (3 + 16) * tokens
+    assert any("could not be read" in line for line in priced.warnings)
+
+
+def test_prompts_that_cannot_be_asked_cost_nothing(clips_folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"uri": str(clips_folder / "050.mp4"), "q": "What?"},
+        {"uri": str(clips_folder / "080.mp4"), "q": "word " * 5000},
+    ]
+    prompts = [{"id": "q", "kind": "qa", "column": "q"}]
+    priced = plan(job(clips_folder, tmp_path / "out", input=manifest(tmp_path / "m.parquet", rows), prompts=prompts))
+    assert (priced.videos, priced.problems, priced.prompts, priced.clips) == (1, 1, 2, 1)
+
+
+# Budgets.
+
+
+@pytest.mark.parametrize("budget", [
+    {"ratio": 0.6}, {"ratio": 0.6, "convention": "paper"}, {"ratio": 0.9, "scope": "total"},
+    {"ratio": 0.9, "scope": "total", "convention": "paper"}, {"pflops": 5e-6}, {"pflops_per_hour_of_video": 1.0},
+    {"gpu_hours": 0.002}, {"gpu_hours": 0.01, "scope": "total"},
+])  # fmt: skip
+def test_every_kind_of_budget_is_met(budget: dict[str, Any], clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget=budget)
+    calibrate(spec)
+    priced = plan(spec)
+    found = priced.budget
+    assert found.floor <= found.planned <= found.limit
+    clips = Counter(asked_shape(spec, min(16, frames), [CAPTION["text"]]) for frames in LENGTHS)
+    if priced.keep < WHOLE:
+        assert pricer(spec).job(clips, priced.keep + 1) > found.limit >= pricer(spec).job(clips, priced.keep)
+    else:
+        assert found.planned == pricer(spec).job(clips, WHOLE)
+
+
+def calibrate(spec: JobSpec, revision: str | None = None) -> Calibration:
+    one = Calibration(
+        device="NVIDIA Test", kind="cuda", model=spec.model.id, revision=revision or resolve(spec.model.id).revision,
+        dtype="bfloat16", bytes_per_number=2, batch=8, vision_flops_per_s=10**9, prefill_flops_per_s=2 * 10**9,
+        generate_bytes_per_s=10**8, measured_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    calibration.save(one, calibration.store_folder())
+    return one
+
+
+def pricer(spec: JobSpec) -> Pricer:
+    means, budget = setup(spec), spec.budget
+    device = calibration.load(means.checkpoint.revision) if budget.kind == "gpu_hours" else None
+    measure = Measure(budget.scope, budget.convention, spec.generate.max_new_tokens, device)
+    return Pricer(means.shape, means.method, measure, means.pair_shape)
+
+
+def test_time_and_price_follow_the_calibration(clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", limits={"price_per_gpu_hour": 3.5})
+    unknown = plan(spec)
+    assert (unknown.gpu_hours, unknown.price) == (None, None)
+    assert "bench calibrate" in describe(unknown)
+    device = calibrate(spec)
+    priced = plan(spec)
+    bill = priced.planned
+    moved = 0
+    means = setup(spec)
+    for frames in LENGTHS:
+        clip = asked_shape(spec, min(16, frames), [CAPTION["text"]])
+        cached = flops.cache_lengths(means.shape, clip, means.method.schedule(means.shape, clip, priced.keep), 0)
+        moved += calibration.generate_bytes(means.shape.decoder, cached, 8, 2, 8)
+    seconds = bill.vision / device.vision_flops_per_s + bill.llm / device.prefill_flops_per_s
+    seconds += moved / device.generate_bytes_per_s
+    assert priced.gpu_hours == pytest.approx(seconds / 3600, rel=1e-6)
+    assert priced.price == pytest.approx(3.5 * seconds / 3600, rel=1e-6)
+    assert priced.gpu_hours_vanilla is not None and priced.gpu_hours < priced.gpu_hours_vanilla
+    assert priced.fingerprint == unknown.fingerprint  # measuring a device changes no text
+
+
+@pytest.mark.parametrize("budget", [{"ratio": 0.01}, {"pflops": 1e-9}, {"ratio": 1e-6, "scope": "total"}])
+def test_a_budget_below_the_floor_says_what_would_do(
+    budget: dict[str, Any], clips_folder: Path, tmp_path: Path
+) -> None:
+    prompts = [CAPTION, {"id": "d", "kind": "qa", "text": "Why?"}]
+    prune = {"method": "adatp", "options": {"global": "none"}}
+    spec = job(clips_folder, tmp_path / "out", budget=budget, prompts=prompts, prune=prune)
+    with pytest.raises(BudgetError, match="below the floor") as caught:
+        plan(spec)
+    told = str(caught.value)
+    kind = next(iter(budget))
+    enough = float(told.split("give at least ")[1].split(";")[0])
+    scope = budget.get("scope", "llm")
+    if scope == "llm":
+        assert plan(job(clips_folder, tmp_path / "out", budget={**budget, kind: enough}, prompts=prompts, prune=prune))
+    shared = float(told.split("prune.select: per_video has a floor of ")[1].split(";")[0])
+    assert shared < enough
+    per_video = {**prune, "select": "per_video"}
+    assert plan(job(clips_folder, tmp_path / "out", budget={**budget, kind: shared}, prompts=prompts, prune=per_video))
+    assert isinstance(caught.value, UserError)
+
+
+def test_bad_jobs_are_the_users_to_mend(clips_folder: Path, tmp_path: Path) -> None:
+    for error, word, parts in (
+        (BudgetError, "bench calibrate", {"budget": {"gpu_hours": 1.0}}),
+        (ModelError, "no device", {"model": {"id": "embedded:tiny", "device": "tpu"}}),
+        (ModelError, "supported", {"model": {"id": str(foreign_model(tmp_path))}}),
+    ):
+        with pytest.raises(error, match=word):
+            plan(job(clips_folder, tmp_path / "out", **parts))
+
+
+def foreign_model(folder: Path) -> Path:
+    model = folder / "gpt"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "gpt2"}')
+    (model / "model.safetensors").write_bytes(b"")
+    return model
+
+
+def test_fewer_frames_where_the_tower_alone_breaks_the_budget(clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.3, "scope": "total"})
+    priced = plan(spec)
+    assert priced.frames == 6
+    assert any("6 frames are read" in line for line in priced.warnings)
+    assert 0 < priced.budget.planned <= priced.budget.limit
+    assert priced.keep >= WHOLE // 10
+    clips = Counter(asked_shape(spec, min(8, frames), [CAPTION["text"]]) for frames in LENGTHS)
+    assert pricer(spec).job(clips, WHOLE // 10) > priced.budget.limit  # the ladder's next step does not fit
+    roomy = plan(job(clips_folder, tmp_path / "out", budget={"ratio": 0.95, "scope": "total"}))
+    assert roomy.frames == 16
+
+
+def test_many_prompts_are_told_to_share(clips_folder: Path, tmp_path: Path) -> None:
+    prompts = [{"id": str(i), "kind": "caption", "text": f"Question {i}?"} for i in range(5)]
+    spec = job(clips_folder, tmp_path / "out", prompts=prompts, prune={"method": "fastv"}, budget={"ratio": 0.6})
+    proposals = [line for line in plan(spec).warnings if "prune.select=per_video would keep" in line]
+    assert len(proposals) == 1
+    shared = plan(job(clips_folder, tmp_path / "out", prompts=prompts, budget={"ratio": 0.6},
+                      prune={"method": "fastv", "select": "per_video"}))  # fmt: skip
+    assert f"{100 * shared.keep / WHOLE:.3g} %" in proposals[0]
+    assert not any("per_video" in line for line in shared.warnings)
+    lavish = plan(job(clips_folder, tmp_path / "out", prompts=prompts, prune={"method": "fastv", "options": {"at": 1}},
+                      budget={"ratio": 1.0}))  # fmt: skip
+    assert not any("one unpruned prefill" in line for line in lavish.warnings)
+
+
+# Frozen schedules and fingerprints.
+
+
+def test_later_runs_with_more_videos_reuse_the_schedule(clips_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "growing"
+    folder.mkdir()
+    for name in ("003.mp4", "009.mp4"):
+        (folder / name).write_bytes((clips_folder / name).read_bytes())
+    spec = job(folder, tmp_path / "out", budget={"pflops": 2e-6})
+    first = plan(spec)
+    assert not first.reused and not (tmp_path / "out").exists()  # a plan alone leaves nothing behind
+    freeze(spec, first)
+    for name in ("050.mp4", "080.mp4"):
+        (folder / name).write_bytes((clips_folder / name).read_bytes())
+    later = plan(spec)
+    assert later.reused and (later.keep, later.fingerprint) == (first.keep, first.fingerprint)
+    assert later.videos == 4 and later.budget.planned > first.budget.planned
+    assert later.budget.planned > later.budget.limit
+    assert any("--replan" in line for line in later.warnings)
+    again = plan(spec, replan=True)
+    assert not again.reused and again.keep < first.keep and again.fingerprint != first.fingerprint
+    assert again.budget.planned <= again.budget.limit
+    freeze(spec, again)
+    assert plan(spec).fingerprint == again.fingerprint
+    rewritten = plan(job(folder, tmp_path / "out", budget={"pflops": 2.5e-6}))
+    assert not rewritten.reused
+
+
+def test_a_damaged_schedule_is_named(clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out")
+    priced = plan(spec)
+    freeze(spec, priced)
+    path = tmp_path / "out" / "plans" / f"{priced.key}.json"
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(OutputError, match=priced.key):
+        plan(spec)
+    assert plan(spec, replan=True) == replace(priced)
+
+
+def test_fingerprints_cover_what_changes_a_text_and_nothing_else(clips_folder: Path, tmp_path: Path) -> None:
+    def fingerprint(**parts: Any) -> str:
+        return plan(job(clips_folder, tmp_path / "out", **parts)).fingerprint
+
+    base = fingerprint()
+    same = [
+        fingerprint(cluster={"read": {"concurrency": 3}}), fingerprint(limits={"price_per_gpu_hour": 2.0}),
+        fingerprint(output=str(tmp_path / "elsewhere")), fingerprint(name="other"),
+        fingerprint(generate={"max_new_tokens": 8, "expected_new_tokens": 4}),
+        fingerprint(model={"id": "embedded:tiny", "device": "cpu"}),
+    ]  # fmt: skip
+    assert set(same) == {base}
+    other = [
+        fingerprint(prompts=[{**CAPTION, "text": "Describe."}]), fingerprint(budget={"ratio": 0.5}),
+        fingerprint(prune={"method": "random"}), fingerprint(prune={"method": "random", "options": {"seed": 1}}),
+        fingerprint(frames={"count": 8}), fingerprint(generate={"max_new_tokens": 9}),
+        fingerprint(generate={"max_new_tokens": 8, "temperature": 0.5}), fingerprint(clips={"every_s": 2}),
+        fingerprint(model="embedded:tiny-image"), fingerprint(prune={"method": "uniform", "select": "per_video"}),
+        fingerprint(generate={"max_new_tokens": 8, "seed": 1}), fingerprint(model={"dtype": "bfloat16"}),
+        fingerprint(prune={"method": "uniform", "compact_cache": True}),
+    ]  # fmt: skip
+    assert len({base, *other}) == len(other) + 1
+
+
+def test_content_is_settled_once_redundancies_are_known(clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
+    priced = plan(spec)
+    assert priced.content is None and any("allocation content" in line for line in priced.warnings)
+    sample = [
+        (asked_shape(spec, min(16, frames), [CAPTION["text"]]), redundancy)
+        for frames, redundancy in zip(LENGTHS, (0.9, 0.1, 0.5, 0.3, 0.8, 0.2), strict=True)
+    ]
+    settled = settle(spec, priced, sample, complete=True)
+    assert settled.content is not None and settled.fingerprint != priced.fingerprint
+    spent = sum(pricer(spec).clip(clip, settled.content.keep(r)) for clip, r in sample)
+    assert 0.98 * priced.budget.limit <= spent <= priced.budget.limit
+    freeze(spec, settled)
+    assert plan(spec).content == settled.content and plan(spec).fingerprint == settled.fingerprint
+
+
+# Samples of large manifests.
+
+
+@pytest.fixture
+def many(clips_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """600 rows over the six files, with questions of many lengths."""
+    draw = random.Random(5)
+    rows = [
+        {"uri": str(clips_folder / f"{draw.choice(LENGTHS):03}.mp4"), "video_id": f"v{i}",
+         "q": "Why " + "so " * draw.randint(0, 12) + "?"}
+        for i in range(600)
+    ]  # fmt: skip
+    given = {**manifest(tmp_path / "many.parquet", rows), "id_column": "video_id"}
+    return {"input": given, "prompts": [CAPTION, {"id": "q", "kind": "qa", "column": "q"}]}
+
+
+@pytest.mark.parametrize("budget", [{"ratio": 0.5}, {"pflops": 6e-4}, {"pflops_per_hour_of_video": 1e-3}])
+def test_a_sample_states_an_interval_that_holds_the_truth(
+    budget: dict[str, Any], many: dict[str, Any], clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget=budget, **many)
+    full = plan(spec)
+    assert full.estimate is None and full.prompts == 1200
+    monkeypatch.setattr(survey, "PROBE_ALL", 200)
+    monkeypatch.setattr(survey, "SAMPLE", 150)
+    sampled = plan(spec)
+    assert sampled.estimate is not None and sampled.estimate.sampled_videos == 150
+    assert sampled.videos == 600
+    low, high = sampled.estimate.vanilla
+    assert low <= full.budget.vanilla <= high and low <= sampled.budget.vanilla <= high
+    low_h, high_h = sampled.estimate.hours
+    assert low_h <= full.hours <= high_h
+    truth = true_cost(spec, full, sampled.keep)
+    low, high = sampled.estimate.planned
+    assert low <= truth <= high
+    assert truth <= full.budget.limit  # with 99 % confidence; this sample is not the hundredth
+    assert sampled.keep <= full.keep and truth >= 0.8 * full.budget.limit
+    assert plan(spec).keep == sampled.keep
+    assert f"{sampled.estimate.sampled_videos} of 600 videos were probed" in describe(sampled)
+
+
+def true_cost(spec: JobSpec, full: Plan, keep: int) -> int:
+    """Every video of the manifest at this keep, counted apart from the plan."""
+    prompter, price = Prompter(resolve(spec.model.id)), pricer(spec)
+    shape, total = setup(spec).shape, 0
+    caption = len(prompter.suffix("caption", CAPTION["text"]))
+    assert spec.input.manifest is not None
+    for row in pq.read_table(spec.input.manifest).to_pylist():
+        frames = min(16, int(Path(row["uri"]).stem))
+        suffixes = (caption, len(prompter.suffix("qa", row["q"])))
+        clip = ClipShape(frames, shape.side, shape.side, len(prompter.prefix), shape.trailer, suffixes)
+        total += price.clip(clip, keep)
+    assert full.videos == 600
+    return total
+
+
+@pytest.mark.slow
+def test_a_million_rows_plan_in_a_minute_and_2_gb(clips_folder: Path, tmp_path: Path) -> None:
+    import resource
+
+    draw = random.Random(0)
+    schema = pa.schema([("uri", pa.string()), ("video_id", pa.string()), ("q", pa.string())])
+    with pq.ParquetWriter(tmp_path / "m.parquet", schema) as out:
+        for first in range(0, 1_000_000, 100_000):
+            ids = range(first, first + 100_000)
+            out.write_table(pa.table({
+                "uri": [str(clips_folder / f"{draw.choice(LENGTHS):03}.mp4") for _ in ids],
+                "video_id": [f"v{i}" for i in ids], "q": [f"What is {'the ' * draw.randint(1, 9)} {i}?" for i in ids],
+            }, schema))  # fmt: skip
+    given = {"manifest": str(tmp_path / "m.parquet"), "allow": ["/"], "id_column": "video_id"}
+    prompts = [CAPTION, {"id": "q", "kind": "qa", "column": "q"}]
+    spec = job(clips_folder, tmp_path / "out", input=given, prompts=prompts)
+    begun_s = time.process_time()
+    priced = plan(spec)
+    assert time.process_time() - begun_s < 60  # of CPU: what else runs on the machine is not the plan's doing
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2_000_000  # KiB, the whole test process
+    assert priced.videos == 1_000_000 and priced.prompts == 2_000_000
+
+
+# Words.
+
+
+def test_a_plan_goes_to_json_and_back(clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
+    calibrate(spec)
+    priced = plan(spec)
+    settled = settle(spec, priced, [(asked_shape(spec, 16, ["Why?"]), 0.5)] * 6, complete=True)
+    for one in (priced, settled):
+        assert Plan.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_the_schedule_shown_is_the_engines(clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", prune={"method": "adatp"}, budget={"ratio": 0.6},
+               prompts=[CAPTION, {"id": "d", "kind": "qa", "text": "Why?"}])  # fmt: skip
+    priced, means = plan(spec), setup(spec)
+    clip = asked_shape(spec, 16, [CAPTION["text"], "Why?"])
+    schedule = means.method.schedule(means.shape, clip, priced.keep)
+    assert isinstance(schedule, Schedule) and len(priced.layers) == means.shape.decoder.layers
+    assert priced.layers[0].visual == clip.visual
+    assert priced.layers[-1].visual == schedule.kept(clip) and priced.layers[-1].copies == 2
+    text = describe(priced)
+    assert f"{clip.visual:,} visual tokens" in text and f"{schedule.kept(clip):,} visual tokens x 2 prompts" in text
+
+
+def test_a_two_stage_schedule_is_shown_as_its_stages(clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", prune={"method": "mlb"}, model="embedded:tiny-image",
+               budget={"ratio": 0.6}, frames={"count": 10})  # fmt: skip
+    priced = plan(spec)
+    assert [layer.visual for layer in priced.layers[:4]][:3] == [10 * 144] * 3
+    assert priced.layers[3].visual < 10 * 144
+    assert "layers 0-2" in describe(priced) and "layers 3-11" in describe(priced)
+
+
+def test_what_cannot_run_unpruned_is_said(clips_folder: Path, tmp_path: Path) -> None:
+    """40 frames of 144 tokens are more than the image model's 4,096."""
+    spec = job(clips_folder, tmp_path / "out", model="embedded:tiny-image", frames={"count": 40})
+    assert any("could not have been made" in line for line in plan(spec).warnings)
