@@ -22,21 +22,23 @@ from transformers import (
 
 VIDEO_PX, IMAGE_PX, PAIRED_PX = 64, 72, 64
 PAIRED_TEXT_TOKENS = 32
+VIDEO_LAYERS, IMAGE_LAYERS = 16, 12
 _BICUBIC = 3
 _HALF = [0.5, 0.5, 0.5]
-_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
-def video_config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
+def video_config(tokenizer: PreTrainedTokenizerFast, layers: int = VIDEO_LAYERS) -> LlavaOnevisionConfig:
     vision = SiglipVisionConfig(
         hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
         image_size=VIDEO_PX, patch_size=8, vision_use_head=False,
     )  # fmt: skip
     text = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=16, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.05, max_position_embeddings=32768, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.05, max_position_embeddings=32768,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return LlavaOnevisionConfig(
         vision_config=vision, text_config=text, tie_word_embeddings=True,
@@ -46,14 +48,14 @@ def video_config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
     )  # fmt: skip
 
 
-def image_config(tokenizer: PreTrainedTokenizerFast) -> LlavaNextConfig:
+def image_config(tokenizer: PreTrainedTokenizerFast, layers: int = IMAGE_LAYERS) -> LlavaNextConfig:
     vision = CLIPVisionConfig(
         hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
         image_size=IMAGE_PX, patch_size=6, projection_dim=64,
     )  # fmt: skip
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=12, num_attention_heads=4,
-        num_key_value_heads=4, initializer_range=0.05, max_position_embeddings=4096, tie_word_embeddings=True,
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=4, initializer_range=0.05, max_position_embeddings=4096, tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return LlavaNextConfig(
@@ -115,7 +117,7 @@ def processor_files(name: str) -> dict[str, dict[str, Any]]:
     if name == "tiny-image":
         return {
             "preprocessor_config.json": {
-                **_pixels({"shortest_edge": IMAGE_PX}, _CLIP_MEAN, _CLIP_STD), "do_center_crop": True, "do_pad": True,
+                **_pixels({"shortest_edge": IMAGE_PX}, CLIP_MEAN, CLIP_STD), "do_center_crop": True, "do_pad": True,
                 "crop_size": {"height": IMAGE_PX, "width": IMAGE_PX}, "image_grid_pinpoints": _image_pinpoints(),
                 "image_processor_type": "LlavaNextImageProcessor", "processor_class": "LlavaNextProcessor",
             },

@@ -64,7 +64,7 @@ def facts(text: str) -> tuple[str, ...]:
 def ask(truth: Truth, rng: np.random.Generator) -> tuple[Question, ...]:
     """Every question that this clip can answer, and as many again with choices."""
     plain = _about_ends(truth) + _about_each(truth) + _about_order(truth, rng) + _about_flashes(truth)
-    return tuple(plain + [_with_choices(question, rng) for question in plain])
+    return tuple(plain + [with_choices(question, rng) for question in plain])
 
 
 def _an(name: str) -> str:
@@ -163,7 +163,7 @@ def _third(truth: Truth, thing: Act | Flash) -> str | None:
     return _WHEN[int(middle * 3)]
 
 
-def _with_choices(question: Question, rng: np.random.Generator) -> Question:
+def with_choices(question: Question, rng: np.random.Generator) -> Question:
     """The same question with two to four options, the right one among them."""
     answer = question.answer.lower()
     pool = [option for option in _alternatives(answer, rng) if option != answer]

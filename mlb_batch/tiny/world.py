@@ -24,7 +24,7 @@ HELD_OUT_FROM = 1_000_000_000
 WORLD_PX = 64
 MIN_ACT_FRAMES = 4
 
-_CORNER = {
+CORNER = {
     "top left": (0.28, 0.28),
     "top right": (0.72, 0.28),
     "bottom left": (0.28, 0.72),
@@ -83,7 +83,7 @@ def _acts(rng: np.random.Generator, frames: int, max_acts: int) -> tuple[Act, ..
 def _act_sprites(rng: np.random.Generator, act: Act) -> list[Sprite]:
     radius = float(rng.uniform(0.11, 0.15))
     if act.place:
-        x, y = (centre + float(rng.uniform(-0.05, 0.05)) for centre in _CORNER[act.place])
+        x, y = (centre + float(rng.uniform(-0.05, 0.05)) for centre in CORNER[act.place])
         heading = (0, 0)
     else:
         assert act.direction
@@ -113,7 +113,7 @@ def _flashes(
         start = int(rng.integers(0, frames - length + 1))
         span = range(start, start + length)
         place = str(rng.choice(PLACES))
-        x, y = (centre + float(rng.uniform(-0.06, 0.06)) for centre in _CORNER[place])
+        x, y = (centre + float(rng.uniform(-0.06, 0.06)) for centre in CORNER[place])
         clear = all(np.hypot(act_sprites[frame].x - x, act_sprites[frame].y - y) > _FLASH_CLEARANCE for frame in span)
         if not clear or busy & set(span):
             continue

@@ -1,4 +1,4 @@
-"""`python -m mlb_batch.tiny.train video|paired`: trains, resumes by itself, and exports with --export.
+"""`python -m mlb_batch.tiny.train video|paired|image`: trains, resumes by itself, and exports with --export.
 
 Checkpoints and logs lie under .cache/train; delete a folder there to start that lesson again. `paired` begins with the
 vision layers that `video` has learned, so it comes second.
@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mlb_batch.tiny.train import paired, video
+from mlb_batch.tiny.architectures import IMAGE_LAYERS, VIDEO_LAYERS
+from mlb_batch.tiny.train import image, paired, video
 from mlb_batch.tiny.train.export import export
+from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.loop import Pace, train
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mlb_batch.tiny.train", description=__doc__)
-    parser.add_argument("what", choices=("video", "paired"))
+    parser.add_argument("what", choices=("video", "paired", "image"))
     parser.add_argument("--steps", type=int, default=10**9, help="stop after this step of the last lesson")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -27,14 +29,17 @@ def main() -> None:
     parser.add_argument("--export", action="store_true", help="measure what was learned and write it into the package")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    (_video if args.what == "video" else _paired)(args)
+    {"video": _video, "paired": _paired, "image": _image}[args.what](args)
 
 
 def _video(args: argparse.Namespace) -> None:
-    model = video.fresh_model(args.seed)
-    train(video.frame_task(model, args.seed), Pace(args.folder / "video-frames", 10**9))
-    task, pace = video.clip_task(model, args.seed), Pace(args.folder / "video-clips", args.steps)
-    train(task, pace)
+    shallow = video.fresh_model(args.seed, video.SHALLOW_LAYERS)
+    train(video.frame_task(shallow, args.seed), Pace(args.folder / "video-frames", 10**9))
+    shallow_task = video.clip_task(shallow, args.seed, video.SHALLOW_LESSONS)
+    train(shallow_task, Pace(args.folder / "video-shallow", 10**9, measure_every=100, save_every=100))
+    model = grow(shallow, video.fresh_model(args.seed, VIDEO_LAYERS))
+    task = video.clip_task(model, args.seed + 1, video.DEEP_LESSONS)
+    train(task, Pace(args.folder / "video-deep", args.steps, measure_every=100, save_every=50))
     if args.export:
         figures = video.final_exam(model, args.seed)
         export("tiny", model, figures, "video", args.seed, min(args.steps, task.steps))
@@ -46,6 +51,19 @@ def _paired(args: argparse.Namespace) -> None:
     train(task, Pace(args.folder / "paired", args.steps, measure_every=100, save_every=100))
     if args.export:
         export("tiny-paired", task_model, task.measure(0), "paired", args.seed, min(args.steps, task.steps))
+
+
+def _image(args: argparse.Namespace) -> None:
+    shallow = image.fresh_model(args.seed, image.SHALLOW_LAYERS)
+    train(image.frame_task(shallow, args.seed), Pace(args.folder / "image-frames", 10**9))
+    first = image.scene_task(shallow, args.seed, image.SHALLOW_STEPS)
+    train(first, Pace(args.folder / "image-shallow", 10**9, measure_every=100, save_every=100))
+    model = grow(shallow, image.fresh_model(args.seed, IMAGE_LAYERS))
+    task = image.scene_task(model, args.seed + 1, image.DEEP_STEPS)
+    train(task, Pace(args.folder / "image-deep", args.steps, measure_every=100, save_every=50))
+    if args.export:
+        figures = image.final_exam(model, args.seed)
+        export("tiny-image", model, figures, "image", args.seed, min(args.steps, task.steps))
 
 
 def _video_tower(folder: Path) -> dict[str, Tensor]:

@@ -36,6 +36,12 @@ _WHAT = {
 }
 
 
+def as_stored(model: PreTrainedModel) -> None:
+    """Rounds the weights as the file will hold them, so that figures are those of the file."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+
+
 def export(name: str, model: PreTrainedModel, figures: dict[str, float], command: str, seed: int, steps: int) -> Path:
     folder = Path(mlb_batch.tiny.__file__).parent / "weights" / name
     rows = "\n".join(f"| {what} | {figure:.4g} |" for what, figure in figures.items())

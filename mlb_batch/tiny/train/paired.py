@@ -55,7 +55,7 @@ def fresh_model(seed: int, tower: dict[str, Tensor] | None = None) -> SiglipMode
     return model
 
 
-def task(model: SiglipModel, seed: int) -> Task:
+def task(model: SiglipModel, seed: int, frames: int = FRAMES) -> Task:
     tokenizer = make_tokenizer("tiny-paired")
 
     def scores(pixels: Tensor, lines: list[str]) -> Tensor:
@@ -65,7 +65,7 @@ def task(model: SiglipModel, seed: int) -> Task:
         return model(input_ids=ids, pixel_values=pixels).logits_per_image
 
     def loss(step: int) -> Tensor:
-        batch = make_frames((seed, 1, step), FRAMES, PAIRED_PX, cells=4, most=2)
+        batch = make_frames((seed, 1, step), frames, PAIRED_PX, cells=4, most=2)
         texts = _texts(batch, np.random.default_rng((seed, 2, step)))
         with torch.autocast("cpu", torch.bfloat16):
             logits_BT = scores(model_pixels(batch.pixels_BHWC), texts.lines)

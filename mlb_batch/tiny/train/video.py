@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from mlb_batch.tiny.architectures import VIDEO_PX
-from mlb_batch.tiny.build import make_model, make_tokenizer
+from mlb_batch.tiny.architectures import VIDEO_PX, video_config
+from mlb_batch.tiny.build import make_tokenizer
 from mlb_batch.tiny.questions import CAPTION_PROMPTS
 from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
+from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameHeads, make_frames, vary
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.packing import Dialogue, Packer
@@ -32,21 +33,26 @@ _HARD_KINDS = {"direction", "flash_colour", "flash_shape", "flash_place", "flash
 
 @dataclass(frozen=True)
 class Lesson:
-    """Up to step `until`, clips of these kinds; every batch has clips of one length."""
+    """Up to step `until`, clips of these kinds; every batch has clips of one length, fewer where they are longer."""
 
     until: int
     frames: tuple[int, ...]
-    clips: int
+    batch_frames: int
     max_acts: int
     max_flashes: int
 
+    def clips(self, frames: int) -> int:
+        return max(6, self.batch_frames // frames)
 
-LESSONS = (
-    Lesson(until=350, frames=(8,), clips=24, max_acts=1, max_flashes=0),
-    Lesson(until=800, frames=(8, 12), clips=20, max_acts=2, max_flashes=1),
-    Lesson(until=1500, frames=(8, 16), clips=16, max_acts=3, max_flashes=2),
-    Lesson(until=2400, frames=(8, 16, 16, 24, 32), clips=16, max_acts=4, max_flashes=3),
+
+SHALLOW_LAYERS = 6  # most is learned by a shallow model, at a third of the cost, which is then grown to VIDEO_LAYERS
+SHALLOW_LESSONS = (
+    Lesson(until=200, frames=(8,), batch_frames=128, max_acts=1, max_flashes=0),
+    Lesson(until=350, frames=(8, 12), batch_frames=128, max_acts=2, max_flashes=1),
+    Lesson(until=600, frames=(8, 16), batch_frames=160, max_acts=3, max_flashes=2),
+    Lesson(until=900, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3),
 )
+DEEP_LESSONS = (Lesson(until=200, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3),)
 
 
 class FrameStudent(nn.Module):
@@ -64,20 +70,20 @@ class FrameStudent(nn.Module):
         return self.pool(self.projector(hidden)).unflatten(1, (POOLED_CELLS, POOLED_CELLS))
 
 
-def frame_task(model: LlavaOnevisionForConditionalGeneration, seed: int) -> Task:
+def frame_task(model: LlavaOnevisionForConditionalGeneration, seed: int, batch: int = FRAME_BATCH) -> Task:
     torch.manual_seed(seed)
     student = FrameStudent(model)
 
     def loss(step: int) -> Tensor:
-        batch = make_frames((seed, step), FRAME_BATCH, VIDEO_PX, POOLED_CELLS)
+        frames = make_frames((seed, step), batch, VIDEO_PX, POOLED_CELLS)
         with torch.autocast("cpu", torch.bfloat16):
-            cells = student.cells(batch.pixels_BHWC)
-        return student.heads.loss(cells.float(), batch)
+            cells = student.cells(frames.pixels_BHWC)
+        return student.heads.loss(cells.float(), frames)
 
     @torch.no_grad()
     def measure(step: int) -> dict[str, float]:
-        batch = make_frames((HELD_OUT_FROM, 0), 512, VIDEO_PX, POOLED_CELLS)
-        return student.heads.right(student.cells(batch.pixels_BHWC), batch)
+        frames = make_frames((HELD_OUT_FROM, 0), 512, VIDEO_PX, POOLED_CELLS)
+        return student.heads.right(student.cells(frames.pixels_BHWC), frames)
 
     return Task("video-frames", student, loss, measure, FRAME_STEPS, 2e-3)
 
@@ -85,20 +91,21 @@ def frame_task(model: LlavaOnevisionForConditionalGeneration, seed: int) -> Task
 class ClipSchool:
     """Makes the clip batches of a step and asks the model about them."""
 
-    def __init__(self, model: LlavaOnevisionForConditionalGeneration, seed: int) -> None:
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration, seed: int, lessons: tuple[Lesson, ...]) -> None:
         self.model = model
         self.seed = seed
+        self.lessons = lessons
         self.packer = Packer(make_tokenizer("tiny"), "video")
         for parameter in model.model.vision_tower.parameters():
             parameter.requires_grad_(False)
 
     def loss(self, step: int) -> Tensor:
-        lesson = lesson_at(step)
+        lesson = self._lesson(step)
         rng = np.random.default_rng((self.seed, step))
         frames = int(rng.choice(lesson.frames))
         clips = [
             make_clip(clip_seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes)
-            for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips).tolist()
+            for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips(frames)).tolist()
         ]
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
         dialogues = [_lesson_talk(clip, rng) for clip in clips]
@@ -106,11 +113,14 @@ class ClipSchool:
         with torch.autocast("cpu", torch.bfloat16):
             return answer_loss(self.model, self.packer.media_id, packed, visual_ND)
 
-    def measure(self, step: int, clips: int = 96) -> dict[str, float]:
-        lesson = lesson_at(step - 1)
+    def measure(self, step: int, clips: int = 64) -> dict[str, float]:
+        lesson = self._lesson(step - 1)
         samples = self.exam(lesson, max(lesson.frames), clips)
         with torch.autocast("cpu", torch.bfloat16):
             return accuracy(self.model, self.packer.media_id, samples, lambda talk: talk.kind)
+
+    def _lesson(self, step: int) -> Lesson:
+        return next((lesson for lesson in self.lessons if step < lesson.until), self.lessons[-1])
 
     def exam(self, lesson: Lesson, frames: int, clips: int, batch: int = 16) -> Iterator[Sample]:
         for start in range(0, clips, batch):
@@ -125,32 +135,27 @@ class ClipSchool:
         return packed, visual_BND.flatten(0, 1), dialogues
 
 
-def clip_task(model: LlavaOnevisionForConditionalGeneration, seed: int) -> Task:
-    school = ClipSchool(model, seed)
-    return Task("video-clips", model, school.loss, school.measure, LESSONS[-1].until, 1.5e-3)
+def clip_task(model: LlavaOnevisionForConditionalGeneration, seed: int, lessons: tuple[Lesson, ...]) -> Task:
+    school = ClipSchool(model, seed, lessons)
+    return Task("video-clips", model, school.loss, school.measure, lessons[-1].until, 1.5e-3)
 
 
 def final_exam(model: LlavaOnevisionForConditionalGeneration, seed: int) -> dict[str, float]:
     """Accuracy by question kind on 200 held-out clips each of 16 and 32 frames, as the weights are stored: in half."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.half().float()
-    school = ClipSchool(model, seed)
+    as_stored(model)
+    school = ClipSchool(model, seed, DEEP_LESSONS)
     figures: dict[str, float] = {}
     for frames in (16, 32):
-        exam = school.exam(LESSONS[-1], frames, 200)
+        exam = school.exam(DEEP_LESSONS[-1], frames, 200)
         right = accuracy(model, school.packer.media_id, exam, lambda talk: talk.kind)
         figures |= {f"{kind}, {frames} frames": share for kind, share in right.items()}
     return figures
 
 
-def lesson_at(step: int) -> Lesson:
-    return next((lesson for lesson in LESSONS if step < lesson.until), LESSONS[-1])
-
-
-def fresh_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
-    model = make_model("tiny", seed)
-    assert isinstance(model, LlavaOnevisionForConditionalGeneration)
-    return model
+def fresh_model(seed: int, layers: int) -> LlavaOnevisionForConditionalGeneration:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlavaOnevisionForConditionalGeneration(video_config(make_tokenizer("tiny"), layers))
 
 
 def _lesson_talk(clip: Clip, rng: np.random.Generator) -> list[Dialogue]:

@@ -1,0 +1,83 @@
+"""Training: packed questions stand alone, a grown model computes the same, and a resumed run changes no bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlb_batch.tiny.train import paired, video
+from mlb_batch.tiny.train.answers import answer_logits
+from mlb_batch.tiny.train.grow import grow
+from mlb_batch.tiny.train.loop import Pace, Task, train
+from mlb_batch.tiny.train.pixels import model_pixels
+from mlb_batch.tiny.world import make_clip
+
+LESSONS = (video.Lesson(until=20, frames=(8,), batch_frames=8, max_acts=2, max_flashes=1),)
+
+
+def quiet(folder: Path, stop_at: int) -> Pace:
+    return Pace(folder, stop_at, log_every=1000, measure_every=1000, save_every=1000)
+
+
+def clip_task() -> Task:
+    return video.clip_task(video.fresh_model(0, layers=2), 0, LESSONS)
+
+
+def test_twenty_steps_lower_the_loss_and_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path):
+    whole, stopped, resumed = clip_task(), clip_task(), clip_task()
+    losses = train(whole, quiet(tmp_path / "whole", 20))
+    first = train(stopped, quiet(tmp_path / "parts", 10))
+    then = train(resumed, quiet(tmp_path / "parts", 20))
+    assert first + then == losses
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_packed_question_gets_what_it_would_get_alone():
+    model = video.fresh_model(0, layers=3).eval()
+    school = video.ClipSchool(model, 0, LESSONS)
+    clip = make_clip(5, 8)
+    pixels = model_pixels(clip.pixels_FHWC[None])
+    talks = video.exam_talk(clip)[:6]
+    visual_1ND = model.model.get_video_features(pixels).pooler_output
+    packed = school.packer.pack(visual_1ND.shape[1], [talks])
+    together, _ = answer_logits(model, school.packer.media_id, packed, visual_1ND.flatten(0, 1))
+    model.model.language_model.set_attn_implementation("sdpa")
+    alone = []
+    for talk in talks:
+        before, after, asked = school.packer.branch(talk.prompt, talk.answer)
+        ids = torch.tensor([[*before, *[school.packer.media_id] * visual_1ND.shape[1], *after]])
+        logits_LV = model(input_ids=ids, pixel_values_videos=pixels).logits[0]
+        alone.append(logits_LV[asked - len(after) - 1 : -1])
+    assert torch.allclose(torch.cat(alone), together, atol=1e-4)
+
+
+def test_a_grown_model_computes_what_the_shallow_one_does():
+    shallow, deep = video.fresh_model(0, layers=3), video.fresh_model(1, layers=8)
+    ids = torch.arange(40)[None]
+    before = deep(input_ids=ids).logits
+    after = grow(shallow, deep)(input_ids=ids).logits
+    assert torch.allclose(after, shallow(input_ids=ids).logits, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-2)
+
+
+def test_the_towers_first_lesson_lowers_its_loss(tmp_path: Path):
+    task = video.frame_task(video.fresh_model(0, layers=1), 0, batch=16)
+    losses = train(task, quiet(tmp_path, 12))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_paired_lesson_lowers_its_loss(tmp_path: Path):
+    losses = train(paired.task(paired.fresh_model(0), 0, frames=16), quiet(tmp_path, 12))
+    assert losses[-1] < losses[0]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path):
+    task = clip_task()
+    broken = Task(task.name, task.model, lambda step: task.loss(step) * float("nan"), task.measure, 20, 1e-3)
+    with pytest.raises(RuntimeError, match="at step 0"):
+        train(broken, quiet(tmp_path, 20))
+    assert not (tmp_path / "last.pt").exists()
