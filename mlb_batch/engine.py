@@ -2,57 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlb_batch.cost.allocate import ContentRule
 from mlb_batch.errors import ModelError
-from mlb_batch.planning import Plan, Setup, setup
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Sampling
 
 if TYPE_CHECKING:
+    from mlb_batch.planning import Plan, Setup
     from mlb_batch.vlm.captioner import Captioner
 
 
-def frame_size(spec: JobSpec, priced: Plan) -> FrameSize:
-    """How frames get to the model's input size, from its own processor config."""
-    from mlb_batch.vlm.preprocess import frame_recipe
+@dataclass(frozen=True)
+class Engine:
+    """A recipe that travels to the actors. It imports nothing heavy until something is asked of it."""
 
-    recipe = frame_recipe(_as_planned(spec, priced).checkpoint)
-    return FrameSize(recipe.resize, recipe.crop, recipe.resample)
+    spec: JobSpec
+    revision: str
+    frames: int
+    keep: int
+    content: ContentRule | None
+    expected_new_tokens: int
 
+    @staticmethod
+    def of(spec: JobSpec, priced: Plan) -> Engine:
+        return Engine(
+            spec, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens
+        )  # fmt: skip
 
-def sampling(spec: JobSpec, priced: Plan) -> Sampling:
-    """The plan may take fewer frames than the job asked for, where only that meets the budget."""
-    return Sampling(priced.frames, spec.frames.strategy, spec.frames.fps)
+    @property
+    def sampling(self) -> Sampling:
+        """The plan may take fewer frames than the job asked for, where only that meets the budget."""
+        return Sampling(self.frames, self.spec.frames.strategy, self.spec.frames.fps)
 
+    def frame_size(self) -> FrameSize:
+        """How frames get to the model's input size, from its own processor config."""
+        from mlb_batch.vlm.preprocess import frame_recipe
 
-def load_captioner(spec: JobSpec, priced: Plan) -> Captioner:
-    """On the node where it is called: the weights come from that node's own copy."""
-    from mlb_batch.vlm.captioner import Captioner, Settings
+        recipe = frame_recipe(self._setup().checkpoint)
+        return FrameSize(recipe.resize, recipe.crop, recipe.resample)
 
-    means = _as_planned(spec, priced)
-    settings = Settings(
-        method=means.method,
-        keep=priced.keep,
-        content=priced.content,
-        max_new_tokens=spec.generate.max_new_tokens,
-        expected_new_tokens=priced.expected_new_tokens,
-        temperature=spec.generate.temperature,
-        seed=spec.generate.seed,
-        device=spec.model.device,
-        dtype=spec.model.dtype,
-        feature_model=means.pair,
-    )
-    return Captioner(means.checkpoint, settings)
+    def load(self) -> Captioner:
+        """The weights come from the copy of the node that this is called on."""
+        from mlb_batch.vlm.captioner import Captioner, Settings
 
-
-def _as_planned(spec: JobSpec, priced: Plan) -> Setup:
-    """The job's model at the revision that was planned with: a branch of a hub may have moved since."""
-    pinned = spec.model.model_copy(update={"revision": priced.revision})
-    means = setup(spec.model_copy(update={"model": pinned}))
-    if means.checkpoint.revision != priced.revision:
-        raise ModelError(
-            f"model.id: {spec.model.id} is {means.checkpoint.revision} on this node and {priced.revision} where the "
-            "job was planned; give every node the same files"
+        means = self._setup()
+        settings = Settings(
+            method=means.method,
+            keep=self.keep,
+            content=self.content,
+            max_new_tokens=self.spec.generate.max_new_tokens,
+            expected_new_tokens=self.expected_new_tokens,
+            temperature=self.spec.generate.temperature,
+            seed=self.spec.generate.seed,
+            device=self.spec.model.device,
+            dtype=self.spec.model.dtype,
+            feature_model=means.pair,
         )
-    return means
+        return Captioner(means.checkpoint, settings)
+
+    def _setup(self) -> Setup:
+        """The job's model at the revision that was planned with: a branch of a hub may have moved since."""
+        from mlb_batch.planning import setup
+
+        pinned = self.spec.model.model_copy(update={"revision": self.revision})
+        means = setup(self.spec.model_copy(update={"model": pinned}))
+        if means.checkpoint.revision != self.revision:
+            raise ModelError(
+                f"model.id: {self.spec.model.id} is {means.checkpoint.revision} on this node and {self.revision} "
+                "where the job was planned; give every node the same files"
+            )
+        return means

@@ -5,7 +5,6 @@ JobSpec -> Plan -> Video + its prompts -> Frames -> Annotation rows -> Parquet
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import ray
@@ -17,7 +16,7 @@ from mlb_batch.chain.cluster import connected, data_context
 from mlb_batch.chain.feed import VideoSource
 from mlb_batch.chain.pools import Pools, pools
 from mlb_batch.chain.strikes import Strikes
-from mlb_batch.engine import frame_size, load_captioner, sampling
+from mlb_batch.engine import Engine
 from mlb_batch.environment import environment, new_run_id
 from mlb_batch.ledger import Lease, Ledger, RunFolder, publish
 from mlb_batch.planning import Plan, freeze, plan
@@ -73,10 +72,10 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
 
 def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, limit: int | None) -> Dataset:
     """manifest -> videos with something to do -> clips with frames -> finished rows. No two steps ask for the same."""
-    past, strikes = ray.put(history), Strikes()
+    past, strikes, engine = ray.put(history), Strikes(), Engine.of(spec, priced)
     same = Constants(priced.model, spec.prune.method, spec.prune.select)
-    reading = (spec, sampling(spec, priced), frame_size(spec, priced), strikes, past if spec.clips else None)
-    captioning = (partial(load_captioner, spec, priced), same, strikes, sizes.captioners[1])
+    reading = (spec, engine.sampling, engine.frame_size(), strikes, past if spec.clips else None)
+    captioning = (engine.load, same, strikes, sizes.captioners[1])
     videos = ray.data.read_datasource(VideoSource(spec, found, past, limit), num_cpus=0, override_num_blocks=1)
     frames = videos.map_batches(
         ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,

@@ -38,14 +38,19 @@ def connected() -> Iterator[Nodes]:
 def _start() -> None:
     if os.environ.get("RAY_ADDRESS"):  # also set inside a submitted job
         ray.init(logging_level=logging.WARNING)
-        return
+    else:
+        cores = len(os.sched_getaffinity(0))
+        start_local(num_cpus=2 if cores < 2 else None)  # reading and captioning take turns on a single core
+
+
+def start_local(num_cpus: int | None) -> None:
+    """A Ray of this process alone; None: as many CPUs as there are."""
     # Ray Data's actors always have arguments in the object store, which makes Ray's core print an alarm at every start.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    cores = len(os.sched_getaffinity(0))
     with _stderr_of_others_closed():
         ray.init(
             address="local",  # never one that happens to run here
-            num_cpus=2 if cores < 2 else None,  # reading and captioning take turns on a single core
+            num_cpus=num_cpus,
             include_dashboard=False,  # nothing listens that nobody asked for
             log_to_driver=False,
             logging_level=logging.ERROR,

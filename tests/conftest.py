@@ -1,0 +1,39 @@
+"""Ray for the tests: clusters of their own, with their own folder, ports and token; only what they started stops."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Ray reads these when it is imported, here and in every process that a test starts; so they are set before anything is.
+# The folder's name is short, since Ray's unix sockets lie in it and their paths may have 107 characters.
+RAY_FOLDER = Path(tempfile.mkdtemp(prefix="mlb-", dir="/tmp"))
+TOKEN = RAY_FOLDER / "token"
+TOKEN.write_text(secrets.token_hex(32))
+os.environ.update(RAY_TMPDIR=str(RAY_FOLDER), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(TOKEN))
+# Ray's workers are nice to others by default; here that would only let whatever else runs time them out.
+os.environ.update(RAY_worker_niceness="0")
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+os.environ.pop("RAY_ADDRESS", None)
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray with two CPUs in this process, as the smallest machine has; `run` finds it and leaves it running."""
+    import ray
+
+    from mlb_batch.chain.cluster import start_local
+
+    start_local(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(RAY_FOLDER, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""The commands as a user meets them: exit codes, one JSON object at the end of stdout, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from small_jobs import clips, job, job_file, mlb_batch
+
+from mlb_batch.books import exit_code
+from mlb_batch.spec import JobSpec
+
+
+def test_plan_run_status_report_verify(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 2)
+    (tmp_path / "videos" / "empty.mp4").touch()
+    path, out = job_file(tmp_path), str(tmp_path / "out")
+    code, planned, err = mlb_batch("plan", str(path))
+    assert code == 0 and planned["prompts"] == 6 and "budget" in err
+    assert not Path(out).exists(), "a plan leaves nothing"
+    code, summary, err = mlb_batch("run", str(path), "--set", "output.commit_rows=1")
+    assert code == summary["exit_code"] == 3 and (summary["annotated"], summary["errors"]) == (4, 2)
+    assert "done 4" in err and "failed 2" in err and "\x1b" not in err, "no colours where there is no terminal"
+    code, progress, err = mlb_batch("status", out)
+    assert (code, progress["state"], progress["annotated"]) == (0, "ended", 4) and "ended" in err
+    code, numbers, err = mlb_batch("report", out, "--html", str(tmp_path / "report.html"))
+    assert (code, numbers["annotations"]) == (0, 4) and (tmp_path / "report.html").stat().st_size > 0
+    assert mlb_batch("verify", out)[:2] == (0, {"output": out, "damaged": 0, "findings": []})
+    part = next((tmp_path / "out" / "annotations").rglob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-9] + bytes(9))
+    code, found, err = mlb_batch("verify", out)
+    assert code == 1 and found["damaged"] > 0 and part.name in err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"promts": []}, "promts"),
+        ({"frames": {"count": "many"}}, "frames.count"),
+        ({"budget": {"ratio": 0.5, "pflops": 1}}, "budget"),
+        ({"input": {"videos": "/nowhere/*.mp4"}}, "/nowhere"),
+        ({"model": "embedded:huge"}, "huge"),
+        ({"prune": {"method": "magic"}}, "magic"),
+        ({"prune": {"method": "fastv", "options": {"depth": 3}}}, "depth"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_ray_never_starts(tmp_path: Path, change: dict[str, object], says: str) -> None:
+    clips(tmp_path / "videos", 1)
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({**job(tmp_path), **change}))
+    code, out, err = mlb_batch("run", str(path), RAY_TMPDIR=str(tmp_path / "ray"))
+    assert (code, out) == (2, {})
+    assert err.startswith("error: ") and says in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "ray").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "no-such.yaml"), ("status", "no-such-output"), ("report", "no-such-output"), ("run",), ("dance",)],
+)
+def test_wrong_arguments_are_the_users_mistake(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = mlb_batch(*arguments)
+    assert (code, out) == (2, {}) and "Traceback" not in err
+
+
+def test_settings_reach_the_job(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
+    path = job_file(tmp_path)
+    assert mlb_batch("plan", str(path), "--set", "frames.count=2")[1]["frames"] == 2
+    code, _, err = mlb_batch("plan", str(path), "--set", "frames.cuont=2")
+    assert code == 2 and "cuont" in err
+
+
+def test_the_package_offers_its_three_names_without_loading_anything() -> None:
+    script = (
+        "import sys, mlb_batch.cost.flops, mlb_batch;"
+        "heavy = {'ray', 'torch', 'transformers', 'av'} & sys.modules.keys();"
+        "assert not heavy, heavy; from mlb_batch import JobSpec, plan, run; import mlb_batch.run;"
+        "from mlb_batch import run as again; assert callable(plan) and callable(run) and again is run"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("errors", "stopped", "allowed", "code"),
+    [(0, "", None, 0), (1, "", None, 3), (5, "", 0.05, 0), (6, "", 0.05, 3), (0, "SIGTERM", None, 143),
+     (9, "SIGTERM", None, 143), (0, "SIGINT", None, 130), (0, "deadline", None, 3)],
+)  # fmt: skip
+def test_exit_codes(tmp_path: Path, errors: int, stopped: str, allowed: float | None, code: int) -> None:
+    spec = JobSpec.from_dict(job(tmp_path, limits={"max_error_share": allowed}))
+    assert exit_code(spec, {"errors": errors, "expected": 100, "stopped": stopped}) == code
+
+
+def test_the_demo_shows_its_answers_and_adds_nothing_the_second_time(tmp_path: Path) -> None:
+    code, first, err = mlb_batch("demo", str(tmp_path / "demo"), COLUMNS="200")
+    assert code == 0 and first["rows_written"] == first["expected"] > 0
+    assert "clip-0000000" in err and "Describe the video" in err
+    trained = json.loads(subprocess.run(
+        [sys.executable, "-c", "from mlb_batch import tiny; print('true' if tiny.trained('tiny') else 'false')"],
+        check=True, capture_output=True, text=True).stdout)  # fmt: skip
+    assert ("random weights" in err) == (not trained)
+    code, second, err = mlb_batch("demo", str(tmp_path / "demo"))
+    assert (code, second["rows_written"], second["skipped_done"]) == (0, 0, first["expected"])
+    assert "added no row" in err

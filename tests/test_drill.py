@@ -1,0 +1,146 @@
+"""The kill drill: SIGKILL at random moments on the driver, a worker or the raylet, then the same command again.
+
+Whatever died, the second command ends with exactly one row for every annotation, and the texts of a run without faults.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_jobs import MLB_BATCH, clips, ids, job_file, mlb_batch, start, texts
+
+from mlb_batch.ledger import verify
+
+VIDEOS, PROMPTS = 30, 2
+ROWS = VIDEOS * PROMPTS
+COMMIT_ROWS = 8
+VICTIMS = {"reader": "MapBatches(ReadFrames)", "captioner": "MapBatches(Caption)", "raylet": "raylet/raylet "}
+NORMAL = [("driver", 1), ("captioner", 2), ("raylet", 3)]
+SLOW = [(victim, seed) for seed in range(10, 13) for victim in ("driver", "reader", "captioner", "raylet")]
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Every process under this one, with its command line."""
+    found: dict[int, str] = {}
+    todo = [pid]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            try:
+                children = [int(child) for child in task.read_text().split()]
+                found |= {child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in children}
+            except OSError:
+                continue  # it ended while we looked
+            todo += children
+    return found
+
+
+def wait_for(process: subprocess.Popen[str], part: str) -> int:
+    """The first process under this one whose command line has `part`; fails if the command ends before."""
+    while process.poll() is None:
+        hit = [pid for pid, line in descendants(process.pid).items() if part in line]
+        if hit:
+            return hit[0]
+        time.sleep(0.05)
+    raise AssertionError(f"the command ended before {part} was there: {process.communicate()[1][-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def faultless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], str], float]:
+    """The videos, what a run without faults says of them, and how long it takes from its first actor on."""
+    folder = tmp_path_factory.mktemp("drill")
+    clips(folder / "videos", VIDEOS)
+    process = start(MLB_BATCH, "run", str(job_file(folder)))
+    wait_for(process, VICTIMS["reader"])
+    begun_s = time.monotonic()
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    said = texts(folder / "out")
+    assert len(said) == ROWS
+    return folder, said, time.monotonic() - begun_s
+
+
+@pytest.fixture
+def commands() -> Iterator[list[subprocess.Popen[str]]]:
+    """Commands that were started; whatever is left of them is killed by their process groups."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def killed(victim: str, moment_s: float, command: list[str], commands: list[subprocess.Popen[str]]) -> tuple[int, str]:
+    """Run the command, kill the victim `moment_s` after the first actor is there; exit code and stderr."""
+    process = start(*command)
+    commands.append(process)
+    wait_for(process, VICTIMS["reader"])
+    time.sleep(moment_s)  # the fault's moment, drawn by seed: nothing is awaited
+    if victim == "driver":
+        process.kill()
+    else:
+        os.kill(wait_for(process, VICTIMS[victim]), signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err
+
+
+def drill(victim: str, seed: int, faultless: Any, out: Path, commands: list[subprocess.Popen[str]]) -> None:
+    folder, said, whole_s = faultless
+    job = job_file(folder)
+    settings = ["--set", f"output.uri={out}", "--set", f"output.commit_rows={COMMIT_ROWS}"]
+    moment_s = random.Random(seed).uniform(0.05, 0.7) * whole_s
+    code, err = killed(victim, moment_s, [MLB_BATCH, "run", str(job), *settings], commands)
+    before = ids(out)
+    assert len(before) == len(set(before))
+    if victim in ("reader", "captioner"):
+        assert code == 0 and len(before) == ROWS, f"a dead worker is not the end of a run: {err[-2000:]}"
+    again, summary, err = mlb_batch("run", str(job), *settings)
+    assert again == 0, err[-2000:]
+    assert summary["skipped_done"] == len(before) and summary["annotated"] == ROWS - len(before), "done work came again"
+    assert len(ids(out)) == len(set(ids(out))) == ROWS
+    assert texts(out) == said
+    assert verify(str(out)) == []
+
+
+@pytest.mark.parametrize(("victim", "seed"), NORMAL)
+def test_killed_and_run_again_there_is_one_row_for_every_annotation(
+    victim: str, seed: int, faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
+) -> None:
+    drill(victim, seed, faultless, tmp_path / "out", commands)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "seed"), SLOW)
+def test_killed_at_many_moments(
+    victim: str, seed: int, faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
+) -> None:
+    drill(victim, seed, faultless, tmp_path / "out", commands)
+
+
+def test_sigterm_commits_what_is_finished_and_the_next_run_does_the_rest(
+    faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
+) -> None:
+    folder, said, whole_s = faultless
+    settings = ["--set", f"output.uri={tmp_path / 'out'}"]  # commit_rows 256: nothing is committed before the signal
+    process = start(MLB_BATCH, "run", str(job_file(folder)), *settings)
+    commands.append(process)
+    wait_for(process, VICTIMS["reader"])
+    time.sleep(0.6 * whole_s)
+    process.send_signal(signal.SIGTERM)
+    asked_s = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and time.monotonic() - asked_s < 30, err[-2000:]
+    committed = len(ids(tmp_path / "out"))
+    assert f'"rows_written": {committed}' in out and '"stopped": "SIGTERM"' in out
+    code, summary, err = mlb_batch("run", str(job_file(folder)), *settings)
+    assert (code, summary["skipped_done"]) == (0, committed), err[-2000:]
+    assert texts(tmp_path / "out") == said and len(ids(tmp_path / "out")) == ROWS

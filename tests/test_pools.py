@@ -1,0 +1,80 @@
+"""Every actor is placed before any starts: what does not fit is refused, and pools never outgrow the cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mlb_batch.chain.pools import CAPTION_CPUS, pools
+from mlb_batch.errors import ClusterError
+from mlb_batch.spec import JobSpec
+
+Nodes = list[dict[str, float]]
+
+
+def spec(read: dict[str, Any] | None = None, caption: dict[str, Any] | None = None, device: str = "auto") -> JobSpec:
+    return JobSpec.from_dict({
+        "input": {"videos": "/videos/*.mp4"}, "prompts": [{"id": "c", "kind": "caption", "text": "Describe."}],
+        "output": "/out", "model": {"device": device}, "cluster": {"read": read or {}, "caption": caption or {}},
+    })  # fmt: skip
+
+
+def test_two_cores_hold_one_reader_and_one_captioner() -> None:
+    sizes = pools(spec(), [{"CPU": 2}])
+    assert (sizes.readers, sizes.captioners, sizes.caption_gpus) == ((1, 1), (1, 1), 0)
+
+
+def test_every_gpu_gets_a_captioner_and_readers_get_the_cores_that_are_left() -> None:
+    sizes = pools(spec(), [{"CPU": 8, "GPU": 2}, {"CPU": 4, "GPU": 2}])
+    assert (sizes.captioners, sizes.caption_gpus) == ((4, 4), 1)
+    assert sizes.readers == (1, 8)
+
+
+def test_a_gpu_can_be_shared() -> None:
+    assert pools(spec(caption={"num_gpus": 0.5}), [{"CPU": 16, "GPU": 1}]).captioners == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("read", "caption", "device", "nodes", "says"),
+    [
+        ({"num_cpus": 4}, {}, "auto", [{"CPU": 2}], "cluster.read"),
+        ({"concurrency": 4}, {}, "auto", [{"CPU": 2}], "cluster.read"),
+        ({"num_cpus": 3}, {}, "auto", [{"CPU": 2}, {"CPU": 2}], "cluster.read"),
+        ({}, {"concurrency": 9}, "auto", [{"CPU": 4}], "cluster.caption"),
+        ({}, {"concurrency": 2, "num_gpus": 1}, "auto", [{"CPU": 4}], "none"),
+        ({}, {"concurrency": 2, "num_gpus": 1}, "auto", [{"CPU": 4, "GPU": 1}], "cluster.caption"),
+        ({}, {}, "cuda", [{"CPU": 4}], "none"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    read: dict[str, Any], caption: dict[str, Any], device: str, nodes: Nodes, says: str
+) -> None:
+    with pytest.raises(ClusterError, match=says) as refused:
+        pools(spec(read, caption, device), nodes)
+    assert "\n" not in str(refused.value)
+
+
+@given(
+    nodes=st.lists(
+        st.fixed_dictionaries({"CPU": st.integers(0, 12), "GPU": st.integers(0, 4)}), min_size=1, max_size=5
+    ),
+    cpus=st.sampled_from([0.25, 0.5, 1.0, 2.0]),
+    least=st.integers(1, 4),
+    more=st.integers(0, 8),
+)
+def test_the_largest_pools_always_fit(nodes: Nodes, cpus: float, least: int, more: int) -> None:
+    try:
+        sizes = pools(spec({"num_cpus": cpus, "concurrency": [least, least + more]}), nodes)
+    except ClusterError:
+        # Refused only where the total really is too small, or where it is in too small pieces.
+        total = sum(node["CPU"] for node in nodes)
+        assume(total >= least * cpus + CAPTION_CPUS)
+        assert any(node["CPU"] % cpus or node["CPU"] < cpus + CAPTION_CPUS for node in nodes)
+        return
+    asked = sizes.readers[1] * sizes.read_cpus + sizes.captioners[1] * sizes.caption_cpus
+    assert asked <= sum(node["CPU"] for node in nodes)
+    assert sizes.captioners[1] * sizes.caption_gpus <= sum(node["GPU"] for node in nodes)
+    assert least == sizes.readers[0] <= sizes.readers[1] <= least + more
