@@ -1,8 +1,9 @@
 """A process that writes to a ledger, for tests to race, stop and kill: one JSON object in, its answers out as lines.
 
-{"output": URI, "fingerprints": [..], "count": N, "batch": B, "lease_ttl_s": T or null, "paced": bool}
-For each fingerprint it opens the ledger, says "ready", waits for a line where it is paced, and commits rows 0..N-1 in
-batches, saying "committed K" after each; it ends with "done", or with the name of the error that stopped it.
+{"output": URI, "fingerprints": [..], "count": N, "batch": B, "lease_ttl_s": T or null, "paced": bool,
+ "shift": S}
+For each fingerprint it opens the ledger, says "ready", waits for a line where it is paced, and commits rows S..N-1 and
+0..S-1 in batches, saying "committed K" after each; it ends with "done", or with the error that stopped it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def write(job: dict[str, object], fingerprint: str, lease: Lease | None) -> None
         sys.stdin.readline()
     count, batch = int(str(job["count"])), int(str(job["batch"]))
     done = ledger.done()
-    rows = [annotation(n, fingerprint) for n in range(count)]
+    rows = [annotation((n + int(str(job["shift"]))) % count, fingerprint) for n in range(count)]
     rows = [row for row in rows if row["annotation_id"] not in done]
     for start in range(0, len(rows), batch):
         say(f"committed {ledger.commit(rows[start : start + batch], [])}")

@@ -25,6 +25,7 @@ class Writer:
         fingerprints: list[str] | None = None,
         lease_ttl_s: float | None = None,
         paced: bool = False,
+        shift: int = 0,
         environment: dict[str, str] | None = None,
     ) -> None:
         script = Path(__file__).with_name("ledger_writer.py")
@@ -36,7 +37,7 @@ class Writer:
             env={**os.environ, **(environment or {})},
         )
         job = {"output": output, "fingerprints": fingerprints or [FINGERPRINT], "count": count, "batch": batch}
-        self.say(json.dumps({**job, "lease_ttl_s": lease_ttl_s, "paced": paced}))
+        self.say(json.dumps({**job, "lease_ttl_s": lease_ttl_s, "paced": paced, "shift": shift}))
 
     def say(self, line: str = "") -> None:
         assert self.process.stdin is not None
