@@ -164,7 +164,7 @@ def _draw_weights(model: Any, seed: int, tied: bool = False) -> None:
             if "norm" not in name:
                 weight.data.normal_(0, 0.3, generator=generator)
             continue
-        gain = 2.0 if "q_proj" in name or "k_proj" in name else 0.2 if tied and "embed_tokens" in name else 1.0
+        gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.3 if tied and "embed_tokens" in name else 1.0
         fan_in = 1 if "embed" in name else weight[0].numel()
         weight.data.normal_(0, gain / math.sqrt(fan_in), generator=generator)
 
