@@ -66,6 +66,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         folder.write_json("summary", summary)
         # Complete: all of the input was gone through, and nothing is left that another run of this would try.
         if not stopped and limit is None and (summary["exit_code"] == 0 or books.to_retry == 0):
+            ledger.fill_gaps()
             publish(output, priced.fingerprint, run_id)
         return summary
 
