@@ -281,9 +281,7 @@ def test_a_budget_below_the_floor_says_what_would_do(
     told = str(caught.value)
     kind = next(iter(budget))
     enough = float(told.split("give at least ")[1].split(";")[0])
-    scope = budget.get("scope", "llm")
-    if scope == "llm":
-        assert plan(job(clips_folder, tmp_path / "out", budget={**budget, kind: enough}, prompts=prompts, prune=prune))
+    assert plan(job(clips_folder, tmp_path / "out", budget={**budget, kind: enough}, prompts=prompts, prune=prune))
     shared = float(told.split("prune.select: per_video has a floor of ")[1].split(";")[0])
     assert shared < enough
     per_video = {**prune, "select": "per_video"}
@@ -532,3 +530,11 @@ def test_what_cannot_run_unpruned_is_said(clips_folder: Path, tmp_path: Path) ->
     """40 frames of 144 tokens are more than the image model's 4,096."""
     spec = job(clips_folder, tmp_path / "out", model="embedded:tiny-image", frames={"count": 40})
     assert any("could not have been made" in line for line in plan(spec).warnings)
+
+
+def test_a_canary_is_priced_beside_the_budget(clips_folder: Path, tmp_path: Path) -> None:
+    plain = plan(job(clips_folder, tmp_path / "out"))
+    watched = plan(job(clips_folder, tmp_path / "out", canary={"share": 0.5, "against": ["none"]}))
+    assert watched.budget == plain.budget and watched.fingerprint == plain.fingerprint
+    extra = [line for line in watched.warnings if line.startswith("canary")]
+    assert len(extra) == 1 and f"{plain.vanilla.total / 2e9:,.4g} GFLOPs" in extra[0]

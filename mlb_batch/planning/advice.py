@@ -12,7 +12,7 @@ from mlb_batch.cost.solve import largest
 from mlb_batch.planning.record import Plan
 from mlb_batch.planning.setup import Setup
 from mlb_batch.planning.solving import Case, shared_selection
-from mlb_batch.planning.text import count, percent
+from mlb_batch.planning.text import amount, count, percent
 from mlb_batch.spec import JobSpec
 
 FLOOR_SHARE = 0.5  # of the budget, spent before the first visual token is kept
@@ -32,7 +32,7 @@ class Findings:
 
 
 def advice(plan: Plan, found: Findings) -> tuple[str, ...]:
-    checks = (_source, _model, _frames, _sharing, _budget, _time, _context)
+    checks = (_source, _model, _frames, _sharing, _budget, _canary, _time, _context)
     return tuple(line for check in checks for line in check(plan, found))
 
 
@@ -108,6 +108,14 @@ def _budget(plan: Plan, found: Findings) -> Iterator[str]:
         yield "allocation content: the keep shown is the one that `equal` gives; the run solves each clip's own first"
     if budget.kind == "gpu_hours" and budget.convention == "paper":
         yield "a budget in gpu_hours is measured time: convention paper has no bearing on it"
+
+
+def _canary(plan: Plan, found: Findings) -> Iterator[str]:
+    canary = found.spec.canary
+    if canary.share > 0:
+        each = (plan.vanilla.total if name == "none" else plan.planned.total for name in canary.against)
+        more = round(canary.share * sum(each))
+        yield f"canary: its runs against {', '.join(canary.against)} add about {amount(more, 'FLOPs')} to the budget's"
 
 
 def _time(plan: Plan, found: Findings) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mlb_batch.cost.budget import amount_of, limit
@@ -16,8 +16,8 @@ from mlb_batch.planning.frozen import Solved
 from mlb_batch.planning.survey import Seen, Survey
 from mlb_batch.spec import BudgetSpec
 
-# Fewer frames are planned only where no keep fits with all of them: the most frames of this ladder at which a tenth of
-# their tokens fits; where none does, the most at which anything fits.
+# Under scope `total`, fewer frames are planned where no keep fits with all of them: the most frames of this ladder at
+# which a tenth of their tokens fits; where none does, the most at which anything fits.
 LADDER = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16, 1 / 32)
 WORTH_KEEPING = WHOLE // 10
 
@@ -67,7 +67,7 @@ def solve(case: Case) -> Solved:
     clips = fewer(clips, frames)
     low = pricer.job(clips, 0)
     if low > allowed:
-        raise BudgetError(_below_floor(case, case.clips, low, allowed))
+        raise BudgetError(_below_floor(case))
     keep = largest(lambda at: pricer.job(clips, at), allowed, low).at
     while not case.survey.complete:
         over = _over(case, frames, keep)
@@ -79,14 +79,20 @@ def solve(case: Case) -> Solved:
 
 
 def _frames(case: Case, clips: Histogram, allowed: int) -> int:
-    if case.budget.scope == "llm" or case.pricer.job(clips, 0) <= allowed:
+    if case.pricer.job(clips, 0) <= allowed:
         return case.frames
-    ladder = sorted({max(1, int(case.frames * step)) for step in LADDER}, reverse=True)
+    steps = ladder(case)
     for keep in (WORTH_KEEPING, 0):
-        for frames in ladder:
+        for frames in steps:
             if case.pricer.job(fewer(clips, frames), keep) <= allowed:
                 return frames
-    return case.frames
+    return steps[-1]
+
+
+def ladder(case: Case) -> list[int]:
+    """Numbers of frames that the plan may come down to; under scope `llm` the frames are the user's alone."""
+    steps = LADDER if case.budget.scope == "total" else LADDER[:1]
+    return sorted({max(1, int(case.frames * step)) for step in steps}, reverse=True)
 
 
 def _over(case: Case, frames: int, keep: int) -> int:
@@ -116,34 +122,37 @@ def _share(case: Case, one: Seen, vanilla: int) -> int:
     return whole // case.survey.videos if case.budget.kind in ("pflops", "gpu_hours") else whole
 
 
-def _below_floor(case: Case, clips: Histogram, low: int, allowed: int) -> str:
+def _below_floor(case: Case) -> str:
     kind, amount = case.budget.kind, case.budget.amount
-    vanilla = case.scaled(case.pricer.vanilla(clips))
-    floor = amount_of(kind, case.scaled(low), vanilla, case.scaled(case.video_ms))
-    remedies = "; ".join(_remedies(case, clips, allowed))
+    floor = _floor(case, case.pricer)
+    told = [f"give at least {_up(floor)}"]
+    told += [f"{change} has a floor of {_up(other)}" for change, other in _lower_floors(case) if other < floor]
     scope = f"scope {case.budget.scope}, {case.budget.convention} convention"
-    return f"budget.{kind}: {amount:g} is below the floor of this job, {_up(floor)} ({scope}); {remedies}"
+    return (
+        f"budget.{kind}: {amount:g} is below the floor of this job, {_up(floor)} ({scope}); {'; '.join(told)}; "
+        "or choose another prune.method"
+    )
 
 
-def _remedies(case: Case, clips: Histogram, allowed: int) -> Sequence[str]:
-    """What would lower the floor, with the floor that it gives."""
-    kind, vanilla = case.budget.kind, case.pricer.vanilla(clips)
+def _floor(case: Case, pricer: Pricer, clips: Counter[ClipShape] | None = None) -> float:
+    """The least budget, of the kind that was given, that this job could have."""
+    clips = case.clips if clips is None else clips
+    low = case.scaled(pricer.job(fewer(clips, ladder(case)[-1]), 0))
+    return amount_of(case.budget.kind, low, case.scaled(pricer.vanilla(clips)), case.scaled(case.video_ms))
 
-    def floor_of(pricer: Pricer, some: Histogram, whole: int) -> str:
-        cost = case.scaled(pricer.job(some, 0))
-        return _up(amount_of(kind, cost, case.scaled(whole), case.scaled(case.video_ms)))
 
-    found = [f"give at least {floor_of(case.pricer, clips, vanilla)}"]
+def _lower_floors(case: Case) -> Iterator[tuple[str, float]]:
+    """What could lower the floor, with the floor that it gives."""
     shared = shared_selection(case.pricer)
-    if shared and any(len(clip.suffixes) > 1 for clip in clips):
-        found.append(f"prune.select: per_video has a floor of {floor_of(shared, clips, vanilla)}")
+    if shared and any(len(clip.suffixes) > 1 for clip in case.clips):
+        yield "prune.select: per_video", _floor(case, shared)
     if case.budget.scope == "total":
-        inner = replace(case.pricer, measure=replace(case.pricer.measure, scope="llm"))
-        found.append(f"scope: llm has a floor of {floor_of(inner, clips, inner.vanilla(clips))}")
-    elif kind != "ratio" and case.frames > 1:
-        half = fewer(clips, case.frames // 2)
-        found.append(f"frames.count: {case.frames // 2} has a floor of {floor_of(case.pricer, half, vanilla)}")
-    return [*found, "or choose another prune.method"]
+        measure = replace(case.pricer.measure, scope="llm")
+        inner = replace(case, budget=case.budget.model_copy(update={"scope": "llm"}))
+        yield "scope: llm", _floor(inner, replace(case.pricer, measure=measure))
+    if case.frames > 1:
+        half = case.frames // 2
+        yield f"frames.count: {half}", _floor(case, case.pricer, fewer(case.clips, half))
 
 
 def shared_selection(pricer: Pricer) -> Pricer | None:

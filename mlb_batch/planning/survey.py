@@ -10,7 +10,7 @@ import heapq
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -154,7 +154,8 @@ def expected_frames(video: Video, header: Look | None, layout: Layout) -> Iterat
     elif whole:
         yield _sampled(header.frames or _between(header, 0.0, header.duration_s), header.duration_s, layout.frames)
     else:
-        for start_s, end_s in _spans(video, header, layout.clips) or [(video.start_s or 0.0, header.duration_s)]:
+        spans: Sequence[tuple[float, float | None]] = _spans(video, header, layout.clips)
+        for start_s, end_s in spans or [(video.start_s or 0.0, header.duration_s)]:
             length_s = None if end_s is None else end_s - start_s
             yield _sampled(_between(header, start_s, end_s), length_s, layout.frames)
 
