@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
 
-from mlb_batch.errors import RETRYABLE, RowError
+from mlb_batch.errors import RETRYABLE, JobError, RowError
 from mlb_batch.video import Limits, Reader, Sampling, read_frames
 
 # A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
@@ -96,6 +96,14 @@ def test_a_child_in_trouble_is_one_error(name: str, expected: str, good: Path, t
         assert len(reader.read(str(good)).times_s) == 8
 
 
+def test_a_child_that_cannot_start_is_not_the_videos_fault(good: Path) -> None:
+    with (
+        Reader(Sampling(8), MODEL_SIZE, Limits(), entry=("-c", "import nothing_of_this_name")) as reader,
+        pytest.raises(JobError),
+    ):
+        reader.read(str(good))
+
+
 def test_a_stopped_child_is_a_timeout(good: Path) -> None:
     with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=1)) as reader:
         reader.read(str(good))
@@ -128,12 +136,15 @@ def test_the_child_knows_no_secret_and_has_no_network(
     reader: Reader, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
+    first = good.with_name("first.mp4")
+    first.write_bytes(good.read_bytes())
+    reader.read(str(first))
     reader.read(str(good))
     environment = Path(f"/proc/{reader.child_pid}/environ").read_bytes()
     assert b"canary" not in environment and b"AWS" not in environment
     open_files = {str(link.readlink()) for link in Path(f"/proc/{reader.child_pid}/fd").iterdir()}
     assert sum(name.startswith("socket:") for name in open_files) == 1  # to its supervisor
-    assert not any(str(good.parent) in name for name in open_files)  # nothing stays open
+    assert not any("first.mp4" in name for name in open_files)
 
 
 def test_a_child_outlives_neither_its_supervisor_nor_its_deadline(good: Path) -> None:

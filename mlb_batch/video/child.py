@@ -27,6 +27,7 @@ from mlb_batch.video.frames import Pixels, read_frames
 from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
 
 JOB_BYTES = 1 << 16
+READY = b"ready"  # the first message: this process can import what it needs
 ORPHAN_S = 10  # beyond the deadline
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -35,6 +36,7 @@ def main() -> None:
     drop_rights()
     limited = False
     with socket.socket(fileno=int(sys.argv[1])) as supervisor:
+        supervisor.send(READY)
         while True:
             message, fds, _, _ = socket.recv_fds(supervisor, JOB_BYTES, 1)
             if not message:
@@ -44,10 +46,13 @@ def main() -> None:
                 limit_memory(job["limits"]["memory_mb"])
                 limited = True
             signal.alarm(math.ceil(job["limits"]["video_s"]) + ORPHAN_S)
+            shared = SharedPixels()
             try:
-                work(job, fds[0], supervisor)
+                answer = work(job, fds[0], shared)
             finally:
                 os.close(fds[0])
+            socket.send_fds(supervisor, [json.dumps(answer).encode()], [shared.fd] if "shape" in answer else [])
+            shared.close()
             signal.alarm(0)
 
 
@@ -63,8 +68,8 @@ def limit_memory(growth_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def work(job: dict[str, Any], fd: int, supervisor: socket.socket) -> None:
-    shared = SharedPixels()
+def work(job: dict[str, Any], fd: int, shared: SharedPixels) -> dict[str, Any]:
+    """The answer."""
     try:
         frames = read_frames(
             Path(f"/proc/self/fd/{fd}"),
@@ -76,15 +81,11 @@ def work(job: dict[str, Any], fd: int, supervisor: socket.socket) -> None:
             shared.allocate,
         )
     except RowError as error:
-        supervisor.send(json.dumps({"error_class": error.error_class, "message": error.message}).encode())
+        return {"error_class": error.error_class, "message": error.message}
     except MemoryError:
-        answer = {"error_class": "out_of_memory", "message": "reading needed more memory than is allowed"}
-        supervisor.send(json.dumps(answer).encode())
-    else:
-        shared.add_times(frames)
-        socket.send_fds(supervisor, [json.dumps(described(frames)).encode()], [shared.fd])
-    finally:
-        shared.close()
+        return {"error_class": "out_of_memory", "message": "reading needed more memory than is allowed"}
+    shared.add_times(frames)
+    return described(frames)
 
 
 def frame_size(fields: dict[str, Any]) -> FrameSize:

@@ -20,21 +20,23 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlb_batch.errors import RowError
+from mlb_batch.errors import JobError, RowError
 from mlb_batch.video.fetch import fetched
 from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
 
 GRACE_S = 1.0  # for the child to notice its deadline itself, which spares a fresh one
 ANSWER_BYTES = 1 << 16
+START_S = 60.0
 ENTRY = ("-m", "mlb_batch.video.child")
 
 
 class Reader:
-    """Not for use by two threads at once."""
+    """Not for two threads at once. Raises JobError where the child cannot even start: that is no video's fault."""
 
     def __init__(self, sampling: Sampling, size: FrameSize, limits: Limits, entry: Sequence[str] = ENTRY) -> None:
         """`entry`: the interpreter's arguments that start the child; its socket's number is added."""
@@ -118,6 +120,14 @@ class _Child:
                 start_new_session=True,  # Ctrl-C is the supervisor's to answer
             )
         self._socket = ours
+        ours.settimeout(START_S)
+        try:
+            ready = ours.recv(ANSWER_BYTES)
+        except OSError:
+            ready = b""
+        if not ready:
+            self.kill()
+            raise JobError(f"the reading process does not start ({sys.executable} {' '.join(entry)})")
 
     def ask(self, job: dict[str, Any], fd: int, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
         """Raises TimeoutError, and another OSError when the child is gone."""
@@ -138,7 +148,8 @@ def _environment() -> dict[str, str]:
     """What Python needs to find this package, and nothing that this process knows."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG") if name in os.environ}
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **single, **kept}
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    return {"PYTHONPATH": path, **single, **kept}
 
 
 def _frames(answer: dict[str, Any], fd: int) -> Frames:
