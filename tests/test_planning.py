@@ -76,7 +76,7 @@ def test_a_plan_counts_and_prices_what_is_there(clips_folder: Path, tmp_path: Pa
     assert (priced.videos, priced.clips, priced.prompts, priced.unreadable) == (6, 6, 6, 0)
     assert priced.hours == pytest.approx(sum(LENGTHS) / 10 / 3600)
     assert priced.visual_tokens == sum(clip.visual for clip in clips)
-    assert priced.text_tokens == sum(clip.prefix + clip.trailer + sum(clip.suffixes) for clip in clips)
+    assert priced.text_tokens == sum(clip.prefix + sum(clip.suffixes) for clip in clips)
     assert priced.bytes_read == sum(path.stat().st_size for path in clips_folder.iterdir())
     assert priced.estimate is None
 
@@ -112,7 +112,10 @@ def test_the_engine_spends_what_was_planned(method: str, select: str, clips_fold
     size = means.checkpoint.vision_size
     with Reader(Sampling(priced.frames), FrameSize((size, size)), Limits()) as reader:
         clips = [Clip(reader.read(str(path)).pixels_FHWC, asks) for path in sorted(clips_folder.iterdir())]
-    rows = [answer.bill for answers in captioner.annotate(clips) for answer in answers]
+    answers = [answer for answers in captioner.annotate(clips) for answer in answers]
+    rows = [answer.bill for answer in answers]
+    assert sum(answer.num_visual_tokens for answer in answers) == len(prompts) * priced.visual_tokens
+    assert sum(answer.num_prompt_tokens for answer in answers) == priced.text_tokens
     assert len(rows) == priced.prompts
     for part in ("vision", "prefill", "scoring"):
         executed = sum(getattr(row.executed, part) for row in rows)

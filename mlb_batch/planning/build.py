@@ -167,7 +167,8 @@ def _times(
 
 
 def _text_tokens(clip: ClipShape) -> int:
-    return len(clip.suffixes) * (clip.prefix + clip.trailer) + sum(clip.suffixes)
+    """As the rows count them: every prompt with the text before the visual tokens, which is shared when it runs."""
+    return len(clip.suffixes) * clip.prefix + sum(clip.suffixes)
 
 
 def _scaled_bill(case: Case, bill: Bill) -> Bill:
