@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import draws
 import oracles
 import pytest
 import statements
 import torch
 from engine_runs import Case, RanClip, paired, prompter, pruning, run, settings
-from hypothesis import event, given
-from hypothesis import settings as example
 from hypothesis import strategies as st
 from models import DEEP, FAMILIES, Spec, pixels
 from oracles import Agreement, Decide, Lane
@@ -85,32 +84,22 @@ def masked(data: st.DataObject, spec: Spec, name: str, agreement: Agreement) -> 
     check_masked(spec, method, keep, data.draw(cases(spec)), agreement)
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_pruned_equals_masked(name: str, spec: Spec) -> None:
+def test_pruned_equals_masked(name: str, spec: str) -> None:
     agreement = Agreement()
-
-    @example(max_examples=12 if name == "adatp" else 4, deadline=None, derandomize=True)
-    @given(st.data())
-    def drawn(data: st.DataObject) -> None:
-        masked(data, spec, name, agreement)
-
-    drawn()
+    examples = 10 if name == "adatp" else 3
+    draws.each(examples, f"{name} {spec}", lambda data: masked(data, SPECS[spec], name, agreement))
     agreement.report()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_pruned_equals_masked_many_times(name: str, spec: Spec) -> None:
+def test_pruned_equals_masked_many_times(name: str, spec: str) -> None:
     agreement = Agreement()
-
-    @example(max_examples=200 if name == "adatp" else 60, deadline=None, database=None)
-    @given(st.data())
-    def drawn(data: st.DataObject) -> None:
-        masked(data, spec, name, agreement)
-
-    drawn()
+    examples = 200 if name == "adatp" else 60
+    draws.each(examples, None, lambda data: masked(data, SPECS[spec], name, agreement))
     agreement.report()
 
 
@@ -219,42 +208,27 @@ def recomputed(data: st.DataObject, spec: Spec, name: str, agreement: Agreement)
         oracles.follow(spec, own.lanes, own.see, [p.tokens for p in ran.prompts])
         engine = [dict(cuts[1:]) for cuts in cuts_of(ran)]
         mine = [dict(cuts) for cuts in own.picked]
-        for of_engine, of_mine in zip(engine, mine, strict=True):
-            same = all(of_mine[at] == kept for at, kept in of_engine.items())
-            event("same picks" if same else "near-tie")
-            if not same:  # a score is a quotient of small numbers: the last bits may change places
-                agreement.near_ties += 1
-                return
+        if any(mine[i][at] != kept for i, cuts in enumerate(engine) for at, kept in cuts.items()):
+            agreement.near_ties += 1  # scores whose last bits change places; few, as the tests below hold
+            return
         for prompt, one in zip(ran.prompts, own.lanes, strict=True):
             agreement.check(prompt.tokens, prompt.logits_SV, one.logits_SV)
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", ["fastv", "adatp"])
-def test_picks_are_those_of_the_statement_on_eager_attention(name: str, spec: Spec) -> None:
+def test_picks_are_those_of_the_statement_on_eager_attention(name: str, spec: str) -> None:
     agreement = Agreement()
-
-    @example(max_examples=12, deadline=None, derandomize=True)
-    @given(st.data())
-    def drawn(data: st.DataObject) -> None:
-        recomputed(data, spec, name, agreement)
-
-    drawn()
+    draws.each(8, f"{name} {spec}", lambda data: recomputed(data, SPECS[spec], name, agreement))
     agreement.report()
     assert agreement.near_ties <= 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", ["fastv", "adatp"])
-def test_picks_are_those_of_the_statement_many_times(name: str, spec: Spec) -> None:
+def test_picks_are_those_of_the_statement_many_times(name: str, spec: str) -> None:
     agreement = Agreement()
-
-    @example(max_examples=200, deadline=None, database=None)
-    @given(st.data())
-    def drawn(data: st.DataObject) -> None:
-        recomputed(data, spec, name, agreement)
-
-    drawn()
+    draws.each(200, None, lambda data: recomputed(data, SPECS[spec], name, agreement))
     agreement.report()
-    assert agreement.near_ties <= 0.02 * agreement.compared
+    assert agreement.near_ties <= 4
