@@ -79,7 +79,7 @@ def snapshot(books: Books, state: str) -> dict[str, Any]:
 
 
 def line(books: Books) -> str:
-    """done 120 · failed 3 · left 77 · 4.1/s · ETA 0:19 · FLOPs 61 % of budget · starved by reading"""
+    """done 120 · failed 3 · left 77 · 4.1/s · ETA 0:19 · 1.2e+12 FLOPs, 61% of the budget · starved by reading"""
     parts = [f"done {books.annotated + books.counts.skipped_done:,}"]
     if books.counts.skipped_done:
         parts[0] += f" ({books.counts.skipped_done:,} by earlier runs)"
@@ -87,7 +87,8 @@ def line(books: Books) -> str:
     if books.eta_s is not None:
         parts.append(f"ETA {clock(books.eta_s)}")
     if books.spent:
-        parts.append(f"{books.spent:.3g} of {books.plan.budget.limit:.3g} {books.plan.budget.unit}")
+        budget = books.plan.budget
+        parts.append(f"{books.spent:.3g} {budget.unit}, {books.spent / budget.limit:.0%} of the budget")
     if books.model_s:
         parts.append(f"starved by {books.starved_by}")
     return " · ".join(parts)

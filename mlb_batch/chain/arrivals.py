@@ -12,7 +12,7 @@ import ray
 from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
-from mlb_batch.errors import JobError, MlbBatchError
+from mlb_batch.errors import JobError, MlbBatchError, UserError
 from mlb_batch.work import Outcome, items
 
 AHEAD = 4  # tables; when the driver falls behind, the chain waits
@@ -72,12 +72,10 @@ def arriving(dataset: Dataset) -> Iterator[Arrivals]:
 
 def _translated(error: BaseException) -> MlbBatchError:
     """Ours, as it was raised in a worker; anything else has one line that says what broke."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)
-        for one in (seen, cause):
-            if isinstance(one, MlbBatchError) and not isinstance(one, ray.exceptions.RayError):
-                return one
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = getattr(error, "cause", None)
+    ours = next((one for one in (cause, error) if isinstance(one, MlbBatchError)), None)
+    lines = [line.strip() for line in str(ours or error).splitlines() if line.strip()]
+    if isinstance(ours, MlbBatchError) and lines:
+        kind = UserError if isinstance(ours, UserError) else JobError
+        return kind(lines[0])  # Ray writes advice of its own behind a message
     return JobError(f"the chain broke: {lines[-1] if lines else type(error).__name__}; run the same command to resume")

@@ -78,6 +78,7 @@ def data_context() -> DataContext:
     context.target_max_block_size = BLOCK_BYTES
     context.max_errored_blocks = 0  # anything else drops the good rows of a bad block, silently
     context.max_consecutive_actor_init_deaths = STARTING_DEATHS
+    context.raise_original_map_exception = True  # a job's own error in a worker must come back as what it is
     context.enable_progress_bars = False  # the run has its own
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False

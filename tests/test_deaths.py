@@ -1,0 +1,87 @@
+"""Rows that kill their actor, and models that kill every process that loads them: the real step in real actors."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from mlb_batch.chain.arrivals import arriving
+from mlb_batch.chain.cluster import data_context
+from mlb_batch.chain.strikes import STRIKES, Strikes
+from mlb_batch.errors import JobError
+from mlb_batch.rows import Constants
+from mlb_batch.source import Prompt, Video
+from mlb_batch.stages import Caption
+from mlb_batch.video import Frames
+from mlb_batch.work import Ask, Counts, Outcome, Read, Work, read_table
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+CLIPS, POISON = 12, 5
+SAME = Constants("model", "none", "per_prompt")
+
+
+def read(number: int) -> Read:
+    """A clip whose first pixel says which one it is."""
+    frames = Frames(np.full((2, 4, 4, 3), number, np.uint8), (0.0, 1.0), 2, 2.0, False, 100)
+    video = Video(f"v{number}", f"/v{number}.mp4", None, None, (), {})
+    ask = Ask(f"{number:032x}", Prompt("c", "caption", "Describe."), 1)
+    return Read(Work(video, "", None, None, (ask,), Counts(1, 1)), frames)
+
+
+class Killer:
+    """A captioner that gives no answer but failures, so that no model is needed, and dies of one clip."""
+
+    def __init__(self, notes: str) -> None:
+        self._notes = Path(notes)
+
+    def annotate(self, clips: Sequence[Any]) -> list[list[Any]]:
+        from mlb_batch.errors import RowError
+
+        numbers = [int(clip.pixels_FHWC[0, 0, 0, 0]) for clip in clips]
+        with self._notes.open("a") as notes:
+            notes.write(f"{numbers}\n")
+        if POISON in numbers:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [[RowError("bad_prompt", str(number))] for number in numbers]
+
+
+def outcomes(load: Any, batch: int = 4) -> Iterator[Outcome]:
+    # A file of the tests is not importable in the workers: it travels by value.
+    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
+    with DataContext.current(data_context()):
+        reads = ray.data.from_arrow([read_table(read(number)) for number in range(CLIPS)])
+        done = reads.map_batches(
+            Caption, fn_constructor_args=(load, SAME, Strikes(), 1), batch_format="pyarrow", batch_size=batch,
+            num_cpus=1, compute=ActorPoolStrategy(size=1),
+        )  # fmt: skip
+        with arriving(done) as arrivals:
+            while (arrived := arrivals.take(1.0)) is not None:
+                yield from arrived
+
+
+def test_a_clip_that_kills_its_actor_is_found_and_its_neighbours_are_not_blamed(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    errors = [row for outcome in outcomes(lambda: Killer(str(notes))) for row in outcome.errors]
+    assert len(errors) == len({row["annotation_id"] for row in errors}) == CLIPS
+    by_class = {row["video_id"]: row["error_class"] for row in errors}
+    assert by_class.pop(f"v{POISON}") == "model_error"
+    assert set(by_class.values()) == {"bad_prompt"}
+    deadly = [line for line in notes.read_text().splitlines() if str(POISON) in line.strip("[]").split(", ")]
+    assert len(deadly) == STRIKES and deadly[1:] == [f"[{POISON}]"] * (STRIKES - 1), "it was to run alone after a death"
+
+
+def test_a_model_that_kills_every_process_that_loads_it_ends_the_job() -> None:
+    def load() -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(JobError, match="while they loaded the model") as ended:
+        list(outcomes(load))
+    assert "\n" not in str(ended.value)
