@@ -43,7 +43,7 @@ def test_a_packed_question_gets_what_it_would_get_alone():
     pixels = model_pixels(clip.pixels_FHWC[None])
     talks = video.exam_talk(clip)[:6]
     visual_1ND = model.model.get_video_features(pixels).pooler_output
-    packed = school.packer.pack(visual_1ND.shape[1], [talks])
+    packed = school.packer.pack_visual(visual_1ND.shape[1], [talks])
     together, _ = answer_logits(model, school.packer.media_id, packed, visual_1ND.flatten(0, 1))
     model.model.language_model.set_attn_implementation("sdpa")
     alone = []
@@ -65,7 +65,7 @@ def test_a_grown_model_computes_what_the_shallow_one_does():
 
 
 def test_the_towers_first_lesson_lowers_its_loss(tmp_path: Path):
-    task = video.frame_task(video.fresh_model(0, layers=1), 0, batch=16)
+    task = video.frame_tasks(video.fresh_model(0, layers=1), 0, batch=16)[0]
     losses = train(task, quiet(tmp_path, 12))
     assert losses[-1] < 0.8 * losses[0]
 

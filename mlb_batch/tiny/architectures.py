@@ -55,7 +55,8 @@ def image_config(tokenizer: PreTrainedTokenizerFast, layers: int = IMAGE_LAYERS)
     )  # fmt: skip
     text = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=4, initializer_range=0.05, max_position_embeddings=4096, tie_word_embeddings=True,
+        num_attention_heads=4, num_key_value_heads=4, initializer_range=0.05, max_position_embeddings=4096,
+        tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return LlavaNextConfig(

@@ -34,7 +34,8 @@ def main() -> None:
 
 def _video(args: argparse.Namespace) -> None:
     shallow = video.fresh_model(args.seed, video.SHALLOW_LAYERS)
-    train(video.frame_task(shallow, args.seed), Pace(args.folder / "video-frames", 10**9))
+    for lesson in video.frame_tasks(shallow, args.seed):
+        train(lesson, Pace(args.folder / lesson.name, 10**9))
     shallow_task = video.clip_task(shallow, args.seed, video.SHALLOW_LESSONS)
     train(shallow_task, Pace(args.folder / "video-shallow", 10**9, measure_every=100, save_every=100))
     model = grow(shallow, video.fresh_model(args.seed, VIDEO_LAYERS))
@@ -67,7 +68,7 @@ def _image(args: argparse.Namespace) -> None:
 
 
 def _video_tower(folder: Path) -> dict[str, Tensor]:
-    path = folder / "video-frames" / "last.pt"
+    path = folder / "video-places" / "last.pt"
     if not path.exists():
         raise SystemExit(f"{path} is not there: run `python -m mlb_batch.tiny.train video` first")
     student = torch.load(path, weights_only=True)["model"]

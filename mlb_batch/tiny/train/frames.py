@@ -25,6 +25,7 @@ class FrameBatch:
     colour_BGG: Tensor  # index into COLOURS, len(COLOURS) for an empty cell
     shape_BGG: Tensor
     offset_BGG2: Tensor  # where in its cell the shape's centre is, -0.5 .. 0.5
+    where_BGG2: Tensor  # where in the frame it is, -1 .. 1
     objects: list[list[Sprite]]
     names: list[list[tuple[str, str]]]
 
@@ -73,10 +74,11 @@ def _objects(rng: np.random.Generator, frame: int, count: int) -> tuple[list[Spr
 
 def _labels(
     objects: list[list[Sprite]], names: list[list[tuple[str, str]]], cells: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     colour_BGG = torch.full((len(objects), cells, cells), len(COLOURS))
     shape_BGG = torch.full((len(objects), cells, cells), len(SHAPES))
     offset_BGG2 = torch.zeros(len(objects), cells, cells, 2)
+    where_BGG2 = torch.zeros(len(objects), cells, cells, 2)
     for index, (sprites, called) in enumerate(zip(objects, names, strict=True)):
         for sprite, (colour, shape) in zip(sprites, called, strict=True):
             row, column = int(sprite.y * cells), int(sprite.x * cells)
@@ -84,7 +86,8 @@ def _labels(
             shape_BGG[index, row, column] = SHAPES.index(shape)
             inside = (sprite.x * cells - column - 0.5, sprite.y * cells - row - 0.5)
             offset_BGG2[index, row, column] = torch.tensor(inside)
-    return colour_BGG, shape_BGG, offset_BGG2
+            where_BGG2[index, row, column] = torch.tensor((sprite.x * 2 - 1, sprite.y * 2 - 1))
+    return colour_BGG, shape_BGG, offset_BGG2, where_BGG2
 
 
 class FrameHeads(nn.Module):
@@ -96,6 +99,7 @@ class FrameHeads(nn.Module):
         self.colour = nn.Linear(features, len(COLOURS) + 1)
         self.shape = nn.Linear(features, len(SHAPES) + 1)
         self.offset = nn.Linear(features, 2)
+        self.where = nn.Linear(features, 2)
 
     def loss(self, cells_BGGD: Tensor, batch: FrameBatch) -> Tensor:
         normal_BGGD = self.norm(cells_BGGD)
@@ -105,6 +109,12 @@ class FrameHeads(nn.Module):
         offset = (self.offset(normal_BGGD) - batch.offset_BGG2)[there].abs().mean() if there.any() else colour * 0
         return 4 * (colour + shape) + offset
 
+    def loss_with_place(self, cells_BGGD: Tensor, batch: FrameBatch) -> Tensor:
+        """Also the place in the frame, so that each feature says for itself where it is and motion is easy to read."""
+        there = batch.colour_BGG < len(COLOURS)
+        where = (self.where(self.norm(cells_BGGD)) - batch.where_BGG2)[there].abs().mean()
+        return self.loss(cells_BGGD, batch) + 4 * where
+
     def right(self, cells_BGGD: Tensor, batch: FrameBatch) -> dict[str, float]:
         """Share of the objects whose colour and shape are read right, and the mean error of their place in cells."""
         normal_BGGD = self.norm(cells_BGGD)
@@ -112,4 +122,10 @@ class FrameHeads(nn.Module):
         colour = (self.colour(normal_BGGD).argmax(-1) == batch.colour_BGG)[there].float().mean()
         shape = (self.shape(normal_BGGD).argmax(-1) == batch.shape_BGG)[there].float().mean()
         offset = (self.offset(normal_BGGD) - batch.offset_BGG2)[there].abs().mean()
-        return {"frame_colour": colour.item(), "frame_shape": shape.item(), "frame_offset": offset.item()}
+        where = (self.where(normal_BGGD) - batch.where_BGG2)[there].abs().mean()
+        return {
+            "frame_where": where.item(),
+            "frame_colour": colour.item(),
+            "frame_shape": shape.item(),
+            "frame_offset": offset.item(),
+        }

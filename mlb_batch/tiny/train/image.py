@@ -68,7 +68,7 @@ def frame_task(model: LlavaNextForConditionalGeneration, seed: int, batch: int =
         frames = make_frames((seed, 3, step), batch, IMAGE_PX, CELLS)
         with torch.autocast("cpu", torch.bfloat16):
             cells = student.cells(frames.pixels_BHWC)
-        return student.heads.loss(cells.float(), frames)
+        return student.heads.loss_with_place(cells.float(), frames)
 
     @torch.no_grad()
     def measure(step: int) -> dict[str, float]:
@@ -116,7 +116,7 @@ class SceneSchool:
         dialogues = [_talk(scene, rng) for scene in scenes]
         with torch.autocast("cpu", torch.bfloat16):
             visual_BND = self._tiled(pixels_BHWC) if form == "tiled" else self._single(pixels_BHWC)
-        packed = self.packer.pack(visual_BND.shape[1], dialogues)
+        packed = self.packer.pack_visual(visual_BND.shape[1], dialogues)
         return packed, visual_BND.flatten(0, 1), dialogues
 
     def _single(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:

@@ -31,7 +31,7 @@ class Dialogue:
 class Packed:
     ids_BL: Tensor
     position_BL: Tensor
-    prefix: int  # how many tokens at the start of every row stand before its branches
+    prefix: int  # how many tokens, at least, stand before a row's branches
     mask_B1TL: Tensor  # for the T tokens after the prefix: true where one may look
     label_BL: Tensor  # the next token where it belongs to an answer, else -100
     branch_BL: Tensor  # which dialogue a token belongs to, -1 for the prefix and padding
@@ -66,9 +66,16 @@ class Packer:
         """A generation prompt that ends without a break (`ASSISTANT:`) is followed by a space."""
         return f"{text}{'' if text.endswith(chr(10)) else ' '}{answer}{self.end}"
 
-    def pack(self, visual_tokens: int, dialogues: list[list[Dialogue]]) -> Packed:
-        """Every clip of a batch has the same number of visual tokens."""
-        rows = [self._row(visual_tokens, talks) for talks in dialogues]
+    def pack_visual(self, visual_tokens: int, dialogues: list[list[Dialogue]]) -> Packed:
+        """Dialogues about clips, each with as many visual tokens."""
+        return self._pack([[self.media_id] * visual_tokens] * len(dialogues), dialogues)
+
+    def pack_read(self, texts: list[str], dialogues: list[list[Dialogue]]) -> Packed:
+        """Dialogues about texts, which stand where the visual tokens would."""
+        return self._pack([self.tokenizer(text, add_special_tokens=False).input_ids for text in texts], dialogues)
+
+    def _pack(self, contexts: list[list[int]], dialogues: list[list[Dialogue]]) -> Packed:
+        rows = [self._row(context, talks) for context, talks in zip(contexts, dialogues, strict=True)]
         length = max(len(row[0]) for row in rows)
         pad = self.tokenizer.pad_token_id
         ids_BL, position_BL, label_BL, branch_BL = (
@@ -79,12 +86,12 @@ class Packer:
             position_BL[index, : len(ids)] = torch.tensor(positions)
             label_BL[index, : len(ids)] = torch.tensor(labels)
             branch_BL[index, : len(ids)] = torch.tensor(branches)
-        prefix = int((branch_BL[0] == -1).sum())
+        prefix = int((branch_BL == -1).sum(1).min())
         return Packed(ids_BL, position_BL, prefix, _mask(branch_BL)[:, :, prefix:], label_BL, branch_BL)
 
-    def _row(self, visual_tokens: int, talks: list[Dialogue]) -> tuple[list[int], list[int], list[int], list[int]]:
+    def _row(self, context: list[int], talks: list[Dialogue]) -> tuple[list[int], list[int], list[int], list[int]]:
         before = self.branch(talks[0].prompt, talks[0].answer)[0]
-        ids = [*before, *[self.media_id] * visual_tokens]
+        ids = [*before, *context]
         prefix = len(ids)
         positions, labels, branches = list(range(prefix)), [-100] * prefix, [-1] * prefix
         for index, talk in enumerate(talks):

@@ -19,16 +19,19 @@ from mlb_batch.tiny.build import make_tokenizer
 from mlb_batch.tiny.questions import CAPTION_PROMPTS
 from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
 from mlb_batch.tiny.train.export import as_stored
-from mlb_batch.tiny.train.frames import FrameHeads, make_frames, vary
+from mlb_batch.tiny.train.frames import FrameBatch, FrameHeads, make_frames, vary
 from mlb_batch.tiny.train.loop import Task
-from mlb_batch.tiny.train.packing import Dialogue, Packer
+from mlb_batch.tiny.train.packing import Dialogue, Packed, Packer
 from mlb_batch.tiny.train.pixels import model_pixels
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
-FRAME_STEPS, FRAME_BATCH = 600, 128
+FRAME_STEPS, PLACE_STEPS, FRAME_BATCH = 600, 140, 128
 POOLED_CELLS = 4
 _QUESTIONS_A_CLIP = 7
-_HARD_KINDS = {"direction", "flash_colour", "flash_shape", "flash_place", "flash_when", "count_flashes", "before"}
+_READ_BATCH = 24
+# How often a kind is asked in training: those learned at once seldom, choices (as many as all others together) less.
+_WEIGHT = {"first_colour": 0.5, "first_shape": 0.5, "last_colour": 0.5, "last_shape": 0.5, "choice": 0.7,
+           "direction": 2.5, "place": 2.0, "exists": 2.5}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Lesson:
     batch_frames: int
     max_acts: int
     max_flashes: int
+    reading: float = (
+        0.0  # this share of the steps asks about a caption as text: looking things up is learned at no cost
+    )
 
     def clips(self, frames: int) -> int:
         return max(6, self.batch_frames // frames)
@@ -48,9 +54,9 @@ class Lesson:
 SHALLOW_LAYERS = 6  # most is learned by a shallow model, at a third of the cost, which is then grown to VIDEO_LAYERS
 SHALLOW_LESSONS = (
     Lesson(until=200, frames=(8,), batch_frames=128, max_acts=1, max_flashes=0),
-    Lesson(until=350, frames=(8, 12), batch_frames=128, max_acts=2, max_flashes=1),
-    Lesson(until=600, frames=(8, 16), batch_frames=160, max_acts=3, max_flashes=2),
-    Lesson(until=900, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3),
+    Lesson(until=450, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.4),
+    Lesson(until=700, frames=(8, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.2),
+    Lesson(until=1000, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
 )
 DEEP_LESSONS = (Lesson(until=200, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3),)
 
@@ -70,22 +76,29 @@ class FrameStudent(nn.Module):
         return self.pool(self.projector(hidden)).unflatten(1, (POOLED_CELLS, POOLED_CELLS))
 
 
-def frame_task(model: LlavaOnevisionForConditionalGeneration, seed: int, batch: int = FRAME_BATCH) -> Task:
+def frame_tasks(
+    model: LlavaOnevisionForConditionalGeneration, seed: int, batch: int = FRAME_BATCH
+) -> tuple[Task, Task]:
+    """What is in a frame; then the same and where it is."""
     torch.manual_seed(seed)
     student = FrameStudent(model)
 
-    def loss(step: int) -> Tensor:
-        frames = make_frames((seed, step), batch, VIDEO_PX, POOLED_CELLS)
+    def read(lesson: int, step: int) -> tuple[Tensor, FrameBatch]:
+        frames = make_frames((seed, step, lesson), batch, VIDEO_PX, POOLED_CELLS)
         with torch.autocast("cpu", torch.bfloat16):
             cells = student.cells(frames.pixels_BHWC)
-        return student.heads.loss(cells.float(), frames)
+        return cells.float(), frames
 
     @torch.no_grad()
     def measure(step: int) -> dict[str, float]:
         frames = make_frames((HELD_OUT_FROM, 0), 512, VIDEO_PX, POOLED_CELLS)
         return student.heads.right(student.cells(frames.pixels_BHWC), frames)
 
-    return Task("video-frames", student, loss, measure, FRAME_STEPS, 2e-3)
+    what = Task("video-frames", student, lambda step: student.heads.loss(*read(0, step)), measure, FRAME_STEPS, 2e-3)
+    place = Task(
+        "video-places", student, lambda step: student.heads.loss_with_place(*read(1, step)), measure, PLACE_STEPS, 2e-3
+    )
+    return what, place
 
 
 class ClipSchool:
@@ -103,6 +116,14 @@ class ClipSchool:
         lesson = self._lesson(step)
         rng = np.random.default_rng((self.seed, step))
         frames = int(rng.choice(lesson.frames))
+        if lesson.reading and rng.random() < lesson.reading:
+            packed, visual_ND = self._reading(rng)
+        else:
+            packed, visual_ND = self._watching(lesson, frames, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            return answer_loss(self.model, self.packer.media_id, packed, visual_ND)
+
+    def _watching(self, lesson: Lesson, frames: int, rng: np.random.Generator) -> tuple[Packed, Tensor]:
         clips = [
             make_clip(clip_seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes)
             for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips(frames)).tolist()
@@ -110,8 +131,14 @@ class ClipSchool:
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
         dialogues = [_lesson_talk(clip, rng) for clip in clips]
         packed, visual_ND, _ = self._sample(pixels, dialogues)
-        with torch.autocast("cpu", torch.bfloat16):
-            return answer_loss(self.model, self.packer.media_id, packed, visual_ND)
+        return packed, visual_ND
+
+    def _reading(self, rng: np.random.Generator) -> tuple[Packed, Tensor]:
+        clips = [make_clip(seed, 16, size=8) for seed in rng.integers(0, HELD_OUT_FROM, _READ_BATCH).tolist()]
+        dialogues = [_lesson_talk(clip, rng)[1:] for clip in clips]
+        timeless = [[talk for talk in talks if "When" not in talk.prompt] for talks in dialogues]
+        packed = self.packer.pack_read([clip.caption for clip in clips], timeless)
+        return packed, torch.zeros(0, self.model.config.get_text_config().hidden_size)
 
     def measure(self, step: int, clips: int = 64) -> dict[str, float]:
         lesson = self._lesson(step - 1)
@@ -131,7 +158,7 @@ class ClipSchool:
     def _sample(self, pixels_BFHWC: NDArray[np.uint8], dialogues: list[list[Dialogue]]) -> Sample:
         with torch.autocast("cpu", torch.bfloat16):
             visual_BND = self.model.model.get_video_features(model_pixels(pixels_BFHWC)).pooler_output
-        packed = self.packer.pack(visual_BND.shape[1], dialogues)
+        packed = self.packer.pack_visual(visual_BND.shape[1], dialogues)
         return packed, visual_BND.flatten(0, 1), dialogues
 
 
@@ -160,7 +187,7 @@ def fresh_model(seed: int, layers: int) -> LlavaOnevisionForConditionalGeneratio
 
 def _lesson_talk(clip: Clip, rng: np.random.Generator) -> list[Dialogue]:
     """A caption and some questions, hard kinds more often."""
-    weights = np.array([2.0 if question.kind in _HARD_KINDS else 1.0 for question in clip.questions])
+    weights = np.array([_WEIGHT.get(question.kind, 1.5) for question in clip.questions])
     count = min(_QUESTIONS_A_CLIP, len(clip.questions))
     picked = rng.choice(len(clip.questions), count, replace=False, p=weights / weights.sum())
     talks = [Dialogue(str(rng.choice(CAPTION_PROMPTS)), clip.caption, "caption")]
