@@ -66,5 +66,5 @@ def look_at_texts(pair: PairedShape, texts: int) -> int:
 
 
 def look(pair: PairedShape, images: int, texts: int) -> int:
-    """Each frame once and each prompt once: what a clip pays for its features."""
-    return look_at_images(pair, images) + look_at_texts(pair, texts)
+    """Each frame once, each prompt once, and the likeness of every prompt to every frame: what a clip pays for it."""
+    return look_at_images(pair, images) + look_at_texts(pair, texts) + linear(images, pair.width, texts)
