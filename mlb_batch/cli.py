@@ -1,4 +1,4 @@
-"""The commands. People's text goes to stderr, the last line of stdout is one JSON object, a user's mistake is one line."""
+"""The commands. People's text goes to stderr, stdout ends with one JSON object, a user's mistake is one line."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ Replan = Annotated[bool, typer.Option("--replan", help="Solve the budget again: 
 @app.command()
 def plan(job: Job, sets: Sets = None, as_json: AsJson = False, replan: Replan = False) -> None:
     """Price a job: its cost, its schedule, its keep. Holds nothing and starts nothing."""
+    spec = JobSpec.load(job, sets or ())  # first: a mistake in the file is said before anything heavy is loaded
     from mlb_batch.planning import describe
     from mlb_batch.planning import plan as price
 
-    priced = price(JobSpec.load(job, sets or ()), replan)
+    priced = price(spec, replan)
     if not as_json:
         say(describe(priced))
     answer(priced.to_json(), as_json)
@@ -49,9 +50,10 @@ def run(
     replan: Replan = False,
 ) -> None:
     """Annotate what is not annotated yet. The same command again resumes, and adds nothing to what is done."""
+    spec = JobSpec.load(job, sets or ())
     from mlb_batch.run import run as annotate
 
-    summary = annotate(JobSpec.load(job, sets or ()), limit, replan)
+    summary = annotate(spec, limit, replan)
     answer(summary)
     raise typer.Exit(summary["exit_code"])
 

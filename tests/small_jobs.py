@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -103,3 +105,26 @@ def mlb_batch(*arguments: str, **environment: str) -> tuple[int, dict[str, Any],
     out, err = process.communicate(timeout=300)
     last = out.strip().splitlines()[-1] if out.strip() else "{}"
     return process.returncode, json.loads(last), err
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Every process under this one, with its command line."""
+    found: dict[int, str] = {}
+    todo = [pid]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            try:
+                children = [int(child) for child in task.read_text().split()]
+                found |= {child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in children}
+            except OSError:
+                continue  # it ended while we looked
+            todo += children
+    return found
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """A command and everything under it."""
+    for pid in [process.pid, *descendants(process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()

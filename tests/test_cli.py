@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import RAY_FOLDER
 from small_jobs import clips, job, job_file, mlb_batch
 
 from mlb_batch.books import exit_code
+from mlb_batch.cli import app, ended
 from mlb_batch.spec import JobSpec
 
 
@@ -48,23 +50,30 @@ def test_plan_run_status_report_verify(tmp_path: Path) -> None:
         ({"prune": {"method": "fastv", "options": {"depth": 3}}}, "depth"),
     ],
 )
-def test_a_mistake_is_one_clear_line_and_ray_never_starts(tmp_path: Path, change: dict[str, object], says: str) -> None:
+def test_a_mistake_is_one_clear_line_and_ray_never_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], says: str
+) -> None:
     clips(tmp_path / "videos", 1)
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump({**job(tmp_path), **change}))
-    code, out, err = mlb_batch("run", str(path), RAY_TMPDIR=str(tmp_path / "ray"))
-    assert (code, out) == (2, {})
-    assert err.startswith("error: ") and says in err and len(err.strip().splitlines()) == 1
-    assert not (tmp_path / "ray").exists() and not (tmp_path / "out").exists()
+    sessions = sorted(RAY_FOLDER.rglob("session_*"))
+    assert ended(lambda: app(["run", str(path)])) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and says in err and len(err.strip().splitlines()) == 1
+    assert sorted(RAY_FOLDER.rglob("session_*")) == sessions and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     "arguments",
     [("run", "no-such.yaml"), ("status", "no-such-output"), ("report", "no-such-output"), ("run",), ("dance",)],
 )
-def test_wrong_arguments_are_the_users_mistake(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    code, out, err = mlb_batch(*arguments)
-    assert (code, out) == (2, {}) and "Traceback" not in err
+def test_wrong_arguments_are_the_users_mistake(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ended(lambda: app(list(arguments))) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err and "Traceback" not in err
 
 
 def test_settings_reach_the_job(tmp_path: Path) -> None:

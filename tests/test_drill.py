@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_jobs import MLB_BATCH, clips, ids, job_file, mlb_batch, start, texts
+from small_jobs import MLB_BATCH, clips, descendants, ids, job_file, kill_all, mlb_batch, start, texts
 
 from mlb_batch.ledger import verify
 
@@ -25,21 +25,6 @@ COMMIT_ROWS = 8
 VICTIMS = {"reader": "MapBatches(ReadFrames)", "captioner": "MapBatches(Caption)", "raylet": "raylet/raylet "}
 NORMAL = [("driver", 1), ("captioner", 2), ("raylet", 3)]
 SLOW = [(victim, seed) for seed in range(10, 13) for victim in ("driver", "reader", "captioner", "raylet")]
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Every process under this one, with its command line."""
-    found: dict[int, str] = {}
-    todo = [pid]
-    while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
-            try:
-                children = [int(child) for child in task.read_text().split()]
-                found |= {child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in children}
-            except OSError:
-                continue  # it ended while we looked
-            todo += children
-    return found
 
 
 def wait_for(process: subprocess.Popen[str], part: str) -> int:
@@ -69,14 +54,11 @@ def faultless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tupl
 
 @pytest.fixture
 def commands() -> Iterator[list[subprocess.Popen[str]]]:
-    """Commands that were started; whatever is left of them is killed by their process groups."""
+    """Commands that were started; whatever is left of them in the end is killed."""
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        kill_all(process)
 
 
 def killed(victim: str, moment_s: float, command: list[str], commands: list[subprocess.Popen[str]]) -> tuple[int, str]:
