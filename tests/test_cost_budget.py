@@ -310,7 +310,8 @@ def test_looking_is_what_torch_counts(images: int) -> None:
     assert look_at_images(shape, images) == pytest.approx(seen, rel=1e-3)
     read = counted(model.get_text_features, input_ids=torch.ones(images, 16, dtype=torch.long))
     assert look_at_texts(shape, images) == read
-    assert look(shape, images, 2) == look_at_images(shape, images) + look_at_texts(shape, 2)
+    likeness = counted(lambda a, b: a @ b.T, a=torch.randn(2, shape.width), b=torch.randn(images, shape.width))
+    assert look(shape, images, 2) == look_at_images(shape, images) + look_at_texts(shape, 2) + likeness
 
 
 def test_no_pair_is_refused() -> None:
