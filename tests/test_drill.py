@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_nodes import join, ray, start_head, until
 from small_jobs import MLB_BATCH, clips, descendants, ids, job_file, kill_all, mlb_batch, start, texts
 
 from mlb_batch.ledger import verify
@@ -24,7 +25,7 @@ ROWS = VIDEOS * PROMPTS
 COMMIT_ROWS = 8
 VICTIMS = {"reader": "MapBatches(ReadFrames)", "captioner": "MapBatches(Caption)", "raylet": "raylet/raylet "}
 NORMAL = [("driver", 1), ("captioner", 2), ("raylet", 3)]
-SLOW = [(victim, seed) for seed in range(10, 13) for victim in ("driver", "reader", "captioner", "raylet")]
+SLOW = [(victim, seed) for seed in range(10, 13) for victim in ("driver", *VICTIMS)]
 
 
 def wait_for(process: subprocess.Popen[str], part: str) -> int:
@@ -126,3 +127,26 @@ def test_sigterm_commits_what_is_finished_and_the_next_run_does_the_rest(
     code, summary, err = mlb_batch("run", str(job_file(folder)), *settings)
     assert (code, summary["skipped_done"]) == (0, committed), err[-2000:]
     assert texts(tmp_path / "out") == said and len(ids(tmp_path / "out")) == ROWS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_node_that_dies_takes_nothing_with_it(
+    seed: int, faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
+) -> None:
+    folder, said, whole_s = faultless
+    head = start_head(2)
+    commands.append(head.process)
+    until(lambda: ray("health-check", "--address", head.address).returncode == 0, "the head")
+    worker = join(head, 2)
+    commands.append(worker)
+    until(lambda: ray("status", "--address", head.address).stdout.count("node_") >= 2, "the second node")
+    out = tmp_path / "out"
+    run = start(MLB_BATCH, "run", str(job_file(folder)), "--set", f"output.uri={out}", RAY_ADDRESS=head.address)
+    commands.append(run)
+    wait_for(worker, "MapBatches")
+    time.sleep(random.Random(seed).uniform(0.05, 0.7) * whole_s)
+    os.kill(wait_for(worker, VICTIMS["raylet"]), signal.SIGKILL)
+    _, err = run.communicate(timeout=400)
+    assert run.returncode == 0, err[-2000:]
+    assert len(ids(out)) == len(set(ids(out))) == ROWS and texts(out) == said

@@ -3,64 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RAY_FOLDER
 from ray.job_submission import JobSubmissionClient
-from small_jobs import clips, ids, job_file, kill_all, start, table
+from ray_nodes import ray, start_head, until
+from small_jobs import clips, ids, job_file, kill_all, table
 
 PROJECT = Path(__file__).parents[1]
-RAY = str(Path(sys.executable).parent / "ray")
 VIDEOS, PROMPTS = 40, 2
 ROWS = VIDEOS * PROMPTS
-PATIENCE_S = 240.0
-
-
-def free_ports(count: int) -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end_s, f"{what} did not come within {PATIENCE_S:.0f} s"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
 def job_server() -> Iterator[str]:
-    """A head of its own; its address."""
-    port, dashboard, client, agent, agent_grpc = free_ports(5)
-    # Python is the one of this environment, and a stopped job gets time to commit (Ray's own default is 3 s).
-    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
-    head = start(
-        RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--node-ip-address=127.0.0.1",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
-        f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}",
-        f"--temp-dir={RAY_FOLDER / 'head'}", "--disable-usage-stats", **environment,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{dashboard}"
-    until(lambda: ray("job", "list", "--address", address).returncode == 0, "the job server")
-    yield address
-    kill_all(head)
-
-
-def ray(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([RAY, *arguments], capture_output=True, text=True, env=os.environ | environment, timeout=120)
+    """A head of its own, where a stopped job gets time to commit (Ray's own default is 3 s); its address."""
+    head = start_head(2, RAY_JOB_STOP_WAIT_TIME_S="30")
+    until(lambda: ray("job", "list", "--address", head.dashboard).returncode == 0, "the job server")
+    yield head.dashboard
+    kill_all(head.process)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +59,7 @@ def test_a_submission_that_is_stopped_and_submitted_again_loses_and_doubles_noth
     first = submit(job_server, shipped, "first", job)
     assert first.returncode == 0, first.stderr
     until(lambda: ids(out), "the first commit")
-    JobSubmissionClient(job_server).stop_job(
-        "first"
-    )  # `ray job stop`, without the seconds that it takes to start
+    JobSubmissionClient(job_server).stop_job("first")  # `ray job stop`, without the seconds that it takes to start
     until(lambda: "STOPPED" in status(job_server, "first"), "the stop")
     before = ids(out)
     assert 0 < len(before) == len(set(before)) < ROWS
