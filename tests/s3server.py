@@ -6,7 +6,9 @@ says so; where neither is there, the tests that need a server are skipped.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -19,11 +21,11 @@ import urllib.error
 import urllib.request
 import uuid
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import s3fs
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 STARTS_WITHIN_S = 60
@@ -51,8 +53,6 @@ class S3Server:
         }
 
     def make_bucket(self) -> str:
-        import s3fs
-
         bucket = f"test-{uuid.uuid4().hex[:12]}"
         fs = s3fs.S3FileSystem(
             key=ACCESS_KEY,
@@ -65,15 +65,23 @@ class S3Server:
         return bucket
 
 
+@functools.cache
+def _shared_server() -> S3Server:
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return start_server(stack)
+
+
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
-    with contextlib.ExitStack() as stack:
-        yield start_server(stack)
+def s3_server() -> S3Server:
+    """One for all: each module that imports this fixture has its own, but they give the same server."""
+    return _shared_server()
 
 
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, with this process's environment pointing at it."""
+    s3fs.S3FileSystem.clear_instance_cache()  # those before it were made for another environment
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return s3_server
