@@ -94,7 +94,9 @@ class Captioner:
         try:
             with torch.inference_mode():
                 return self._run(ready)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
             reason = str(error).splitlines()[0] if str(error) else "no memory left"
         # Outside the handler: its traceback would hold the tensors of the batch that failed.
         if len(ready) == 1:
@@ -170,6 +172,11 @@ class Captioner:
         ids = self._prompter.letter_ids(choices)
         letters = torch.stack([torch.logsumexp(sequence.first_logits_V[i], dim=0) for i in ids])
         return tuple(torch.softmax(letters, dim=0).tolist())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """A GPU without memory has an error of its own; torch's allocator on the CPU says it in words only."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _stop_tokens(checkpoint: Checkpoint, prompter: Prompter) -> frozenset[int]:

@@ -1,0 +1,193 @@
+"""Memory: a pruned prefill's peak against vanilla's, and batches that do not fit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_runs import Case, prefilled, prepared, pruning, settings
+from models import FAMILIES, Spec, checkpoint, pixels
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from mlb_batch.errors import RowError
+from mlb_batch.prune import Pruning
+from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
+from mlb_batch.vlm.meter import Meter
+
+TEXTS = ("What is it?", "And who is walking there in the end, and why?", "Why")
+WIDE = Spec("llava_next", "llama", layers=8, side=8)
+METHODS: dict[str, dict[str, Any]] = {
+    "fastv": {},
+    "adatp": {},
+    "adatp both": {"global": "both", "local": "suppress"},
+    "random": {},
+    "frames": {},
+    "pool": {},
+    "density": {},
+    "unique": {},
+    "segattn": {},
+    "mlb": {},
+    "mlb refeed": {"expand": "refeed"},
+}
+
+
+@torch.inference_mode()
+def peak_bytes(spec: Spec, method: Pruning, keep: int, cases: Sequence[Case]) -> int:
+    """The most that was allocated at once while prefilling, from every call of torch's CPU allocator.
+
+    The profiler records each allocation and release, those inside kernels too; what was there before is not counted.
+    """
+    given, meters = settings(method, keep), [Meter(checkpoint(spec).shape) for _ in cases]
+    decoder, inputs, _ = prepared(spec, given, cases, meters)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        states = prefilled(decoder, given, inputs, meters)
+    assert recorded.profiler
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held, most = 0, 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    caches = sum(x.untyped_storage().nbytes() for x in {id(k): k for some in states for p in some for k in p.keys}.values())
+    assert most >= caches / len(TEXTS) > 0  # the profiler saw at least what is still there
+    return most
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+@pytest.mark.parametrize("select", ["per_prompt", "per_video"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_pruned_prefill_peaks_no_higher_than_vanilla(name: str, select: str, prompts: int) -> None:
+    cases = [Case(pixels(WIDE, 12, 1), TEXTS[:prompts]), Case(pixels(WIDE, 8, 2), TEXTS[:1])]
+    vanilla = peak_bytes(WIDE, pruning("none"), 0, cases)
+    pruned = peak_bytes(WIDE, pruning(name.split()[0], METHODS[name], select), 300_000, cases)
+    print(f"{pruned / vanilla:.2f} of vanilla's {vanilla / 1e6:.1f} MB")
+    assert pruned <= vanilla
+
+
+def test_scoring_by_the_whole_question_costs_its_rows_and_no_more() -> None:
+    """`score: question` holds an attention row for each token of each prompt, with content and without."""
+    cases = [Case(pixels(WIDE, 12, 1), TEXTS), Case(pixels(WIDE, 8, 2), TEXTS[:1])]
+    peak = peak_bytes(WIDE, pruning("adatp", {"score": "question", "global": "both"}), 300_000, cases)
+    with torch.inference_mode():
+        meters = [Meter(checkpoint(WIDE).shape) for _ in cases]
+        _, inputs, _ = prepared(WIDE, settings(pruning("none")), cases, meters)
+    rows = sum(WIDE.heads * sum(one.shape.suffixes) * one.shape.visual for one in inputs)
+    assert peak <= peak_bytes(WIDE, pruning("none"), 0, cases) + 3 * 4 * rows  # fp32; one more while they are made
+
+
+# Batches that do not fit.
+
+
+class Limited(nn.Module):
+    """A decoder layer on a device that holds no more than so many tokens."""
+
+    def __init__(self, layer: Any, most: int) -> None:
+        super().__init__()
+        self.layer, self.most, self.self_attn = layer, most, layer.self_attn
+
+    def forward(self, hidden_1TD: Tensor, **more: Any) -> Tensor:
+        if hidden_1TD.shape[1] > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+        out: Tensor = self.layer(hidden_1TD, **more)
+        return out
+
+
+def captioner(spec: Spec, name: str, most_tokens: int | None = None) -> Captioner:
+    made = Captioner(checkpoint(spec), Settings(pruning(name), 400_000, 8, device="cpu"))
+    if most_tokens is not None:
+        made._decoder = replace(made._decoder, layers=[Limited(layer, most_tokens) for layer in made._decoder.layers])
+    return made
+
+
+def clips_of(spec: Spec, frames: Sequence[int]) -> list[Clip]:
+    return [
+        Clip(pixels(spec, n, i), tuple(Ask(f"{i}-{j}", "qa", t) for j, t in enumerate(TEXTS[: 1 + i % 3])))
+        for i, n in enumerate(frames)
+    ]
+
+
+def without_time(answers: list[list[Answer | RowError]]) -> list[list[Any]]:
+    return [[replace(a, model_s=0.0) if isinstance(a, Answer) else a for a in some] for some in answers]
+
+
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+@pytest.mark.parametrize("most", [200, 320, 800])
+def test_a_batch_that_does_not_fit_is_split_with_the_same_result(name: str, most: int) -> None:
+    spec = FAMILIES["next"]
+    clips = clips_of(spec, [3, 1, 2, 1, 1, 2, 1])
+    assert [[isinstance(a, Answer) for a in some] for some in captioner(spec, name, most).annotate(clips)] == [
+        [True] * len(clip.asks) for clip in clips
+    ]
+    whole, split = captioner(spec, name).annotate(clips), captioner(spec, name, most).annotate(clips)
+    for one, other in zip(without_time(whole), without_time(split), strict=True):
+        for a, b in zip(one, other, strict=True):
+            scores = {"choice_scores": ()}
+            assert replace(a, **scores) == replace(b, **scores)
+
+
+def test_a_clip_that_does_not_fit_alone_fails_alone() -> None:
+    spec = FAMILIES["next"]
+    clips = clips_of(spec, [2, 9, 1])
+    wanted = captioner(spec, "adatp").annotate(clips)
+    got = captioner(spec, "adatp", most_tokens=200).annotate(clips)
+    assert without_time(got)[0] == without_time(wanted)[0] and without_time(got)[2] == without_time(wanted)[2]
+    assert len(got[1]) == len(clips[1].asks)
+    for error in got[1]:
+        assert isinstance(error, RowError) and error.error_class == "out_of_memory" and error.retryable
+        assert "CUDA out of memory" in error.message and "\n" not in error.message
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    made = captioner(FAMILIES["next"], "none")
+    made._decoder = replace(made._decoder, layers=[Broken(layer) for layer in made._decoder.layers])
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        made.annotate(clips_of(FAMILIES["next"], [1, 2]))
+
+
+class Broken(Limited):
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer, 0)
+
+    def forward(self, hidden_1TD: Tensor, **more: Any) -> Tensor:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+CHILD = """
+import resource
+from pathlib import Path
+import test_engine_memory as t
+
+spec = t.Spec("llava_next", "llama", layers=2, side=16)
+made = t.captioner(spec, "none")
+sizes, inner = [], made._run
+def counted(ready):
+    sizes.append(len(ready))
+    return inner(ready)
+made._run = counted
+clips = [t.Clip(t.pixels(spec, 4, i), (t.Ask(str(i), "qa", "Why"),)) for i in range(32)]
+wanted = made.annotate(clips)
+assert sizes == [32]
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 20) * {megabytes},) * 2)
+got = made.annotate(clips)
+print(sizes)
+assert len(sizes) > 2 and t.without_time(got) == t.without_time(wanted)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on address space is Linux's")
+def test_a_process_without_memory_splits_its_batch() -> None:
+    """The real allocator, in a child whose address space ends: half the batch fits where the whole did not."""
+    out = subprocess.run(
+        [sys.executable, "-c", CHILD.format(megabytes=40)], cwd=Path(__file__).parent, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}, check=False,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-2000:]
+    print(out.stdout)
