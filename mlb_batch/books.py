@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from mlb_batch.errors import JobError
@@ -139,14 +140,26 @@ class Books:
 
 
 class Uncommitted:
-    """Rows on their way into the ledger: committed when there are enough of them, or after a while."""
+    """Rows on their way into the ledger: committed when there are enough of them, after a while, and on the way out.
+
+    On the way out of an error too: a broken chain must not cost what it had finished. But not where the ledger itself
+    is what broke.
+    """
 
     def __init__(self, ledger: Ledger, commit_rows: int) -> None:
         self._ledger, self._commit_rows = ledger, commit_rows
         self._annotations: list[Row] = []
         self._errors: list[Row] = []
         self._since_s = time.monotonic()
+        self._ledger_broke = False
         self.written = 0
+
+    def __enter__(self) -> Uncommitted:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._ledger_broke:
+            self._commit()
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -154,11 +167,13 @@ class Uncommitted:
             self._errors += outcome.errors
         waiting = len(self._annotations) + len(self._errors)
         if waiting >= self._commit_rows or time.monotonic() - self._since_s > COMMIT_S:
-            self.commit()
+            self._commit()
 
-    def commit(self) -> None:
+    def _commit(self) -> None:
         if self._annotations or self._errors:
+            self._ledger_broke = True
             self.written += self._ledger.commit(self._annotations, self._errors)
+            self._ledger_broke = False
         self._annotations, self._errors = [], []
         self._since_s = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""The columns of annotations/ and errors/, in order, and how rows become a table of exactly these.
+"""The columns of annotations/, errors/ and selections/, in order, and how rows become a table of exactly these.
 
 No column is nullable: an all-null column loses its type on its way, and readers branch on values, not on absence. What
 a row has no value for is "" or 0 or an empty list. Passthrough columns are the user's own and stand last, as they are.
@@ -13,6 +13,7 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 
 _TEXT, _COUNT, _SMALL, _REAL = pa.string(), pa.int64(), pa.int32(), pa.float64()
+_COUNTS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 _REALS, _MOMENT = pa.list_(pa.field("item", pa.float64(), nullable=False)), pa.timestamp("us", tz="UTC")
 
 ANNOTATION_COLUMNS: dict[str, pa.DataType] = {
@@ -77,6 +78,27 @@ ERROR_COLUMNS: dict[str, pa.DataType] = {
     "created_at": _MOMENT,
 }
 
+# What was kept of a sampled answer, one row a cut: vlm/selection.py says what each column means.
+SELECTION_COLUMNS: dict[str, pa.DataType] = {
+    "annotation_id": _TEXT,
+    "layer": _SMALL,
+    "frames": _SMALL,
+    "rows": _SMALL,
+    "cols": _SMALL,
+    "candidates": _COUNTS,
+    "kept": _COUNTS,
+    "score": _REALS,
+    "null_score": _REALS,
+    "segment": _COUNTS,
+    "kept_by_frame": _COUNTS,
+    "kept_by_place": _COUNTS,
+    "plain_by_frame": _COUNTS,
+    "plain_by_place": _COUNTS,
+    "fingerprint": _TEXT,
+    "run_id": _TEXT,
+    "created_at": _MOMENT,
+}
+
 # Stamped on every row by the ledger; a row that is handed to it doesn't have them.
 STAMPED = frozenset({"schema_version", "fingerprint", "run_id", "created_at"})
 
@@ -89,6 +111,10 @@ def annotation_schema(passthrough: pa.Schema) -> pa.Schema:
 
 def error_schema() -> pa.Schema:
     return pa.schema(_fields(ERROR_COLUMNS))
+
+
+def selection_schema() -> pa.Schema:
+    return pa.schema(_fields(SELECTION_COLUMNS))
 
 
 def _fields(columns: Mapping[str, pa.DataType]) -> list[pa.Field]:

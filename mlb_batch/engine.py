@@ -60,6 +60,7 @@ class Engine:
             device=self.spec.model.device,
             dtype=self.spec.model.dtype,
             feature_model=means.pair,
+            selections=self.spec.prune.selections,
         )
         return Captioner(means.checkpoint, settings)
 

@@ -20,7 +20,7 @@ from mlb_batch.rows import Constants, annotation_row
 from mlb_batch.source import clip_spans
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Header, Limits, Reader, Sampling, open_uri, probe
-from mlb_batch.work import History, Outcome, Read, Work, error_row, items, outcome_table, read_table, reads
+from mlb_batch.work import History, Outcome, Read, Row, Work, error_row, items, outcome_table, read_table, reads
 
 if TYPE_CHECKING:
     from mlb_batch.vlm.captioner import Answer, Captioner, Clip
@@ -163,12 +163,14 @@ class Caption:
         work, frames = clip.work, clip.frames
         assert frames is not None
         annotations, errors = [], []
+        selections: list[Row] = []
         for ask, answer in zip(work.asks, answers, strict=True):
             if isinstance(answer, RowError):
                 errors.append(error_row(work, ask, answer))
             else:
                 annotations.append(annotation_row(work, ask, frames, answer, clip.read_s, self._same))
-        return Outcome(annotations, errors, work.counts + work.before, read_s=clip.read_s)
+                selections += answer.selections
+        return Outcome(annotations, errors, selections, work.counts + work.before, read_s=clip.read_s)
 
 
 def _unread(clip: Read) -> Outcome:

@@ -82,6 +82,7 @@ class Read:
 class Outcome:
     annotations: list[Row] = field(default_factory=list)
     errors: list[Row] = field(default_factory=list)
+    selections: list[Row] = field(default_factory=list)
     counts: Counts = Counts()
     read_s: float = 0.0
     model_s: float = 0.0  # the captioner's wall clock

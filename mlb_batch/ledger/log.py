@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlb_batch.columns import SCHEMA_VERSION, STAMPED, annotation_schema, error_schema, to_table
+from mlb_batch.columns import SCHEMA_VERSION, STAMPED, annotation_schema, error_schema, selection_schema, to_table
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.lease import Lease
@@ -67,12 +67,17 @@ class Ledger:
         self._lease = lease
         self._done = DoneIds()
         self._attempts: dict[str, Attempt] = {}
+        self._selected: set[tuple[str, int]] = set()
         schema = annotation_schema(passthrough if passthrough is not None else pa.schema([]))
         _refuse_other_versions(self._store)
         size = target_file_mb * 2**20
         self._annotations = _Log(self._store, "annotations", schema, self, ("annotation_id",), self._learn_done, size)
         columns = ("annotation_id", "error_class", "retryable", "attempt")
         self._errors = _Log(self._store, "errors", error_schema(), self, columns, self._learn_errors, size)
+        cut = ("annotation_id", "layer")
+        self._selections = _Log(
+            self._store, "selections", selection_schema(), self, cut, self._learn_selections, size
+        )  # fmt: skip
 
     def done(self) -> DoneIds:
         return self._done.copy()
@@ -83,23 +88,29 @@ class Ledger:
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Files and rows that are committed, by kind."""
-        return {log.kind: {"files": len(log.seqs), "rows": log.num_rows} for log in (self._annotations, self._errors)}
+        return {log.kind: {"files": len(log.seqs), "rows": log.num_rows} for log in self._logs}
 
-    def commit(self, annotations: Sequence[Row], errors: Sequence[Row]) -> int:
-        """Write the rows that aren't there yet, durably; returns how many were written.
+    @property
+    def _logs(self) -> tuple[_Log, ...]:
+        return self._annotations, self._errors, self._selections
+
+    def commit(self, annotations: Sequence[Row], errors: Sequence[Row], selections: Sequence[Row] = ()) -> int:
+        """Write the rows that aren't there yet, durably; returns how many of annotations and errors were written.
 
         Rows have all columns but the stamped ones (schema_version, fingerprint, run_id, created_at).
         JobError where the storage is gone or the lease is lost.
         """
+        # Selections first: what is cut off between the two files is made again with its annotation, and found here.
+        selected = self._selections.append(selections, self._new_selections)
         written = self._annotations.append(annotations, self._new_annotations)
         written += self._errors.append(errors, self._new_errors)
-        if written:
+        if written or selected:
             self._record()
         return written
 
     def fill_gaps(self) -> None:
         """Give the numbers of deleted files to empty ones, once their rows are there again (or are wanted no more)."""
-        if self._annotations.fill_gaps() + self._errors.fill_gaps():
+        if sum(log.fill_gaps() for log in self._logs):
             self._record()
 
     def _record(self) -> None:
@@ -123,6 +134,13 @@ class Ledger:
             if row["annotation_id"] not in self._done and (before is None or before.attempts < row["attempt"]):
                 attempt = Attempt(row["attempt"], row["retryable"], row["error_class"])
                 self._attempts[row["annotation_id"]] = attempt
+
+    def _learn_selections(self, rows: pa.Table) -> None:
+        self._selected.update(zip(rows["annotation_id"].to_pylist(), rows["layer"].to_pylist(), strict=True))
+
+    def _new_selections(self, rows: Sequence[Row]) -> list[Row]:
+        new = {(row["annotation_id"], row["layer"]): row for row in rows}
+        return [row for key, row in new.items() if key not in self._selected]
 
     def _new_annotations(self, rows: Sequence[Row]) -> list[Row]:
         return list({row["annotation_id"]: row for row in rows if row["annotation_id"] not in self._done}.values())

@@ -1,4 +1,4 @@
-"""The files of one kind (annotations or errors) of one fingerprint: named, written, read.
+"""The files of one kind (annotations, errors or selections) of one fingerprint: named, written, read.
 
 OUTPUT/annotations/<fingerprint>/part-000000.parquet
 """
@@ -19,7 +19,7 @@ from mlb_batch.errors import OutputError
 from mlb_batch.ledger.seal import sealed
 from mlb_batch.storage import Store
 
-KINDS = ("annotations", "errors")
+KINDS = ("annotations", "errors", "selections")
 _NAME = re.compile(r"part-(\d{6,})\.parquet")
 _READERS = 16
 

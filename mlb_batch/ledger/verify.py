@@ -91,12 +91,13 @@ def _check_part(data: bytes, kind: str, fingerprint: str, seq: int, seen: _Seen)
 
 
 def _doubled(rows: pa.Table, kind: str, seen: _Seen) -> list[str]:
-    """Ids that stood before: an annotation may stand once, a failure once for each attempt."""
+    """Ids that stood before: an annotation may stand once, a failure once an attempt, a selection once a layer."""
     ids: Sequence[str] = rows["annotation_id"].to_pylist()
-    attempts = rows["attempt"].to_pylist() if kind == "errors" else [0] * len(ids)
+    again = {"errors": "attempt", "selections": "layer"}
+    numbers = rows[again[kind]].to_pylist() if kind in again else [0] * len(ids)
     twice = []
-    for one, attempt in zip(ids, attempts, strict=True):
-        key = bytes.fromhex(one) + attempt.to_bytes(4, "big")
+    for one, number in zip(ids, numbers, strict=True):
+        key = bytes.fromhex(one) + number.to_bytes(4, "big")
         if key in seen.keys:
             twice.append(one)
         seen.keys.add(key)
@@ -119,7 +120,7 @@ def _check_records(store: Store, seen: dict[tuple[str, str], _Seen]) -> Iterator
         if before is None or str(before["at"]) < record["at"]:
             newest[record["fingerprint"]] = record
     for fingerprint, record in newest.items():
-        for kind in KINDS:
+        for kind in record.keys() & set(KINDS):
             now, then = seen.get((kind, fingerprint), _Seen()), record[kind]
             assert isinstance(then, dict)
             if now.rows < then["rows"]:
