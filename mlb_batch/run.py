@@ -47,17 +47,19 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         folder.write_json("environment", environment(nodes))
         freeze(spec, priced)
         books = Books(priced, spec.retry)
-        rows = Uncommitted(ledger, spec.output.commit_rows)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
-        with DataContext.current(data_context()), Progress(books, folder) as progress:
-            with arriving(chain(spec, priced, sizes, found, history, limit)) as arrivals:
-                stopped = ""
-                while not stopped and (outcomes := arrivals.take(TICK_S)) is not None:
-                    books.add(outcomes)
-                    rows.add(outcomes)
-                    progress.show()
-                    stopped = stop.reason
-            rows.commit()
+        with (
+            DataContext.current(data_context()),
+            Progress(books, folder) as progress,
+            Uncommitted(ledger, spec.output.commit_rows) as rows,
+            arriving(chain(spec, priced, sizes, found, history, limit)) as arrivals,
+        ):
+            stopped = ""
+            while not stopped and (outcomes := arrivals.take(TICK_S)) is not None:
+                books.add(outcomes)
+                rows.add(outcomes)
+                progress.show()
+                stopped = stop.reason
         if not stopped:
             books.check()
         summary = {**books.as_json(), "run_id": run_id, "fingerprint": priced.fingerprint, "rows_written": rows.written,

@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray.data import DataContext
 from small_jobs import PROMPTS, classes, clips, ids, manifest, spec, table, texts
-from video_files import cut, write_audio, write_encrypted, write_video
+from video_files import cut, write_audio, write_bomb, write_encrypted, write_video
 
 from mlb_batch import run
 from mlb_batch.chain.cluster import data_context
@@ -158,6 +158,31 @@ def test_200_clips_with_12_broken_ones_of_six_kinds(tmp_path: Path) -> None:
     assert (by_hand["rows_written"], by_hand["exit_code"]) == (24, 0)
     assert Counter(row["attempt"] for row in table(out, "errors")) == {1: 24, 2: 24}
     assert verify(str(out)) == []
+
+
+def test_other_kinds_of_bad_input_get_their_class_beside_good_videos(tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    good = clips(folder, 3)
+    unknown, corrupt, bomb = (write_video(folder / f"{name}.mp4") for name in ("unknown", "corrupt", "bomb"))
+    unknown.write_bytes(unknown.read_bytes().replace(b"avc1", b"zzzz"))
+    data = corrupt.read_bytes()
+    moov = data.index(b"moov") + 4
+    corrupt.write_bytes(data[:moov] + bytes(len(data) - moov))
+    write_bomb(bomb, "mpeg4", 8176)
+    rows = [
+        *({"uri": str(path), "ask": "What?"} for path in good),
+        {"uri": str(unknown), "ask": "What?"},
+        {"uri": str(corrupt), "ask": "What?"},
+        {"uri": str(bomb), "ask": "What?"},
+        {"uri": "/etc/passwd", "ask": "What?"},
+        {"uri": "http://169.254.169.254/latest/meta-data/v.mp4", "ask": "What?"},
+        {"uri": str(folder / "v0000.mp4") + "#", "ask": " "},
+    ]
+    given = {"manifest": str(manifest(tmp_path / "videos.jsonl", rows))}
+    summary = run(spec(tmp_path, input=given, prompts=[{"id": "q", "kind": "qa", "column": "ask"}]))
+    assert (summary["annotated"], summary["errors"], summary["exit_code"]) == (3, 6, 3)
+    assert classes(tmp_path / "out") == {"unsupported_codec": 1, "corrupt": 1, "too_large": 1, "forbidden": 2,
+                                         "bad_prompt": 1}  # fmt: skip
 
 
 def test_what_may_pass_is_tried_again_by_later_runs_up_to_the_limit(tmp_path: Path) -> None:

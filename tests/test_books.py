@@ -1,0 +1,98 @@
+"""The books of the driver: counts that add up, rows that reach the ledger on every way out, the unfinished work."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledger_rows import FINGERPRINT, annotation, error, read_plainly
+from small_jobs import clips, ids, spec
+
+from mlb_batch.books import Uncommitted
+from mlb_batch.chain.feed import FLUSH_VIDEOS, unfinished
+from mlb_batch.errors import JobError, OutputError
+from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger
+from mlb_batch.source import inspect
+from mlb_batch.spec import RetrySpec
+from mlb_batch.work import Counts, History, Outcome, items, outcome_table
+
+
+def test_rows_are_committed_by_number(tmp_path: Path) -> None:
+    with Uncommitted(Ledger(str(tmp_path), FINGERPRINT, "run"), commit_rows=3) as rows:
+        rows.add([Outcome([annotation(n)]) for n in range(2)])
+        assert ids(tmp_path) == []
+        rows.add([Outcome(errors=[error(2)])])
+        assert len(ids(tmp_path)) == 2 and rows.written == 3
+
+
+@pytest.mark.parametrize("way_out", [None, JobError("the chain broke"), KeyboardInterrupt()])
+def test_what_is_finished_is_committed_on_every_way_out(tmp_path: Path, way_out: BaseException | None) -> None:
+    def work() -> None:
+        with Uncommitted(Ledger(str(tmp_path), FINGERPRINT, "run"), commit_rows=256) as rows:
+            rows.add([Outcome([annotation(n)]) for n in range(5)])
+            if way_out is not None:
+                raise way_out
+
+    if way_out is None:
+        work()
+    else:
+        with pytest.raises(type(way_out)):
+            work()
+    assert len(read_plainly(str(tmp_path / "annotations"))) == 5
+
+
+def test_where_the_ledger_refuses_it_is_not_asked_again(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), "mine") as lease:
+        ledger = Ledger(str(tmp_path), FINGERPRINT, "run", lease=lease)
+        (tmp_path / "lease.json").unlink()
+        lease._renew()  # the heart's next beat
+        with pytest.raises(JobError, match="lost its lease"), Uncommitted(ledger, commit_rows=1) as rows:
+            rows.add([Outcome([annotation(1)])])
+    assert ids(tmp_path) == []
+
+
+def works(folder: Path, history: History, limit: int | None = None) -> list[Any]:
+    job = spec(folder)
+    return list(unfinished(job, inspect(job), history, limit))
+
+
+def history(
+    done: list[str] | None = None, attempts: dict[str, Attempt] | None = None, folder: Path = Path()
+) -> History:
+    return History(FINGERPRINT, DoneIds(done or ()), attempts or {}, RetrySpec())
+
+
+def test_only_unfinished_work_is_sent_and_the_counts_of_the_rest_ride_on_it(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 12)
+    everything = [ask.annotation_id for work in works(tmp_path, history()) for ask in work.asks]
+    assert len(everything) == len(set(everything)) == 24
+    chosen = random.Random(0).sample(everything, 13)
+    done, failed = chosen[:9], {key: Attempt(1, False, "corrupt") for key in chosen[9:]}
+    sent = works(tmp_path, history(done, failed))
+    assert sorted(ask.annotation_id for work in sent for ask in work.asks) == sorted(set(everything) - set(chosen))
+    total = sum((work.counts + work.before for work in sent), Counts())
+    assert total == Counts(videos=12, expected=24, skipped_done=9, skipped_failed=4)
+
+
+def test_when_everything_is_done_only_counts_are_sent(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 5)
+    everything = [ask.annotation_id for work in works(tmp_path, history()) for ask in work.asks]
+    sent = works(tmp_path, history(everything))
+    assert len(sent) == 1 < FLUSH_VIDEOS and sent[0].asks == ()
+    assert sent[0].counts + sent[0].before == Counts(videos=5, expected=10, skipped_done=10)
+    assert sum(len(work.asks) for work in works(tmp_path, history(), limit=2)) == 4
+
+
+def test_outcomes_come_out_of_their_table_as_they_went_in() -> None:
+    outcome = Outcome([annotation(1)], [error(2)], Counts(1, 2, 3, 4), 0.5, 1.5, 2.5)
+    assert list(items(outcome_table([outcome, Outcome()]))) == [outcome, Outcome()]
+
+
+def test_an_output_of_another_schema_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    Ledger(str(tmp_path), FINGERPRINT, "run").commit([annotation(1)], [])
+    with pytest.raises(OutputError):
+        Ledger(str(tmp_path), FINGERPRINT, "run", pa.schema([("title", pa.string())]))
