@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlb_batch.cost.allocate import ContentRule
-from mlb_batch.errors import ModelError
+from mlb_batch.errors import BudgetError, ModelError
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Sampling
 
@@ -28,9 +28,9 @@ class Engine:
 
     @staticmethod
     def of(spec: JobSpec, priced: Plan) -> Engine:
-        return Engine(
-            spec, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens
-        )  # fmt: skip
+        if spec.budget.allocation == "content" and priced.content is None:
+            raise BudgetError("budget.allocation: content needs a pass that measures every clip; use equal")
+        return Engine(spec, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens)
 
     @property
     def sampling(self) -> Sampling:
