@@ -150,6 +150,7 @@ class Uncommitted:
         self._ledger, self._commit_rows = ledger, commit_rows
         self._annotations: list[Row] = []
         self._errors: list[Row] = []
+        self._selections: list[Row] = []
         self._since_s = time.monotonic()
         self._ledger_broke = False
         self.written = 0
@@ -165,6 +166,7 @@ class Uncommitted:
         for outcome in outcomes:
             self._annotations += outcome.annotations
             self._errors += outcome.errors
+            self._selections += outcome.selections
         waiting = len(self._annotations) + len(self._errors)
         if waiting >= self._commit_rows or time.monotonic() - self._since_s > COMMIT_S:
             self._commit()
@@ -172,9 +174,9 @@ class Uncommitted:
     def _commit(self) -> None:
         if self._annotations or self._errors:
             self._ledger_broke = True
-            self.written += self._ledger.commit(self._annotations, self._errors)
+            self.written += self._ledger.commit(self._annotations, self._errors, self._selections)
             self._ledger_broke = False
-        self._annotations, self._errors = [], []
+        self._annotations, self._errors, self._selections = [], [], []
         self._since_s = time.monotonic()
 
 
