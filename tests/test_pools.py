@@ -29,8 +29,13 @@ def test_two_cores_hold_one_reader_and_one_captioner() -> None:
 
 def test_every_gpu_gets_a_captioner_and_readers_get_the_cores_that_are_left() -> None:
     sizes = pools(spec(), [{"CPU": 8, "GPU": 2}, {"CPU": 4, "GPU": 2}])
-    assert (sizes.captioners, sizes.caption_gpus) == ((4, 4), 1)
+    assert (sizes.captioners, sizes.caption_gpus, sizes.caption_cpus) == ((4, 4), 1, 0)
     assert sizes.readers == (1, 8)
+
+
+def test_captioners_on_gpus_never_wait_for_a_core() -> None:
+    sizes = pools(spec(), [{"CPU": 1, "GPU": 4}])
+    assert (sizes.captioners, sizes.readers) == ((4, 4), (1, 1))
 
 
 def test_a_gpu_can_be_shared() -> None:
@@ -41,6 +46,7 @@ def test_a_gpu_can_be_shared() -> None:
     ("read", "caption", "device", "nodes", "says"),
     [
         ({"num_cpus": 4}, {}, "auto", [{"CPU": 2}], "cluster.read"),
+        ({"num_cpus": 2}, {}, "auto", [{"CPU": 2}], "cluster.caption"),
         ({"concurrency": 4}, {}, "auto", [{"CPU": 2}], "cluster.read"),
         ({"num_cpus": 3}, {}, "auto", [{"CPU": 2}, {"CPU": 2}], "cluster.read"),
         ({}, {"concurrency": 9}, "auto", [{"CPU": 4}], "cluster.caption"),

@@ -13,8 +13,9 @@ from typing import Literal
 from mlb_batch.errors import ClusterError
 from mlb_batch.spec import JobSpec
 
-# Under one core, so that one reader (1 CPU) and one captioner share a machine with two. Not a reader's 1 either: steps
-# with equal resources could be fused into one actor.
+# On CPUs, under one core, so that one reader (1 CPU) and one captioner share a machine with two; and not a reader's 1
+# either: steps with equal resources could be fused into one actor. On GPUs none: a captioner never waits for a core then
+# that a reader holds, wherever Ray puts the readers; what it needs is only left free when readers' most is counted.
 CAPTION_CPUS = 0.75
 # Captioners on CPUs beyond this share of the cores would only take them from each other.
 CPU_CAPTIONERS_SHARE = 0.5
@@ -56,22 +57,23 @@ class _Room:
 def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Pools:
     """The sizes of both pools on these nodes; ClusterError with what is missing where the job does not fit."""
     room = _Room(nodes)
-    read = spec.cluster.read
-    gpus = _gpus_each(spec, room.total("GPU"))
-    captioners = _captioners(spec, room, gpus)
+    read, batch = spec.cluster.read, spec.cluster.caption.batch_videos
     least, most = read.concurrency
+    gpus = _gpus_each(spec, room.total("GPU"))
     placed = room.place(read.num_cpus, 0, least)
     if placed < least:
         raise ClusterError(
-            f"cluster.read asks for {least} x {read.num_cpus:g} CPU beside {captioners[0]} x {CAPTION_CPUS:g} CPU for "
-            f"captioning; {_describe(nodes)}, where {placed} fit; lower cluster.read.num_cpus or concurrency"
+            f"cluster.read asks for {least} x {read.num_cpus:g} CPU, and {placed} fit: {_describe(nodes)}; "
+            "lower cluster.read.num_cpus or concurrency"
         )
-    readers = (least, least + room.place(read.num_cpus, 0, most - least))
-    batch = spec.cluster.caption.batch_videos
+    cpus = 0.0 if gpus else CAPTION_CPUS
+    captioners = _captioners(spec, room, cpus, gpus, nodes)
+    if gpus:
+        room.place(CAPTION_CPUS, 0, captioners[1])
     return Pools(
         read_cpus=read.num_cpus,
-        readers=readers,
-        caption_cpus=CAPTION_CPUS,
+        readers=(least, least + room.place(read.num_cpus, 0, most - least)),
+        caption_cpus=cpus,
         caption_gpus=gpus,
         captioners=captioners,
         batch_videos=(BATCH_ON_GPU if gpus else BATCH_ON_CPU) if batch == "auto" else batch,
@@ -94,22 +96,19 @@ def _gpus_each(spec: JobSpec, gpus_there: float) -> float:
     return 0.0
 
 
-def _captioners(spec: JobSpec, room: _Room, gpus: float) -> Bounds:
+def _captioners(spec: JobSpec, room: _Room, cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]]) -> Bounds:
+    """`auto`: one for every GPU, or on CPUs as many as do not take the cores from each other."""
     wanted = spec.cluster.caption.concurrency
-    cpus = room.total("CPU")
-    if wanted == "auto":
-        most = max(1, int(room.total("GPU") / gpus)) if gpus else max(1, int(cpus * CPU_CAPTIONERS_SHARE))
-        least = 1
-    else:
-        least, most = wanted
-    # Readers need room too: on CPUs alone, captioners leave the readers' least pool its place.
-    reserve = 0.0 if gpus else spec.cluster.read.num_cpus * spec.cluster.read.concurrency[0]
-    affordable = most if gpus else max(least, min(most, int((cpus - reserve) / CAPTION_CPUS + 1e-9)))
-    placed = room.place(CAPTION_CPUS, gpus, affordable)
+    everything = (
+        int(room.total("GPU") / gpus) if gpus else int(sum(n.get("CPU", 0) for n in nodes) * CPU_CAPTIONERS_SHARE)
+    )
+    least, most = (1, max(1, everything)) if wanted == "auto" else wanted
+    placed = room.place(cpus, gpus, most)
     if placed < least:
         raise ClusterError(
-            f"cluster.caption asks for {least} x ({CAPTION_CPUS:g} CPU, {gpus:g} GPU), and {placed} fit; "
-            "lower cluster.caption.concurrency or num_gpus, or add nodes"
+            f"cluster.caption asks for {least} x ({cpus:g} CPU, {gpus:g} GPU), and {placed} fit beside "
+            f"{spec.cluster.read.concurrency[0]} x {spec.cluster.read.num_cpus:g} CPU for reading: {_describe(nodes)}; "
+            "lower cluster.caption.concurrency or num_gpus, or cluster.read, or add nodes"
         )
     return (placed, placed) if wanted == "auto" else (least, placed)
 
