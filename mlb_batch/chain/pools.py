@@ -14,8 +14,8 @@ from mlb_batch.errors import ClusterError
 from mlb_batch.spec import JobSpec
 
 # On CPUs, under one core, so that one reader (1 CPU) and one captioner share a machine with two; and not a reader's 1
-# either: steps with equal resources could be fused into one actor. On GPUs none: a captioner never waits for a core then
-# that a reader holds, wherever Ray puts the readers; what it needs is only left free when readers' most is counted.
+# either: steps with equal resources could be fused into one actor. On GPUs none: a captioner never waits for a core
+# then, wherever Ray puts the readers; what it needs is only left free when the most readers are counted.
 CAPTION_CPUS = 0.75
 # Captioners on CPUs beyond this share of the cores would only take them from each other.
 CPU_CAPTIONERS_SHARE = 0.5
