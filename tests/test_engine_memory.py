@@ -171,11 +171,11 @@ def counted(ready):
     sizes.append(len(ready))
     return inner(ready)
 made._run = counted
-clips = [t.Clip(t.pixels(spec, 4, i), (t.Ask(str(i), "qa", "Why"),)) for i in range(32)]
+clips = [t.Clip(t.pixels(spec, 2, i), (t.Ask(str(i), "qa", "Why"),)) for i in range(32)]
 wanted = made.annotate(clips)
 assert sizes == [32]
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-for megabytes in range(64, 0, -4):  # what the allocator held back from the first run is not known
+for megabytes in range(28, 0, -4):  # what the allocator held back from the first run is not known
     sizes.clear()
     resource.setrlimit(resource.RLIMIT_AS, (now + (megabytes << 20), resource.RLIM_INFINITY))
     got = made.annotate(clips)

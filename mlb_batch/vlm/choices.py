@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_INSTRUCTION = "Answer with the option's letter."
+_LETTER = re.compile(r"(?P<open>[(\[]?)(?P<letter>[A-Za-z])(?P<mark>[.,:;)\]]*)(?=\s|$)")
 
 
 def choice_text(text: str, choices: Sequence[str]) -> str:
@@ -15,10 +17,23 @@ def choice_text(text: str, choices: Sequence[str]) -> str:
 
 
 def parse_letter(answer: str, choices: Sequence[str]) -> str:
-    """The option that an answer names: by its letter, else by its text; empty where it names none."""
-    words = answer.strip().lstrip("([").split(maxsplit=1)
-    head = words[0].rstrip(".,:;)]").upper() if words else ""
-    if len(head) == 1 and head in LETTERS[: len(choices)]:
-        return choices[LETTERS.index(head)]
-    named = [c for c in choices if c.lower() == answer.strip().rstrip(".").lower()]
-    return named[0] if len(named) == 1 else ""
+    """The option that an answer names: by its letter, else by its text; empty where it names none.
+
+    "A" and "I" are words too: before other words they only count as letters with a mark behind or around them.
+    """
+    said = answer.strip()
+    named = [c for c in choices if _bare(c) == _bare(said)]
+    found = _LETTER.match(said)
+    letter = found["letter"].upper() if found else ""
+    if not found or letter not in LETTERS[: len(choices)]:
+        return named[0] if len(named) == 1 else ""
+    if found.end() < len(said):
+        if len(named) == 1:
+            return named[0]
+        if letter in "AI" and not (found["open"] or found["mark"]):
+            return ""
+    return choices[LETTERS.index(letter)]
+
+
+def _bare(text: str) -> str:
+    return text.strip().rstrip(".").lower()

@@ -1,0 +1,203 @@
+"""What the captioner says of an answer: sampling, choices, stops, counts, and bills that add up."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from engine_runs import prompter, pruning
+from models import FAMILIES, Spec, checkpoint, eager, pixels
+
+from mlb_batch.cost import flops
+from mlb_batch.cost.schedule import WHOLE
+from mlb_batch.errors import RowError
+from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
+from mlb_batch.vlm.choices import choice_text, parse_letter
+from mlb_batch.vlm.generate import Sampling, generate
+from mlb_batch.vlm.prompts import MAX_PROMPT_TOKENS
+
+SPEC = FAMILIES["onevision"]
+LETTERS = ("a man", "a dog", "a red ball", "nothing")
+
+
+def captioner(temperature: float = 0.0, name: str = "adatp", spec: Spec = SPEC, **more: Any) -> Captioner:
+    given = Settings(pruning(name), 300_000, 8, temperature=temperature, device="cpu", **more)
+    return Captioner(checkpoint(spec), given)
+
+
+def ask(annotation_id: str, text: str = "What is it?") -> Ask:
+    return Ask(annotation_id, "qa", text)
+
+
+def answers(some: list[Answer | RowError]) -> list[Answer]:
+    assert all(isinstance(a, Answer) for a in some)
+    return [a for a in some if isinstance(a, Answer)]
+
+
+def texts(made: Captioner, clips: list[Clip]) -> list[list[str]]:
+    return [[a.text for a in answers(some)] for some in made.annotate(clips)]
+
+
+# Sampling.
+
+
+def test_a_sampled_text_does_not_depend_on_its_batch() -> None:
+    made = captioner(temperature=1.0)
+    clips = [Clip(pixels(SPEC, n, n), tuple(ask(f"{n}-{i}") for i in range(1 + n % 3))) for n in (2, 5, 3, 1)]
+    alone = [texts(made, [clip])[0] for clip in clips]
+    assert texts(made, clips) == alone
+    assert texts(made, clips[::-1]) == alone[::-1]
+    assert texts(captioner(temperature=1.0), clips) == alone
+
+
+def test_a_sampled_text_differs_by_annotation_and_by_seed() -> None:
+    frames = pixels(SPEC, 3, 1)
+    clip = Clip(frames, tuple(ask(f"id-{i}") for i in range(12)))
+    (first,), (second,) = texts(captioner(temperature=1.0), [clip]), texts(captioner(temperature=1.0, seed=1), [clip])
+    assert len(set(first)) > 6 and first != second
+    (greedy,) = texts(captioner(), [clip])
+    assert len(set(greedy)) == 1
+
+
+def test_sampled_tokens_follow_the_distribution() -> None:
+    """The first token of 600 annotations of one prompt, against the softmax of its logits at that temperature."""
+    made, temperature, count = captioner(name="none"), 0.7, 600
+    first = Captioner(checkpoint(SPEC), Settings(pruning("none"), WHOLE, 1, device="cpu"))
+    source = Clip(pixels(SPEC, 2, 1), (ask("x"),))
+    with torch.inference_mode():
+        ready = first._ready(source, [first._suffix(source.asks[0])])
+        from mlb_batch.vlm.meter import Meter
+
+        (given,) = first._preparer.inputs([ready.source], [Meter(first.shape)])
+        ((state,),) = first._prefill([given], [Meter(first.shape)])
+        said = generate(
+            made._decoder, [state] * count, [Sampling(1, temperature, seed) for seed in range(count)], frozenset()
+        )
+        probability = torch.softmax(made._decoder.logits(state.last_D[None])[0] / temperature, dim=-1)
+    seen = Counter(s.tokens[0] for s in said)
+    likely = [int(t) for t in probability.topk(5).indices]
+    for token in likely:
+        p = float(probability[token])
+        assert abs(seen[token] / count - p) < 5 * math.sqrt(p * (1 - p) / count)
+    assert all(probability[token] > 1e-6 for token in seen)
+
+
+# Choices.
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("B", "a dog"), ("b", "a dog"), ("B.", "a dog"), ("(B)", "a dog"), ("B) a dog", "a dog"), ("[B]", "a dog"),
+        ("B: it barks", "a dog"), (" C\n", "a red ball"), ("D. nothing", "nothing"), ("a dog", "a dog"),
+        ("A dog.", "a dog"), ("A red ball", "a red ball"), ("nothing", "nothing"), ("E", ""), ("", ""), ("Because", ""),
+        ("both", ""), ("A cat", ""), ("B it barks", "a dog"), ("A) a man", "a man"), ("A", "a man"), ("A.", "a man"), ("A, of course", "a man"),
+    ],
+)  # fmt: skip
+def test_which_option_an_answer_names(said: str, meant: str) -> None:
+    assert parse_letter(said, LETTERS) == meant
+
+
+@pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
+def test_choice_scores_are_the_letters_shares_of_the_first_token(spec: Spec) -> None:
+    made, tokenizer = captioner(name="none", spec=spec), prompter(spec).tokenizer
+    frames, question = pixels(spec, 3, 1), "Which one is it?"
+    ((answer,),) = made.annotate([Clip(frames, (Ask("q", "choice", question, LETTERS),))])
+    assert isinstance(answer, Answer)
+    suffix = prompter(spec).suffix("qa", choice_text(question, LETTERS))
+    one = oracles.lane(spec, prompter(spec).prefix, frames, suffix)
+    with torch.inference_mode():
+        logits_V = eager(spec)(inputs_embeds=one.embeds_TD[None]).logits[0, -1].double()
+    shares = []
+    for letter in "ABCD":
+        forms = {tokenizer.encode(form, add_special_tokens=False)[-1] for form in (letter, " " + letter)}
+        shares.append(sum(float(logits_V.exp()[i]) for i in forms))
+    assert answer.choice_scores == pytest.approx([s / sum(shares) for s in shares], abs=1e-5)
+    assert sum(answer.choice_scores) == pytest.approx(1)
+    assert answer.choice == parse_letter(answer.text, LETTERS)
+
+
+def test_only_choices_have_scores() -> None:
+    ((answer,),) = captioner().annotate([Clip(pixels(SPEC, 2, 1), (ask("x"),))])
+    assert isinstance(answer, Answer) and answer.choice == "" and answer.choice_scores == ()
+
+
+# Stops and counts.
+
+
+def test_a_stop_token_ends_a_text_and_is_not_in_it() -> None:
+    made = captioner(name="none")
+    clips = [Clip(pixels(SPEC, n, n), (ask("x"), ask("y", "And who is walking there?"))) for n in (2, 4)]
+    made._stop = frozenset()
+    free = [answers(some) for some in made.annotate(clips)]
+    assert all(a.finish_reason == "length" and a.num_new_tokens == 8 for some in free for a in some)
+    said = first_tokens(made, clips[0])
+    made._stop = frozenset({said[2]})
+    stopped = [answers(some) for some in made.annotate(clips)]
+    first = stopped[0][0]
+    assert first.finish_reason == "stop" and first.num_new_tokens == said.index(said[2]) + 1
+    assert first.bill.executed.generate < free[0][0].bill.executed.generate
+    for some, all_of_it in zip(stopped, free, strict=True):  # the others go on as if it were still there
+        for a, b in zip(some, all_of_it, strict=True):
+            assert b.text.startswith(a.text.removesuffix("\N{REPLACEMENT CHARACTER}"))
+
+
+def first_tokens(made: Captioner, clip: Clip) -> list[int]:
+    """What the model says to a clip's first prompt, by transformers' own generate."""
+    one = oracles.lane(SPEC, prompter(SPEC).prefix, clip.pixels_FHWC, prompter(SPEC).suffix("qa", clip.asks[0].text))
+    out = eager(SPEC).generate(inputs_embeds=one.embeds_TD[None], max_new_tokens=8, do_sample=False, eos_token_id=None)
+    return out[0].tolist()
+
+
+def test_counts_and_bills_of_a_clip_add_up() -> None:
+    made = captioner(expected_new_tokens=5)
+    clip = Clip(pixels(SPEC, 5, 1), (ask("x"), ask("y", "And who is walking there?"), Ask("z", "caption", "Tell me")))
+    (some,) = made.annotate([clip])
+    rows = answers(some)
+    for row, given in zip(rows, clip.asks, strict=True):
+        assert row.num_prompt_tokens == len(prompter(SPEC).prefix) + len(prompter(SPEC).suffix("qa", given.text))
+        assert row.num_visual_tokens == 5 * SPEC.tokens_per_frame
+        assert row.num_kept_tokens == row.num_visual_tokens * 300_000 // WHOLE
+        assert row.bill.executed.llm == row.bill.planned.llm and row.bill.executed.vision == row.bill.planned.vision
+        assert row.relevance_source == "attention" and row.keep == 300_000 and row.model_s > 0
+    shape, d = made.shape, made.shape.decoder
+    clip_shape = flops.ClipShape(5, shape.side, shape.side, len(prompter(SPEC).prefix), shape.trailer,
+                                 tuple(len(prompter(SPEC).suffix("qa", a.text)) for a in clip.asks))  # fmt: skip
+    whole = flops.vanilla(shape, clip_shape, (5, 5, 5))
+    assert sum((row.bill.vanilla for row in rows), flops.Bill()) == whole
+    planned = flops.price(shape, clip_shape, pruning("adatp").schedule(shape, clip_shape, 300_000), (5, 5, 5))
+    assert sum((row.bill.planned for row in rows), flops.Bill()) == planned
+    assert d.layers == SPEC.layers
+
+
+# Rows that fail, between rows that don't.
+
+
+def test_a_bad_prompt_fails_alone() -> None:
+    made = captioner()
+    good, empty = ask("g"), ask("e", "  \n ")
+    long = ask("l", "what is it " * MAX_PROMPT_TOKENS)
+    clips = [Clip(pixels(SPEC, 2, 1), (empty, good, long)), Clip(pixels(SPEC, 3, 2), (empty,)), Clip(pixels(SPEC, 3, 2), ())]
+    first, second, third = made.annotate(clips)
+    assert [isinstance(a, Answer) for a in first] == [False, True, False] and third == []
+    for failed in (first[0], first[2], second[0]):
+        assert isinstance(failed, RowError) and failed.error_class == "bad_prompt" and not failed.retryable
+    assert isinstance(first[1], Answer)
+    ((alone,),) = made.annotate([Clip(pixels(SPEC, 2, 1), (good,))])
+    assert isinstance(alone, Answer) and replace(alone, model_s=0.0) == replace(first[1], model_s=0.0)
+
+
+def test_nothing_to_do_is_nothing() -> None:
+    assert captioner().annotate([]) == []
+
+
+def test_redundancy_is_of_what_the_frames_show() -> None:
+    made, still = captioner(), pixels(SPEC, 1, 1).repeat(4, axis=0)
+    assert made.redundancy(Clip(still, ())) == pytest.approx(1, abs=1e-5)
+    assert made.redundancy(Clip(still[:1], ())) == 0
+    assert 0 <= made.redundancy(Clip(pixels(SPEC, 6, 2), ())) < 1
