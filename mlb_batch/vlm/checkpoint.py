@@ -20,6 +20,8 @@ from mlb_batch.errors import ModelError
 _EMBEDDED = "embedded:"
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _CONTENT = (".safetensors", ".json", ".jinja", ".model", ".txt")
+# What the listings of one or the other filesystem say of a file's version.
+_VERSION = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 # What a hub download brings: weights that carry no code, and the small files beside them.
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 
@@ -68,9 +70,7 @@ def _local(name: str, folder: Path) -> Checkpoint:
 def _content_hash(folder: Path) -> str:
     """Over every file that can change the text; the weights stand in with size and bytes, read once."""
     digest = hashlib.sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt")
-    ):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in _CONTENT):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):
@@ -85,7 +85,7 @@ def _cache() -> Path:
 
 
 def _downloaded(uri: str) -> Path:
-    """A remote folder, copied once a machine; the listing's sizes and etags are its name, so a new version is new."""
+    """A remote folder, copied once a machine; the listing's sizes and versions are its name, so a new one is new."""
     fs, root = fsspec.core.url_to_fs(uri)
     try:
         found = [f for f in fs.ls(root, detail=True) if f["type"] == "file" and not f["name"].endswith(_PICKLED)]
@@ -93,13 +93,13 @@ def _downloaded(uri: str) -> Path:
         found = []
     if not found:
         raise ModelError(f"model.id: nothing is at {uri}")
-    listing = sorted((f["name"], f["size"], str(f.get("ETag") or f.get("etag") or f.get("mtime"))) for f in found)
+    listing = sorted((f["name"], f["size"], *(str(f.get(key)) for key in _VERSION)) for f in found)
     target = _cache() / hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
     if target.is_dir():
         return target
     scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=_cache()))
     try:
-        for name, _, _ in listing:
+        for name, *_ in listing:
             fs.get_file(name, str(scratch / Path(name).name))
         scratch.rename(target)
     except OSError:

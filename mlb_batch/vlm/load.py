@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mlb_batch.errors import ModelError
 from mlb_batch.vlm.attention import NAME
@@ -50,10 +50,11 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
 
 
 def _refuse_windows(checkpoint: Checkpoint) -> None:
-    text = checkpoint.config.get("text_config") or {}
-    windowed = text.get("sliding_window") and text.get("use_sliding_window", text.get("model_type") == "mistral")
-    if windowed and text["sliding_window"] < checkpoint.shape.decoder.context:
+    """Asks transformers, not the file: a saved config leaves out what its class has by default (Mistral: a window)."""
+    text: Any = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True).get_text_config()
+    window = getattr(text, "sliding_window", None)
+    if window and window < checkpoint.shape.decoder.context:
         raise ModelError(
-            f"{checkpoint.name}: its language model attends in a sliding window of {text['sliding_window']}; "
+            f"{checkpoint.name}: its language model attends in a sliding window of {window}; "
             "packed prefill is exact for full attention only, use a checkpoint without a window"
         )

@@ -5,6 +5,7 @@ Text from a manifest can't leave its place: whatever would become a control toke
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,14 +31,17 @@ class Prompter:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=False, local_files_only=True
         )
+        # Older downloads keep the template that knows of videos and images beside the tokenizer's own.
+        beside = checkpoint.folder / "chat_template.json"
+        if beside.is_file() and not (checkpoint.folder / "chat_template.jinja").is_file():
+            self.tokenizer.chat_template = json.loads(beside.read_text())["chat_template"]
         if not self.tokenizer.chat_template:
             raise ModelError(f"{checkpoint.name}: its tokenizer has no chat template; add chat_template.jinja to it")
         self._kind, keys, default = _PLACEHOLDER[checkpoint.shape.family]
         self._placeholder = next((checkpoint.config[k] for k in keys if k in checkpoint.config), default)
-        self._controls = sorted(
-            {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content.strip()},
-            key=len, reverse=True,
-        )  # fmt: skip
+        added = self.tokenizer.added_tokens_decoder.values()
+        self._controls = sorted({t.content for t in added if len(t.content.strip()) > 1}, key=len, reverse=True)
+        self._unbreakable = {t.content for t in added if t.special and len(t.content) == 1}
         self.prefix: tuple[int, ...] = self._cut("a")[0]
 
     def suffix(self, kind: str, text: str, choices: Sequence[str] = ()) -> tuple[int, ...]:
@@ -59,6 +63,8 @@ class Prompter:
 
     def _harmless(self, text: str) -> str:
         """Control tokens written out in the text, broken so that they stay text."""
+        if found := self._unbreakable.intersection(text):
+            raise RowError("bad_prompt", f"the prompt holds {found.pop()!r}, a control token of this model; leave it out")
         for control in self._controls:
             while control in text:
                 text = text.replace(control, control[:1] + " " + control[1:])
