@@ -98,13 +98,8 @@ class Books:
 
     @property
     def spent(self) -> int:
-        """In the budget's own unit, where it counts operations; 0 where it counts time."""
-        budget = self.plan.budget
-        if budget.convention == "paper":
-            return self.cost["macs_paper_executed"]
-        if budget.scope == "llm":
-            return self.cost["flops_prefill"] + self.cost["flops_scoring"]
-        return self.cost["flops_executed"]
+        """In the budget's own measure, where that counts operations."""
+        return sum(self.cost[name] for name in self.plan.budget.columns)
 
     def check(self) -> None:
         """Every expected annotation has an outcome; anything else is a fault of the run, not of a row."""

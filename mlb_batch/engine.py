@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlb_batch.cost.allocate import ContentRule
-from mlb_batch.errors import BudgetError, ModelError
+from mlb_batch.errors import ModelError
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Sampling
 
 if TYPE_CHECKING:
+    from mlb_batch.chain.purse import Grants
     from mlb_batch.planning import Plan, Setup
     from mlb_batch.vlm.captioner import Captioner
 
@@ -28,8 +30,6 @@ class Engine:
 
     @staticmethod
     def of(spec: JobSpec, priced: Plan) -> Engine:
-        if spec.budget.allocation == "content" and priced.content is None:
-            raise BudgetError("budget.allocation: content needs a pass that measures every clip; use equal")
         return Engine(spec, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens)
 
     @property
@@ -44,8 +44,9 @@ class Engine:
         recipe = frame_recipe(self._setup().checkpoint)
         return FrameSize(recipe.resize, recipe.crop, recipe.resample)
 
-    def load(self) -> Captioner:
+    def load(self, grants: Grants | None = None) -> Captioner:
         """The weights come from the copy of the node that this is called on."""
+        from mlb_batch.planning import pricer_of
         from mlb_batch.vlm.captioner import Captioner, Settings
 
         means = self._setup()
@@ -53,6 +54,7 @@ class Engine:
             method=means.method,
             keep=self.keep,
             content=self.content,
+            grant=partial(grants.keep, pricer_of(self.spec, means)) if grants else None,
             max_new_tokens=self.spec.generate.max_new_tokens,
             expected_new_tokens=self.expected_new_tokens,
             temperature=self.spec.generate.temperature,

@@ -5,6 +5,7 @@ JobSpec -> Plan -> Video + its prompts -> Frames -> Annotation rows -> Parquet
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import ray
@@ -13,8 +14,10 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from mlb_batch.books import Books, Uncommitted, exit_code
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import connected, data_context
-from mlb_batch.chain.feed import VideoSource
 from mlb_batch.chain.pools import Pools, pools
+from mlb_batch.chain.purse import Grants
+from mlb_batch.chain.reading import clips_with_frames
+from mlb_batch.chain.settling import grants, settled
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.engine import Engine
 from mlb_batch.environment import environment, new_run_id
@@ -24,7 +27,7 @@ from mlb_batch.progress import Progress
 from mlb_batch.rows import Constants
 from mlb_batch.source import Inspection, inspect
 from mlb_batch.spec import JobSpec
-from mlb_batch.stages import Caption, ReadFrames
+from mlb_batch.stages import Caption
 from mlb_batch.stop import Stop
 from mlb_batch.work import History
 
@@ -39,6 +42,8 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
     output = spec.output.uri
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
         sizes = pools(spec, nodes)
+        with DataContext.current(data_context()):
+            priced = settled(spec, priced, sizes, found)
         ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)
@@ -52,7 +57,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
             DataContext.current(data_context()),
             Progress(books, folder) as progress,
             Uncommitted(ledger, spec.output.commit_rows) as rows,
-            arriving(chain(spec, priced, sizes, found, history, limit)) as arrivals,
+            arriving(chain(spec, priced, sizes, found, history, limit, grants(priced, ledger))) as arrivals,
         ):
             stopped = ""
             while not stopped and (outcomes := arrivals.take(TICK_S)) is not None:
@@ -73,18 +78,13 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         return summary
 
 
-def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, limit: int | None) -> Dataset:
+def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, limit: int | None,
+          purse: Grants | None) -> Dataset:  # fmt: skip
     """manifest -> videos with something to do -> clips with frames -> finished rows. No two steps ask for the same."""
     past, strikes, engine = ray.put(history), Strikes(), Engine.of(spec, priced)
     same = Constants(priced.model, spec.prune.method, spec.prune.select)
-    reading = (spec, engine.sampling, engine.frame_size(), strikes, past if spec.clips else None)
-    captioning = (engine.load, same, strikes, sizes.captioners[1])
-    videos = ray.data.read_datasource(VideoSource(spec, found, past, limit), num_cpus=0, override_num_blocks=1)
-    frames = videos.map_batches(
-        ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,
-        num_cpus=sizes.read_cpus, compute=ActorPoolStrategy(min_size=sizes.readers[0], max_size=sizes.readers[1]),
-    )  # fmt: skip
-    return frames.map_batches(
+    captioning = (partial(engine.load, purse), same, strikes, sizes.captioners[1])
+    return clips_with_frames(spec, engine, sizes, found, past, strikes, limit).map_batches(
         Caption, fn_constructor_args=captioning, batch_format="pyarrow", batch_size=sizes.batch_videos,
         num_cpus=sizes.caption_cpus, num_gpus=sizes.caption_gpus,
         compute=ActorPoolStrategy(min_size=sizes.captioners[0], max_size=sizes.captioners[1]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from mlb_batch.rows import Constants, annotation_row
 from mlb_batch.source import clip_spans
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Header, Limits, Reader, Sampling, open_uri, probe
-from mlb_batch.work import History, Outcome, Read, Row, Work, error_row, items, outcome_table, read_table, reads
+from mlb_batch.work import History, Outcome, Read, Row, Work, error_row, item_table, items, read_table, reads
 
 if TYPE_CHECKING:
     from mlb_batch.vlm.captioner import Answer, Captioner, Clip
@@ -125,7 +126,7 @@ class Caption:
         outcomes += self._annotate_all(readable)
         times = Outcome(model_s=time.monotonic() - begun_s, idle_s=begun_s - self._idle_since_s)
         self._idle_since_s = time.monotonic()
-        return outcome_table([*outcomes, times])
+        return item_table([*outcomes, times])
 
     def _loaded(self) -> Captioner:
         if self._strikes.deaths([LOADING])[0] >= self._most_loading:
@@ -171,6 +172,19 @@ class Caption:
                 annotations.append(annotation_row(work, ask, frames, answer, clip.read_s, self._same))
                 selections += answer.selections
         return Outcome(annotations, errors, selections, work.counts + work.before, read_s=clip.read_s)
+
+
+class Measure:
+    """Clips with frames in; out what allocation `content` is solved from: a clip's shape, and how much it repeats."""
+
+    def __init__(self, load: Callable[[], Captioner]) -> None:
+        self._captioner = load()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        clips = [_clip(clip) for clip in reads(table) if clip.frames is not None]
+        measured = [attempt(partial(self._captioner.measure, clip), "model_error") for clip in clips]
+        # What can't be measured is left to the run proper, where it is an error row.
+        return item_table([one for one in measured if one is not None and not isinstance(one, RowError)])
 
 
 def _unread(clip: Read) -> Outcome:

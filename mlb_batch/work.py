@@ -146,8 +146,8 @@ def read_table(read: Read) -> pa.Table:
     return pa.table({"item": _pickled([replace(read, frames=empty)]), "pixels": column})
 
 
-def outcome_table(outcomes: Iterable[Outcome]) -> pa.Table:
-    return pa.table({"item": _pickled(outcomes)})
+def item_table(values: Iterable[object]) -> pa.Table:
+    return pa.table({"item": _pickled(values)})
 
 
 def items(table: pa.Table) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger
 from mlb_batch.source import inspect
 from mlb_batch.spec import RetrySpec
-from mlb_batch.work import Counts, History, Outcome, items, outcome_table
+from mlb_batch.work import Counts, History, Outcome, item_table, items
 
 
 def test_rows_are_committed_by_number(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_when_everything_is_done_only_counts_are_sent(tmp_path: Path) -> None:
 
 def test_outcomes_come_out_of_their_table_as_they_went_in() -> None:
     outcome = Outcome([annotation(1)], [error(2)], Counts(1, 2, 3, 4), 0.5, 1.5, 2.5)
-    assert list(items(outcome_table([outcome, Outcome()]))) == [outcome, Outcome()]
+    assert list(items(item_table([outcome, Outcome()]))) == [outcome, Outcome()]
 
 
 def test_an_output_of_another_schema_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -13,7 +14,7 @@ from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
 from mlb_batch.errors import JobError, MlbBatchError, UserError
-from mlb_batch.work import Outcome, items
+from mlb_batch.work import items
 
 AHEAD = 4  # tables; when the driver falls behind, the chain waits
 
@@ -28,7 +29,7 @@ class Arrivals:
         # A daemon: a stopped run must not wait for a model that is at work.
         threading.Thread(target=self._pump, args=(dataset,), name="arrivals", daemon=True).start()
 
-    def take(self, wait_s: float) -> list[Outcome] | None:
+    def take(self, wait_s: float) -> list[Any] | None:
         """What has arrived within `wait_s`; None at the end of the chain. JobError where the chain broke."""
         try:
             table = self._tables.get(timeout=wait_s)

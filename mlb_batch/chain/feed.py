@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -31,9 +32,9 @@ class VideoSource(Datasource):
 
     supports_distributed_reads = False
 
-    def __init__(self, spec: JobSpec, found: Inspection, history: Any, limit: int | None) -> None:
+    def __init__(self, spec: JobSpec, found: Inspection, history: Any, limit: int | None, share: float) -> None:
         super().__init__()
-        self._task = partial(_blocks, spec, found, history, limit)
+        self._task = partial(_blocks, spec, found, history, limit, share)
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -45,15 +46,22 @@ class VideoSource(Datasource):
         return [ReadTask(self._task, unknown)]
 
 
-def _blocks(spec: JobSpec, found: Inspection, history: Any, limit: int | None) -> Iterator[pa.Table]:
-    for work in unfinished(spec, found, ray.get(history), limit):
+def _blocks(
+    spec: JobSpec, found: Inspection, history: Any, limit: int | None, share: float
+) -> Iterator[pa.Table]:  # fmt: skip
+    for work in unfinished(spec, found, ray.get(history), limit, share):
         yield work_table([work])
 
 
-def unfinished(spec: JobSpec, found: Inspection, history: History, limit: int | None) -> Iterator[Work]:
-    """The videos that need work; the counts of those that don't ride on the next one that is sent."""
+def unfinished(
+    spec: JobSpec, found: Inspection, history: History, limit: int | None, share: float = 1.0
+) -> Iterator[Work]:
+    """The videos that need work; the counts of those that don't ride on the next one that is sent.
+
+    `share`: only such a share of the videos, chosen by their ids.
+    """
     before = Counts()
-    for work in _looked_up(spec, found, history, limit):
+    for work in _looked_up(spec, found, history, limit, share):
         before += Counts(videos=1)
         if work.asks or before.videos >= FLUSH_VIDEOS:
             yield replace(work, before=before)
@@ -64,9 +72,11 @@ def unfinished(spec: JobSpec, found: Inspection, history: History, limit: int | 
         yield replace(last, counts=Counts(), before=before)
 
 
-def _looked_up(spec: JobSpec, found: Inspection, history: History, limit: int | None) -> Iterator[Work]:
+def _looked_up(
+    spec: JobSpec, found: Inspection, history: History, limit: int | None, share: float
+) -> Iterator[Work]:  # fmt: skip
     """In the source's order, with the versions of a few hundred videos looked up ahead."""
-    stream = islice(videos(spec, found), limit)
+    stream = islice((video for video in videos(spec, found) if _chosen(video, share)), limit)
     with ThreadPoolExecutor(STAT_THREADS) as pool:
         while ahead := list(islice(stream, AHEAD)):
             yield from pool.map(partial(_work, spec, history), ahead)
@@ -81,3 +91,8 @@ def _work(spec: JobSpec, history: History, video: Video) -> Work:
         else:
             version = found
     return history.work(video, version, (video.start_s, video.end_s))
+
+
+def _chosen(video: Video, share: float) -> bool:
+    digest = hashlib.sha256(f"sample {video.video_id}".encode()).digest()
+    return share >= 1.0 or int.from_bytes(digest[:8], "big") < share * 2**64

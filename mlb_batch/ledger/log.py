@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlb_batch.columns import SCHEMA_VERSION, STAMPED, annotation_schema, error_schema, selection_schema, to_table
 from mlb_batch.errors import OutputError
@@ -93,6 +94,12 @@ class Ledger:
     @property
     def _logs(self) -> tuple[_Log, ...]:
         return self._annotations, self._errors, self._selections
+
+    def total(self, columns: Sequence[str]) -> int:
+        """The sum of whole-number columns over all committed annotations."""
+        seqs = sorted(self._annotations.seqs)
+        parts = read_parts(self._store, "annotations", self.fingerprint, seqs, columns)
+        return sum(pc.sum(part.rows[name]).as_py() or 0 for part in parts for name in columns)
 
     def commit(self, annotations: Sequence[Row], errors: Sequence[Row], selections: Sequence[Row] = ()) -> int:
         """Write the rows that aren't there yet, durably; returns how many of annotations and errors were written.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mlb_batch.cost.allocate import ContentRule, Redundant, solve_all, solve_sample
+from mlb_batch.cost.allocate import ContentRule, Redundant, floor_keep, solve_all, solve_sample
 from mlb_batch.cost.budget import MS_PER_HOUR, Measure
 from mlb_batch.cost.budget import limit as budget_limit
 from mlb_batch.cost.calibration import NANO, Calibration, load
@@ -45,8 +45,7 @@ def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = No
 def settle(spec: JobSpec, priced: Plan, sample: Sequence[Redundant], complete: bool) -> Plan:
     """The plan with allocation `content` solved, once the redundancy of all clips (or of a random sample) is known."""
     means = setup(spec)
-    pricer = _pricer(spec, means, load(means.checkpoint.revision, spec.model.device))
-    budget = priced.budget
+    pricer, budget = pricer_of(spec, means), priced.budget
     if complete:
         rule = solve_all(pricer, sample, budget.limit, priced.keep)
     else:
@@ -57,6 +56,11 @@ def settle(spec: JobSpec, priced: Plan, sample: Sequence[Redundant], complete: b
 def with_content(spec: JobSpec, means: Setup, priced: Plan, rule: ContentRule) -> Plan:
     solved = Solved(priced.keep, priced.frames, rule)
     return dataclasses.replace(priced, content=rule, fingerprint=fingerprint_of(spec, means, solved))
+
+
+def pricer_of(spec: JobSpec, means: Setup) -> Pricer:
+    """What prices a clip in the budget's own measure."""
+    return _pricer(spec, means, load(means.checkpoint.revision, spec.model.device))
 
 
 def _pricer(spec: JobSpec, means: Setup, device: Calibration | None) -> Pricer:
@@ -189,6 +193,7 @@ def _budget(case: Case, clips: Counter[ClipShape], keep: int) -> Budget:
         planned=case.scaled(pricer.job(clips, keep)),
         vanilla=vanilla,
         floor=case.scaled(pricer.job(clips, 0)),
+        content_floor=case.scaled(pricer.job(clips, floor_keep(keep))) if spec.allocation == "content" else 0,
     )
 
 

@@ -25,6 +25,14 @@ class Budget:
     planned: int  # what the solved keep spends, generation at max_new_tokens where the scope counts it
     vanilla: int  # the same job unpruned, shared between the prompts of a clip
     floor: int  # the least that this method can spend
+    content_floor: int = 0  # allocation `content`: what all clips cost at the least keep that it gives any
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Where a row says what it cost in this measure (in operations; time is in no row)."""
+        if self.convention == "paper":
+            return ("macs_paper_executed",)
+        return ("flops_prefill", "flops_scoring") if self.scope == "llm" else ("flops_executed",)
 
     @property
     def use(self) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig
 
+from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import RowError
 from mlb_batch.vlm.billing import Shares, shares
 from mlb_batch.vlm.checkpoint import Checkpoint
@@ -66,10 +67,17 @@ class Captioner:
             out.append([s if isinstance(s, RowError) else next(answers) for s in some])
         return out
 
-    def redundancy(self, clip: Clip) -> float:
-        """How much a clip repeats itself: 0 where every frame is new, 1 where all are the same."""
+    def measure(self, clip: Clip) -> tuple[ClipShape, float] | None:
+        """A clip as its price sees it, and how much it repeats itself (0: every frame is new, 1: all are the same).
+
+        None where no prompt of it can be asked.
+        """
+        ready = self._ready(clip, [self._suffix(ask) for ask in clip.asks])
+        if not ready.asks:
+            return None
         with torch.inference_mode():
-            return redundancy(self._preparer.see([clip.pixels_FHWC])[0].feature_FV)
+            seen = self._preparer.see([clip.pixels_FHWC])[0]
+        return self._preparer.clip_shape(ready.source), redundancy(seen.feature_FV)
 
     def _suffix(self, ask: Ask) -> tuple[int, ...] | RowError:
         try:
@@ -79,9 +87,10 @@ class Captioner:
 
     def _ready(self, clip: Clip, suffixes: list[tuple[int, ...] | RowError]) -> _Ready:
         good = [(ask, s) for ask, s in zip(clip.asks, suffixes, strict=True) if not isinstance(s, RowError)]
+        key = good[0][0].annotation_id if good else ""
         texts, ids = tuple(ask.text for ask, _ in good), tuple(s for _, s in good)
         trace = any(self._sampled(ask) for ask, _ in good)
-        return _Ready(Source(clip.pixels_FHWC, texts, ids, trace), tuple(ask for ask, _ in good))
+        return _Ready(Source(key, clip.pixels_FHWC, texts, ids, trace), tuple(ask for ask, _ in good))
 
     def _sampled(self, ask: Ask) -> bool:
         """Whether this answer's selection is recorded: a share of all, the same ones in every run."""

@@ -27,8 +27,9 @@ from mlb_batch.vlm.vision import Seen, normalise, see
 
 @dataclass(frozen=True)
 class Source:
-    """A clip whose prompts all tokenize."""
+    """A clip whose prompts all tokenize; `key` is the id of its first ask."""
 
+    key: str
     pixels_FHWC: np.ndarray
     texts: tuple[str, ...]
     suffixes: tuple[tuple[int, ...], ...]
@@ -58,13 +59,13 @@ class Preparer:
         parts = zip(seen.visual_FKD.split(sizes), seen.feature_FV.split(sizes), strict=True)
         return [Seen(visual_FKD, feature_FV) for visual_FKD, feature_FV in parts]
 
-    def _clip_shape(self, source: Source) -> ClipShape:
+    def clip_shape(self, source: Source) -> ClipShape:
         side, trailer = self.decoder.shape.side, self.decoder.shape.trailer
         suffixes = tuple(len(s) for s in source.suffixes)
         return ClipShape(len(source.pixels_FHWC), side, side, len(self.prefix), trailer, suffixes)
 
     def _schedule(self, source: Source, keep: int) -> Schedule:
-        return self.settings.method.schedule(self.decoder.shape, self._clip_shape(source), keep)
+        return self.settings.method.schedule(self.decoder.shape, self.clip_shape(source), keep)
 
     def _frames(self, source: Source) -> list[int]:
         """The frames that are encoded: all, where the clip's own keep depends on what they show."""
@@ -74,8 +75,8 @@ class Preparer:
         )  # fmt: skip
 
     def _input(self, source: Source, encoded: list[int], seen: Seen, meter: Meter) -> ClipInput:
-        keep = self.settings.content.keep(redundancy(seen.feature_FV)) if self.settings.content else self.settings.keep
-        shape, schedule = self._clip_shape(source), self._schedule(source, keep)
+        shape, keep = self.clip_shape(source), self._keep(source, seen)
+        schedule = self._schedule(source, keep)
         used = spread(schedule.frames, shape.frames)
         at = torch.tensor([encoded.index(f) for f in used], device=self.decoder.device)
         per_frame = shape.tokens_per_frame
@@ -97,6 +98,14 @@ class Preparer:
             seed=zlib.crc32(source.pixels_FHWC.tobytes()),
             trace=source.trace,
         )
+
+    def _keep(self, source: Source, seen: Seen) -> int:
+        """The job's keep; or the clip's own, where it may spend that much."""
+        settings = self.settings
+        if settings.content is None:
+            return settings.keep
+        wanted = settings.content.keep(redundancy(seen.feature_FV))
+        return settings.grant(source.key, self.clip_shape(source), wanted) if settings.grant else wanted
 
     def _look(self, source: Source, used: list[int], meter: Meter) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The paired model's view of the same frames and of the prompts."""

@@ -5,11 +5,13 @@ Shapes: F frames, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from mlb_batch.cost.allocate import ContentRule
+from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.prune import Pruning
 from mlb_batch.vlm.billing import Shares
 from mlb_batch.vlm.checkpoint import Checkpoint
@@ -31,6 +33,10 @@ class Clip:
     asks: tuple[Ask, ...]
 
 
+# A clip by the id of its first ask, its shape, and the keep that it would take -> the keep that it gets.
+Grant = Callable[[str, ClipShape, int], int]
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a job wants its clips annotated."""
@@ -45,6 +51,7 @@ class Settings:
     feature_model: Checkpoint | None = None
     expected_new_tokens: int | None = None  # what generation is planned at; None: max_new_tokens
     content: ContentRule | None = None  # a clip's own keep, from its redundancy
+    grant: Grant | None = None  # has the last word on that keep
     selections: float = 0.0  # the share of answers whose selection is recorded
 
 

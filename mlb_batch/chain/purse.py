@@ -1,0 +1,42 @@
+"""One purse for all captioners, where each clip has a keep of its own: together they never spend more than the budget.
+
+A clip asks before it is run. While the floors of all clips still to come are covered, it gets what it asks for;
+afterwards it gets its floor. An answer is given once: a clip that runs again, after a death, spends nothing twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from mlb_batch.cost.allocate import ContentRule, Reserve
+from mlb_batch.cost.schedule import ClipShape
+from mlb_batch.cost.solve import Pricer
+
+
+class Purse:
+    """The actor."""
+
+    def __init__(self, limit: int, floors: int) -> None:
+        self._reserve = Reserve(limit, min(limit, floors))
+        self._granted: dict[str, bool] = {}
+
+    def grant(self, key: str, wanted: int, floor: int) -> bool:
+        if key not in self._granted:
+            self._granted[key] = self._reserve.grant(wanted, floor)
+        return self._granted[key]
+
+
+class Grants:
+    """A captioner's side of it: prices the clip, and asks."""
+
+    def __init__(self, limit: int, floors: int, rule: ContentRule) -> None:
+        # Costs nothing and outlives the workers. Should it die, what it granted is forgotten and the job ends.
+        self._purse: Any = ray.remote(Purse).options(num_cpus=0).remote(limit, floors)
+        self._rule = rule
+
+    def keep(self, pricer: Pricer, key: str, clip: ClipShape, wanted: int) -> int:
+        prices = pricer.clip(clip, wanted), pricer.clip(clip, self._rule.floor)
+        granted: bool = ray.get(self._purse.grant.remote(key, *prices))
+        return wanted if granted else self._rule.floor

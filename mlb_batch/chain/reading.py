@@ -1,0 +1,29 @@
+"""The first half of the chain: manifest -> videos with something to do -> clips with frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from mlb_batch.chain.feed import VideoSource
+from mlb_batch.chain.pools import Pools
+from mlb_batch.chain.strikes import Strikes
+from mlb_batch.engine import Engine
+from mlb_batch.source import Inspection
+from mlb_batch.spec import JobSpec
+from mlb_batch.stages import ReadFrames
+
+
+def clips_with_frames(spec: JobSpec, engine: Engine, sizes: Pools, found: Inspection, past: Any, strikes: Strikes,
+                      limit: int | None, share: float = 1.0) -> Dataset:  # fmt: skip
+    """`past`: the history in the object store. `share`: of the videos, the same ones every time."""
+    reading = (spec, engine.sampling, engine.frame_size(), strikes, past if spec.clips else None)
+    videos = ray.data.read_datasource(
+        VideoSource(spec, found, past, limit, share), num_cpus=0, override_num_blocks=1
+    )  # fmt: skip
+    return videos.map_batches(
+        ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,
+        num_cpus=sizes.read_cpus, compute=ActorPoolStrategy(min_size=sizes.readers[0], max_size=sizes.readers[1]),
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""Allocation `content`: a pass over the frames before the job proper, which tells how much clips repeat themselves.
+
+Small jobs look at every clip and solve exactly; large ones look at a random sample and solve for its 99 % upper bound.
+Either way the captioners then spend from one purse, so that the job never exceeds its limit.
+"""
+
+from __future__ import annotations
+
+import ray
+from ray.data import ActorPoolStrategy
+
+from mlb_batch.chain.arrivals import arriving
+from mlb_batch.chain.pools import Pools
+from mlb_batch.chain.purse import Grants
+from mlb_batch.chain.reading import clips_with_frames
+from mlb_batch.chain.strikes import Strikes
+from mlb_batch.cost.allocate import Redundant
+from mlb_batch.engine import Engine
+from mlb_batch.ledger import DoneIds, Ledger
+from mlb_batch.planning import Plan, settle
+from mlb_batch.source import Inspection
+from mlb_batch.spec import JobSpec
+from mlb_batch.stages import Measure
+from mlb_batch.work import History
+
+FULL_PASS = 2_000  # up to so many clips, all are looked at
+SAMPLE = 500  # of more, about so many
+TICK_S = 60.0
+
+
+def settled(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection) -> Plan:
+    """The plan with each clip's own keep solved; as it is where there is nothing to solve, or it was solved before."""
+    if priced.budget.allocation != "content" or priced.content is not None:
+        return priced
+    share = 1.0 if priced.clips <= FULL_PASS else SAMPLE / priced.clips
+    return settle(spec, priced, _measured(spec, priced, sizes, found, share), complete=share == 1.0)
+
+
+def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, share: float) -> list[Redundant]:
+    """Every clip that can be read, or those of a share of the videos."""
+    nothing = ray.put(History("", DoneIds(), {}, spec.retry))
+    engine = Engine.of(spec, priced)
+    frames = clips_with_frames(spec, engine, sizes, found, nothing, Strikes(), None, share)
+    measured = frames.map_batches(
+        Measure, fn_constructor_args=(engine.load,), batch_format="pyarrow", batch_size=1,
+        num_cpus=sizes.caption_cpus, num_gpus=sizes.caption_gpus,
+        compute=ActorPoolStrategy(min_size=sizes.captioners[0], max_size=sizes.captioners[1]),
+    )  # fmt: skip
+    out: list[Redundant] = []
+    with arriving(measured) as arrivals:
+        while (some := arrivals.take(TICK_S)) is not None:
+            out += some
+    return sorted(out, key=repr)  # whatever the order they came in, the same rule comes out
+
+
+def grants(priced: Plan, ledger: Ledger) -> Grants | None:
+    """The purse of a job whose clips have keeps of their own, less what earlier runs have spent from it."""
+    if priced.content is None:
+        return None
+    budget = priced.budget
+    left = max(0, priced.prompts - len(ledger.done())) / max(1, priced.prompts)
+    spent = ledger.total(budget.columns)
+    # Time is not in the rows: there the share of the annotations that are left stands in for it.
+    limit = budget.limit - spent if budget.unit != "nanoseconds" else int(budget.limit * left)
+    return Grants(limit, int(budget.content_floor * left), priced.content)

@@ -1,0 +1,65 @@
+"""Allocation `content`: clips that repeat themselves give to those that do not, and the job stays within its budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_jobs import spec, table
+
+from mlb_batch import run
+from mlb_batch.chain import settling
+from mlb_batch.planning import plan
+from mlb_batch.spec import JobSpec
+from mlb_batch.video.write import write_mp4
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+SIZE = 64
+
+
+def write_clips(folder: Path, count: int) -> None:
+    """Half of them stand still; the others are another picture in every frame."""
+    folder.mkdir()
+    for n in range(count):
+        draw = np.random.default_rng(n)
+        frames = 1 if n % 2 else 8
+        pictures = draw.integers(0, 255, (frames, 4, 4, 3), dtype=np.uint8)
+        pixels = pictures.repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
+        write_mp4(folder / f"{'still' if n % 2 else 'moving'}{n:03}.mp4", np.resize(pixels, (8, SIZE, SIZE, 3)), 4)
+
+
+def content_job(folder: Path, **changes: Any) -> JobSpec:
+    budget = {"ratio": 0.5, "allocation": "content"}
+    return spec(folder, prune={"method": "unique"}, frames={"count": 8}, budget=budget, **changes)
+
+
+def spent(rows: list[dict[str, Any]]) -> int:
+    return sum(row["flops_prefill"] + row["flops_scoring"] for row in rows)
+
+
+def test_a_small_job_is_solved_over_all_clips_and_run_again_does_nothing(tmp_path: Path) -> None:
+    write_clips(tmp_path / "videos", 10)
+    job, out = content_job(tmp_path), tmp_path / "out"
+    limit = plan(job).budget.limit
+    first = run(job)
+    rows = table(out)
+    assert first["annotated"] == len(rows) == 20
+    assert 0.98 * limit <= spent(rows) <= limit
+    keep = {kind: {row["keep_ratio"] for row in rows if kind in row["video_id"]} for kind in ("still", "moving")}
+    assert max(keep["still"]) < min(keep["moving"]), keep
+    again = run(job)
+    assert (again["annotated"], again["skipped_done"], again["fingerprint"]) == (0, 20, first["fingerprint"])
+
+
+def test_a_large_job_is_solved_on_a_sample_and_never_spends_more(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(settling, "FULL_PASS", 8)
+    monkeypatch.setattr(settling, "SAMPLE", 8)
+    write_clips(tmp_path / "videos", 24)
+    job, out = content_job(tmp_path), tmp_path / "out"
+    limit = plan(job).budget.limit
+    assert run(job, limit=10)["annotated"] == 20
+    assert run(job)["annotated"] == 28, "the rest, from what the first run left in the purse"
+    rows = table(out)
+    assert len(rows) == 48 and spent(rows) <= limit
