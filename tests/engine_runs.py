@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -58,17 +58,17 @@ class RanClip:
     prompts: tuple[Ran, ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def model(spec: Spec, dtype: torch.dtype = torch.float32) -> Any:
     return load(checkpoint(spec), CPU, dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def prompter(spec: Spec) -> Prompter:
     return Prompter(checkpoint(spec))
 
 
-@lru_cache(maxsize=None)
+@cache
 def paired() -> Paired:
     return Paired(pair_checkpoint(), CPU, torch.float32)
 

@@ -10,7 +10,7 @@ import json
 import math
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def processor_config(family: str, px: int) -> dict[str, Any]:
             "do_center_crop": True, "image_processor_type": kind}  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def folder(spec: Spec) -> Path:
     """The checkpoint, built once a test process."""
     target = Path(tempfile.mkdtemp(prefix=f"{spec.family}-", dir=_ROOT.name))
@@ -201,7 +201,7 @@ def folder(spec: Spec) -> Path:
     return target
 
 
-@lru_cache(maxsize=None)
+@cache
 def pair_folder(px: int = 20, seed: int = 3) -> Path:
     """A SigLIP text/vision pair."""
     target = Path(tempfile.mkdtemp(prefix="siglip-", dir=_ROOT.name))
@@ -220,17 +220,17 @@ def pair_folder(px: int = 20, seed: int = 3) -> Path:
     return target
 
 
-@lru_cache(maxsize=None)
+@cache
 def checkpoint(spec: Spec) -> Checkpoint:
     return resolve(str(folder(spec)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def pair_checkpoint() -> Checkpoint:
     return resolve(str(pair_folder()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def eager(spec: Spec) -> Any:
     """The same weights in transformers' own hands, with the attention that writes its matrix out."""
     model = AutoModelForImageTextToText.from_pretrained(folder(spec), dtype=torch.float32, attn_implementation="eager")

@@ -17,7 +17,7 @@ import torch
 from engine_runs import Case, RanClip, paired, prompter, pruning, run, settings
 from hypothesis import strategies as st
 from models import DEEP, FAMILIES, Spec, pixels
-from oracles import Agreement, Decide, Lane
+from oracles import Agreement, Lane
 from statements import Seen
 from torch import Tensor
 

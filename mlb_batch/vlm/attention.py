@@ -56,12 +56,14 @@ def attend_last(q_HQd: Tensor, k_hSd: Tensor, v_hSd: Tensor, scale: float) -> Te
     return scaled_dot_product_attention(q_HQd[None], k_HSd[None], v_HSd[None], attn_mask=mask_QS, scale=scale)[0]
 
 
-def attend_varlen(q_HTd: Tensor, k_hSd: Tensor, v_hSd: Tensor, rows: list[int], keys: list[int]) -> Tensor:
+def attend_varlen(q_HTd: Tensor, k_hSd: Tensor, v_hSd: Tensor, rows: list[int], keys: list[int],
+                  scale: float) -> Tensor:  # fmt: skip
     """Causal attention of many sequences in one CUDA call: `rows` last tokens of each against its `keys` keys."""
     k_HSd, v_HSd = expand_heads(k_hSd, len(q_HTd)), expand_heads(v_hSd, len(q_HTd))
     out_THd = varlen_attn(
         q_HTd.transpose(0, 1).contiguous(), k_HSd.transpose(0, 1).contiguous(), v_HSd.transpose(0, 1).contiguous(),
-        _offsets(rows, q_HTd.device), _offsets(keys, q_HTd.device), max(rows), max(keys), window_size=(-1, 0),
+        _offsets(rows, q_HTd.device), _offsets(keys, q_HTd.device), max(rows), max(keys), scale=scale,
+        window_size=(-1, 0),  # causal, the last row of a sequence against its last key
     )  # fmt: skip
     assert isinstance(out_THd, Tensor)
     return out_THd.transpose(0, 1)

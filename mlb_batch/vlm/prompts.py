@@ -64,7 +64,9 @@ class Prompter:
     def _harmless(self, text: str) -> str:
         """Control tokens written out in the text, broken so that they stay text."""
         if found := self._unbreakable.intersection(text):
-            raise RowError("bad_prompt", f"the prompt holds {found.pop()!r}, a control token of this model; leave it out")
+            raise RowError(
+                "bad_prompt", f"the prompt holds {found.pop()!r}, a control token of this model; leave it out"
+            )
         for control in self._controls:
             while control in text:
                 text = text.replace(control, control[:1] + " " + control[1:])

@@ -122,7 +122,7 @@ class Forest:
         if self.tap_T is not None:
             self.tapped_HQd = q_HTd[:, self.tap_T]
         if q_HTd.is_cuda and q_HTd.dtype != torch.float32:
-            return self._attend_packed(q_HTd, k_hTd, v_hTd)
+            return self._attend_packed(q_HTd, k_hTd, v_hTd, scale)
         out_HTd = torch.empty_like(q_HTd)
         for run in self.runs:
             rows = slice(run.start, run.start + run.rows)
@@ -130,14 +130,13 @@ class Forest:
             out_HTd[:, rows] = attend_last(q_HTd[:, rows], k_hSd, v_hSd, scale)
         return out_HTd
 
-    def _attend_packed(self, q_HTd: Tensor, k_hTd: Tensor, v_hTd: Tensor) -> Tensor:
+    def _attend_packed(self, q_HTd: Tensor, k_hTd: Tensor, v_hTd: Tensor, scale: float) -> Tensor:
         """One kernel call for all runs: they cover the pack in order, and each brings the keys that it sees."""
-        if all(run.seen == ((run.start, run.start + run.rows),) for run in self.runs):
-            return attend_varlen(q_HTd, k_hTd, v_hTd, [r.rows for r in self.runs], [r.keys for r in self.runs])
-        seen = [torch.arange(a, b, device=q_HTd.device) for run in self.runs for a, b in run.seen]
-        index = torch.cat(seen)
         rows, keys = [r.rows for r in self.runs], [r.keys for r in self.runs]
-        return attend_varlen(q_HTd, k_hTd[:, index], v_hTd[:, index], rows, keys)
+        if any(run.seen != ((run.start, run.start + run.rows),) for run in self.runs):
+            index = torch.cat([torch.arange(a, b, device=q_HTd.device) for run in self.runs for a, b in run.seen])
+            k_hTd, v_hTd = k_hTd[:, index], v_hTd[:, index]
+        return attend_varlen(q_HTd, k_hTd, v_hTd, rows, keys, scale)
 
 
 def _runs(index: int, tree: Tree, start: int) -> list[Run]:
