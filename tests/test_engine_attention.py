@@ -1,0 +1,142 @@
+"""The attention kernels: rows that are the last of a sequence, the scores of query rows, and the packed CUDA call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_runs import Case, model, pruning, settings
+from hypothesis import given
+from hypothesis import settings as example
+from hypothesis import strategies as st
+from models import FAMILIES, Spec, checkpoint, pixels
+from torch import Tensor
+
+from mlb_batch.vlm.attention import attend_last, attend_varlen, attention_rows
+from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
+from mlb_batch.vlm.rope import Rope
+from mlb_batch.vlm.trees import Forest, Tree
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def by_hand(q_HQd: Tensor, k_hSd: Tensor, v_hSd: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Token by token: query i of the last Q sees every key up to its own place; heads share keys in groups."""
+    heads, rows, _ = q_HQd.shape
+    keys, shared = k_hSd.shape[1], heads // len(k_hSd)
+    out, paid = torch.zeros(heads, rows, v_hSd.shape[-1]), torch.zeros(heads, rows, keys)
+    for h in range(heads):
+        for i in range(rows):
+            seen = keys - rows + i + 1
+            weights = torch.softmax(k_hSd[h // shared, :seen] @ q_HQd[h, i] * scale, dim=0)
+            out[h, i], paid[h, i, :seen] = weights @ v_hSd[h // shared, :seen], weights
+    return out, paid
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, float]:
+    shared, groups, rows = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 6))
+    keys = rows + draw(st.integers(0, 9))
+    random = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    q, k, v = (torch.randn(n, t, 8, generator=random) for n, t in ((shared * groups, rows), (shared, keys), (shared, keys)))
+    return q, k, v, draw(st.sampled_from([8**-0.5, 0.1]))
+
+
+@example(max_examples=100, deadline=None)
+@given(sequences())
+def test_the_last_rows_of_a_sequence(parts: tuple[Tensor, Tensor, Tensor, float]) -> None:
+    q, k, v, scale = parts
+    out, paid = by_hand(q, k, v, scale)
+    torch.testing.assert_close(attend_last(q, k, v, scale), out, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attention_rows(q, k, scale), paid, atol=1e-6, rtol=1e-5)
+
+
+def a_forest(device: str = "cpu") -> Forest:
+    """A lone sequence, and a trunk with two branches."""
+    trees = [
+        Tree(0, 0, (0,), 2, torch.arange(5, device=device), 1, (4,), span=5),
+        Tree(1, 0, (0, 1), 3, torch.tensor([0, 2, 7], device=device), 0, (2, 5), span=9),
+    ]
+    return Forest(trees)
+
+
+def test_a_forest_is_its_sequences() -> None:
+    """Packed attention over trunk and branches is that of each whole sequence alone; positions keep their gaps."""
+    forest = a_forest()
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(n, forest.length, 8, generator=random) for n in (4, 2, 2))
+    packed = forest.attend(0, q, k, v, 0.3)
+    for tree, branches in ((0, 1), (1, 2)):
+        for branch in range(branches):
+            of = [forest.sequence(x, tree, branch) for x in (q, k, v)]
+            alone, _ = by_hand(*of, 0.3)
+            torch.testing.assert_close(forest.sequence(packed, tree, branch), alone, atol=1e-5, rtol=1e-5)
+    assert forest.trees[1].positions.tolist() == [0, 1, 2, 3, 5, 10, 12, 13, 12, 13, 14, 15, 16]
+    assert forest.calls(1) == [(6, 6), (2, 8), (5, 11)]
+
+
+@example(max_examples=50, deadline=None)
+@given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 2**16))
+def test_turning_a_key_back_and_on_is_turning_it_there(old: int, new: int, seed: int) -> None:
+    spec = FAMILIES["next"]
+    rope = Rope.of(model(spec).model.language_model.rotary_emb, model(spec).config.text_config)
+    x_hTd = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(seed))
+    there, here = torch.arange(new, new + 3), torch.arange(old, old + 3)
+    moved = rope.rotate(rope.unrotate(rope.rotate(x_hTd, here), here), there)
+    torch.testing.assert_close(moved, rope.rotate(x_hTd, there), atol=1e-5, rtol=1e-5)
+
+
+# On a GPU. Half precision: the packed kernel takes no other.
+
+
+@on_cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_packed_kernel_is_the_loop_over_sequences(dtype: torch.dtype) -> None:
+    """Rows that are fewer than keys stand at the end of them (bottom right), for grouped heads and any scale."""
+    random = torch.Generator("cuda").manual_seed(0)
+    rows, keys = [7, 1, 300, 4], [7, 12, 300, 130]
+    q, k, v = (
+        torch.randn(n, sum(of), 64, generator=random, device="cuda", dtype=dtype)
+        for n, of in ((8, rows), (2, keys), (2, keys))
+    )
+    packed = attend_varlen(q, k, v, rows, keys, 0.2)
+    for i in range(len(rows)):
+        row, key = slice(sum(rows[:i]), sum(rows[: i + 1])), slice(sum(keys[:i]), sum(keys[: i + 1]))
+        alone, _ = by_hand(q[:, row].float().cpu(), k[:, key].float().cpu(), v[:, key].float().cpu(), 0.2)
+        torch.testing.assert_close(packed[:, row].float().cpu(), alone, atol=2e-2, rtol=2e-2)
+
+
+@on_cuda
+def test_a_packed_forest_is_its_sequences() -> None:
+    forest = a_forest("cuda")
+    random = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (
+        torch.randn(n, forest.length, 64, generator=random, device="cuda", dtype=torch.bfloat16) for n in (4, 2, 2)
+    )
+    packed = forest.attend(0, q, k, v, 0.3)
+    for tree, branch in ((0, 0), (1, 0), (1, 1)):
+        of = [forest.sequence(x, tree, branch).float().cpu() for x in (q, k, v)]
+        alone, _ = by_hand(*of, 0.3)
+        torch.testing.assert_close(forest.sequence(packed, tree, branch).float().cpu(), alone, atol=2e-2, rtol=2e-2)
+
+
+@on_cuda
+@pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_a_gpu_in_fp32_says_what_a_cpu_says(name: str, spec: Spec) -> None:
+    clips = [Clip(pixels(spec, n, n), (Ask(f"{n}", "qa", "What is it?"), Ask(f"{n}b", "qa", "Why"))) for n in (2, 5)]
+    said = []
+    for device in ("cpu", "cuda"):
+        made = Captioner(checkpoint(spec), Settings(pruning(name), 400_000, 8, device=device, dtype="float32"))
+        said.append([[(a.text, a.bill) for a in some if isinstance(a, Answer)] for some in made.annotate(clips)])
+    assert said[0] == said[1]
+
+
+@on_cuda
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_a_gpu_in_bfloat16_answers_every_prompt(name: str) -> None:
+    spec = FAMILIES["onevision"]
+    given = settings(pruning(name), 400_000)
+    case = Case(pixels(spec, 4, 1), ("What is it?", "Why"))
+    made = Captioner(checkpoint(spec), Settings(given.method, given.keep, 8, device="cuda"))
+    (some,) = made.annotate([Clip(case.pixels_FHWC, tuple(Ask(t, "qa", t) for t in case.texts))])
+    assert all(isinstance(a, Answer) and a.bill.executed.llm == a.bill.planned.llm for a in some)
