@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -62,8 +63,13 @@ def commands() -> Iterator[list[subprocess.Popen[str]]]:
         kill_all(process)
 
 
-def killed(victim: str, moment_s: float, command: list[str], commands: list[subprocess.Popen[str]]) -> tuple[int, str]:
-    """Run the command, kill the victim `moment_s` after the first actor is there; exit code and stderr."""
+def killed(
+    victim: str, moment_s: float, command: list[str], commands: list[subprocess.Popen[str]]
+) -> tuple[int, str] | None:
+    """Run the command, kill the victim `moment_s` after the first actor is there; exit code and stderr.
+
+    None where the victim had done its part and was gone by then.
+    """
     process = start(*command)
     commands.append(process)
     wait_for(process, VICTIMS["reader"])
@@ -71,7 +77,11 @@ def killed(victim: str, moment_s: float, command: list[str], commands: list[subp
     if victim == "driver":
         process.kill()
     else:
-        os.kill(wait_for(process, VICTIMS[victim]), signal.SIGKILL)
+        there = [pid for pid, line in descendants(process.pid).items() if VICTIMS[victim] in line]
+        if not there:
+            kill_all(process)
+            return None
+        os.kill(there[0], signal.SIGKILL)
     _, err = process.communicate(timeout=300)
     return process.returncode, err
 
@@ -81,7 +91,11 @@ def drill(victim: str, seed: int, faultless: Any, out: Path, commands: list[subp
     job = job_file(folder)
     settings = ["--set", f"output.uri={out}", "--set", f"output.commit_rows={COMMIT_ROWS}"]
     moment_s = random.Random(seed).uniform(0.05, 0.7) * whole_s
-    code, err = killed(victim, moment_s, [MLB_BATCH, "run", str(job), *settings], commands)
+    while (ended := killed(victim, moment_s, [MLB_BATCH, "run", str(job), *settings], commands)) is None:
+        assert moment_s > 0.01, f"{victim} was never seen"
+        shutil.rmtree(out, ignore_errors=True)
+        moment_s /= 2
+    code, err = ended
     before = ids(out)
     assert len(before) == len(set(before))
     if victim in ("reader", "captioner"):
