@@ -88,7 +88,9 @@ def prepared(spec: Spec, given: Settings, cases: Sequence[Case], meters: list[Me
     decoder = Decoder.of(built, checkpoint(spec).shape)
     pair = paired() if getattr(given.method.method, "features", "") == "paired" else None
     preparer = Preparer(built, decoder, frame_recipe(checkpoint(spec)), asker.prefix, given, pair)
-    sources = [Source(c.pixels_FHWC, c.texts, tuple(asker.suffix("qa", t) for t in c.texts), trace=True) for c in cases]
+    sources = [
+        Source("key", c.pixels_FHWC, c.texts, tuple(asker.suffix("qa", t) for t in c.texts), trace=True) for c in cases
+    ]
     return decoder, preparer.inputs(sources, meters), sources
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from statistics import fmean
 
 import numpy as np
@@ -70,7 +71,7 @@ def cosine(a: Sequence[float], b: Sequence[float]) -> float:
 def segments(features: list[list[float]], tau: float) -> list[int]:
     """A new segment wherever a frame is less like the one before it than tau."""
     out = [0]
-    for before, after in zip(features, features[1:], strict=False):
+    for before, after in pairwise(features):
         out.append(out[-1] + (cosine(before, after) < tau))
     return out
 
@@ -177,9 +178,7 @@ def suppressed(seen: Seen, score: list[float], segment: list[int]) -> list[float
     out = []
     for i, s in enumerate(score):
         f, p = seen.frame(i), seen.place(i)
-        around = sum(
-            at.get((g, p), 0.0) for g in (f - 1, f + 1) if 0 <= g < seen.frames and segment[g] == segment[f]
-        )
+        around = sum(at.get((g, p), 0.0) for g in (f - 1, f + 1) if 0 <= g < seen.frames and segment[g] == segment[f])
         out.append(s * s / (s + around + 1e-12))
     return out
 
@@ -229,7 +228,7 @@ def densities(tokens: list[list[float]], neighbours: int) -> list[float]:
 
 
 def unique(seen: Seen, tokens: list[list[float]], keep: int) -> list[int]:
-    """How far a token is from the clip's mean and from its frame's; frames share by how far they are from the clip's."""
+    """How far a token is from the clip's mean and from its frame's; frames share by how far they are from the first."""
     per = seen.per_frame
     of_clip, score = unusual(tokens, per)
     if keep < seen.frames:

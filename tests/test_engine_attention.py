@@ -37,7 +37,8 @@ def sequences(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, float]:
     shared, groups, rows = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 6))
     keys = rows + draw(st.integers(0, 9))
     random = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
-    q, k, v = (torch.randn(n, t, 8, generator=random) for n, t in ((shared * groups, rows), (shared, keys), (shared, keys)))
+    sizes = ((shared * groups, rows), (shared, keys), (shared, keys))
+    q, k, v = (torch.randn(heads, length, 8, generator=random) for heads, length in sizes)
     return q, k, v, draw(st.sampled_from([8**-0.5, 0.1]))
 
 

@@ -64,9 +64,8 @@ def features_cost(ran: RanClip) -> int:
 
 
 def check_price(data: st.DataObject, spec: Spec, name: str) -> None:
-    method = pruning(
-        name.split()[0], METHODS[name], data.draw(st.sampled_from(["per_prompt", "per_video"])), data.draw(st.booleans())
-    )
+    select, compact = data.draw(st.sampled_from(["per_prompt", "per_video"])), data.draw(st.booleans())
+    method = pruning(name.split()[0], METHODS[name], select, compact)
     clips = [
         Case(pixels(spec, data.draw(st.integers(1, 7)), seed), TEXTS[:n])
         for seed, n in enumerate(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))

@@ -1,4 +1,4 @@
-"""What a prompt gets depends on its clip and itself: not on neighbours, order, process, or what ran on the model before."""
+"""What a prompt gets depends on its clip and itself: not on neighbours, order, process, or what ran before it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ def picks(state: Prefilled) -> list[Any]:
     return [state.kept_N.tolist(), *((t.layer, t.kept_K.tolist()) for t in state.trace)]
 
 
-def batches(data: st.DataObject, spec: Spec, method: Pruning, spread: Spread, dtype: torch.dtype = torch.float32) -> None:
+def batches(data: st.DataObject, spec: Spec, method: Pruning, apart: Spread,
+            dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
     """Some clips alone, and the same in one batch in another order."""
     clips = [
         Case(pixels(spec, data.draw(st.integers(1, 7)), data.draw(st.integers(0, 10**6))), TEXTS[:n])
@@ -144,29 +145,29 @@ def batches(data: st.DataObject, spec: Spec, method: Pruning, spread: Spread, dt
     together = run(spec, given, [clips[i] for i in order], dtype)
     for i, ran in zip(order, together, strict=True):
         (alone,) = run(spec, given, [clips[i]], dtype)
-        spread.compare(alone, ran)
+        apart.compare(alone, ran)
         assert alone.bill == ran.bill and alone.paper_macs == ran.paper_macs
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_prompt_gets_the_same_in_any_batch(name: str) -> None:
-    spread = Spread()
+    apart = Spread()
     for spec in FAMILIES.values():
-        draws.each(3, name, lambda data, spec=spec: batches(data, spec, pruning(name, METHODS[name]), spread))
-    spread.report()
-    assert spread.worst < 1e-5 and spread.near_ties == 0
+        draws.each(3, name, lambda data, spec=spec: batches(data, spec, pruning(name, METHODS[name]), apart))
+    apart.report()
+    assert apart.worst < 1e-5 and apart.near_ties == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_prompt_gets_the_same_in_any_batch_many_times(name: str) -> None:
-    spread = Spread()
+    apart = Spread()
     for spec in [*FAMILIES.values(), DEEP]:
         for select in ("per_prompt", "per_video"):
             method = pruning(name, METHODS[name], select)
-            draws.each(40, None, lambda data, spec=spec, method=method: batches(data, spec, method, spread))
-    spread.report()
-    assert spread.worst < 2e-5 and spread.near_ties <= 0.01 * spread.prompts
+            draws.each(40, None, lambda data, spec=spec, method=method: batches(data, spec, method, apart))
+    apart.report()
+    assert apart.worst < 2e-5 and apart.near_ties <= 0.01 * apart.prompts
 
 
 @pytest.mark.slow
@@ -174,9 +175,9 @@ def test_how_often_bfloat16_answers_differently_by_batch() -> None:
     """No promise is made for half precision; the rate is reported, and fp32 on the same draws differs nowhere."""
     half, full = Spread(), Spread()
     for name in ("none", "adatp", "mlb"):
-        for dtype, spread in ((torch.bfloat16, half), (torch.float32, full)):
-            method = pruning(name, METHODS[name])
-            draws.each(40, name, lambda data, m=method, d=dtype, s=spread: batches(data, FAMILIES["onevision"], m, s, d))
+        for dtype, apart in ((torch.bfloat16, half), (torch.float32, full)):
+            given = (FAMILIES["onevision"], pruning(name, METHODS[name]), apart, dtype)
+            draws.each(40, name, lambda data, given=given: batches(data, *given))
     print(f"bfloat16: {half.near_ties} of {half.prompts} prompts differ in picks or tokens by batch")
     print(f"float32: {full.near_ties} of {full.prompts}")
     assert full.near_ties == 0 and half.prompts == full.prompts
@@ -275,8 +276,8 @@ def test_no_attention_is_asked_for_and_no_environment_is_a_setting() -> None:
         assert "output_attentions" not in names + keywords, path
         assert not {"register_forward_hook", "register_forward_pre_hook", "getenv"} & set(names), path
         if "environ" in names:
-            asked = [n.args[0].value for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args
-                     and isinstance(n.func, ast.Attribute) and ast.unparse(n.func).startswith("os.environ")]  # fmt: skip
+            calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+            asked = [ast.literal_eval(c.args[0]) for c in calls if ast.unparse(c.func).startswith("os.environ")]
             assert set(asked) == {"XDG_CACHE_HOME"}, (path, asked)
 
 

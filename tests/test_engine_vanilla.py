@@ -36,7 +36,7 @@ def said_by_transformers(spec: Spec, given: Clip) -> list[str]:
 
 @torch.inference_mode()
 def transformers_text(spec: Spec, given: Clip, text: str) -> str:
-    """`generate` on the checkpoint's own template: of a video, or of embedded frames where a family knows only images."""
+    """`generate` on the checkpoint's own template: of a video, or of embedded frames for a family of images."""
     built, tokenizer = eager(spec), prompter(spec).tokenizer
     kind = "video" if spec.family == "llava_onevision" else "image"
     content = [{"type": kind}, {"type": "text", "text": text}]

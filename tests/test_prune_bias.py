@@ -95,7 +95,7 @@ def test_relevant_segments_are_found_behind_the_pull(features: Tensor) -> None:
 @example(max_examples=60, deadline=None)
 @given(st.integers(0, PLACES - 1), st.integers(0, PLACES - 1), st.integers(0, 2**16))
 def test_a_position_that_is_loud_in_every_frame(loud: int, told: int, seed: int) -> None:
-    """One position gets 5.77 times the mean in each frame; content is at another one. One segment: nothing else helps."""
+    """One position gets 5.77 times the mean in each frame; content is at another one; all is one segment."""
     if loud == told:
         told = (told + 1) % PLACES
     random = torch.Generator().manual_seed(seed)

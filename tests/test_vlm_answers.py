@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -96,7 +97,8 @@ def test_sampled_tokens_follow_the_distribution() -> None:
         ("B", "a dog"), ("b", "a dog"), ("B.", "a dog"), ("(B)", "a dog"), ("B) a dog", "a dog"), ("[B]", "a dog"),
         ("B: it barks", "a dog"), (" C\n", "a red ball"), ("D. nothing", "nothing"), ("a dog", "a dog"),
         ("A dog.", "a dog"), ("A red ball", "a red ball"), ("nothing", "nothing"), ("E", ""), ("", ""), ("Because", ""),
-        ("both", ""), ("A cat", ""), ("B it barks", "a dog"), ("A) a man", "a man"), ("A", "a man"), ("A.", "a man"), ("A, of course", "a man"),
+        ("both", ""), ("A cat", ""), ("B it barks", "a dog"),
+        ("A) a man", "a man"), ("A", "a man"), ("A.", "a man"), ("A, of course", "a man"),
     ],
 )  # fmt: skip
 def test_which_option_an_answer_names(said: str, meant: str) -> None:
@@ -182,8 +184,8 @@ def test_a_bad_prompt_fails_alone() -> None:
     made = captioner()
     good, empty = ask("g"), ask("e", "  \n ")
     long = ask("l", "what is it " * MAX_PROMPT_TOKENS)
-    clips = [Clip(pixels(SPEC, 2, 1), (empty, good, long)), Clip(pixels(SPEC, 3, 2), (empty,)), Clip(pixels(SPEC, 3, 2), ())]
-    first, second, third = made.annotate(clips)
+    frames = pixels(SPEC, 2, 1)
+    first, second, third = made.annotate([Clip(frames, (empty, good, long)), Clip(frames, (empty,)), Clip(frames, ())])
     assert [isinstance(a, Answer) for a in first] == [False, True, False] and third == []
     for failed in (first[0], first[2], second[0]):
         assert isinstance(failed, RowError) and failed.error_class == "bad_prompt" and not failed.retryable
@@ -196,8 +198,15 @@ def test_nothing_to_do_is_nothing() -> None:
     assert captioner().annotate([]) == []
 
 
-def test_redundancy_is_of_what_the_frames_show() -> None:
+def test_a_clip_is_measured_by_what_its_frames_show() -> None:
     made, still = captioner(), pixels(SPEC, 1, 1).repeat(4, axis=0)
-    assert made.redundancy(Clip(still, ())) == pytest.approx(1, abs=1e-5)
-    assert made.redundancy(Clip(still[:1], ())) == 0
-    assert 0 <= made.redundancy(Clip(pixels(SPEC, 6, 2), ())) < 1
+
+    def measured(frames: np.ndarray) -> float:
+        found = made.measure(Clip(frames, (ask("x", ""), ask("y"))))
+        assert found and (found[0].frames, len(found[0].suffixes)) == (len(frames), 1)  # the empty prompt is not asked
+        return found[1]
+
+    assert measured(still) == pytest.approx(1, abs=1e-5)
+    assert measured(still[:1]) == 0
+    assert 0 <= measured(pixels(SPEC, 6, 2)) < 1
+    assert made.measure(Clip(still, (ask("x", ""),))) is None

@@ -40,7 +40,7 @@ def test_pickled_weights_beside_good_ones_are_never_opened(place: Path) -> None:
 
 def test_a_folder_without_config_or_weights_is_refused(place: Path) -> None:
     (place / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="no .safetensors weights"):
+    with pytest.raises(ModelError, match=r"no \.safetensors weights"):
         resolve(str(place))
     (place / "config.json").unlink()
     with pytest.raises(ModelError, match=r"no config.json"):
@@ -55,7 +55,8 @@ def test_what_is_nowhere_is_refused(id: str) -> None:
 
 def test_the_revision_changes_with_every_byte_that_can_change_a_text(place: Path) -> None:
     seen = {resolve(str(place)).revision}
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "preprocessor_config.json"):
+    small = ("config.json", "tokenizer.json", "chat_template.jinja", "preprocessor_config.json")
+    for name in ("model.safetensors", *small):
         content = bytearray((place / name).read_bytes())
         content[-2] ^= 1
         (place / name).write_bytes(content)
@@ -75,7 +76,7 @@ def json_free_revision(place: Path) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])
-def test_a_folder_behind_a_uri_is_copied_once_and_again_when_it_changes(scheme: str, place: Path, tmp_path: Path) -> None:
+def test_a_folder_behind_a_uri_is_copied_once_and_when_it_changes(scheme: str, place: Path, tmp_path: Path) -> None:
     uri = f"memory://models/{tmp_path.name}" if scheme == "memory" else f"file://{tmp_path}/remote"
     fs, root = fsspec.core.url_to_fs(uri)
     fs.put(str(place), root, recursive=True)
@@ -145,7 +146,8 @@ def published(tmp_path: Path, config: dict[str, Any], files: dict[str, Any]) -> 
 
 def test_llava_1_5(tmp_path: Path) -> None:
     """The shortest edge to 336 and a centre crop."""
-    found = frame_recipe(published(tmp_path, {"model_type": "llava"}, {"preprocessor_config.json": processor_config("llava", 336)}))
+    files = {"preprocessor_config.json": processor_config("llava", 336)}
+    found = frame_recipe(published(tmp_path, {"model_type": "llava"}, files))
     assert found == FrameRecipe(336, (336, 336), "bicubic", CLIP_MEAN, CLIP_STD, 1 / 255)
 
 
@@ -178,12 +180,13 @@ def test_siglip_pair(tmp_path: Path) -> None:
 
 def test_frames_that_do_not_fit_the_tower_are_refused(tmp_path: Path) -> None:
     files = {"preprocessor_config.json": processor_config("llava", 224)}
-    with pytest.raises(ModelError, match="224.*336"):
+    with pytest.raises(ModelError, match=r"224.*336"):
         frame_recipe(published(tmp_path, {"model_type": "llava"}, files))
     with pytest.raises(ModelError, match="no processor config"):
         frame_recipe(Checkpoint("x", tmp_path / "nothing", {"model_type": "llava"}, "main"))
     with pytest.raises(ModelError, match="no size"):
-        frame_recipe(published(tmp_path, {"model_type": "llava"}, {"preprocessor_config.json": {"size": {"longest_edge": 9}}}))
+        sizeless = {"preprocessor_config.json": {"size": {"longest_edge": 9}}}
+        frame_recipe(published(tmp_path, {"model_type": "llava"}, sizeless))
 
 
 def test_the_test_tokenizers_are_like_the_published_ones() -> None:

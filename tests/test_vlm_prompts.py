@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,9 +41,8 @@ def processed_by_transformers(spec: Spec, text: str) -> list[int]:
         return tokenizer.apply_chat_template(
             conversation, tokenize=True, add_generation_prompt=True, return_dict=True
         )["input_ids"]  # fmt: skip
-    kind, pixels = (
-        (LlavaProcessor, LlavaImageProcessorPil) if spec.family == "llava" else (LlavaNextProcessor, LlavaNextImageProcessorPil)
-    )
+    kind: Any = LlavaProcessor if spec.family == "llava" else LlavaNextProcessor
+    pixels: Any = LlavaImageProcessorPil if spec.family == "llava" else LlavaNextImageProcessorPil
     px = spec.image_px
     sized = pixels(size={"shortest_edge": px}, crop_size={"height": px, "width": px})
     processor = kind(

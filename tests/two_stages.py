@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from models import Spec, eager
@@ -42,7 +41,7 @@ class Plain:
         self.frequency_d = self.text.rotary_emb.inv_freq
         if stretched > spec.context:
             scaling = {**config.rope_parameters, "rope_type": "dynamic", "factor": 2.0}
-            scaled = type(config)(**{**config.to_dict(), "rope_parameters": scaled_of(scaling)})
+            scaled = type(config)(**{**config.to_dict(), "rope_parameters": scaling})
             self.frequency_d = ROPE_INIT_FUNCTIONS["dynamic"](scaled, torch.device("cpu"), seq_len=stretched)[0]
 
     def turn(self, x_Thd: Tensor, position_T: Tensor) -> Tensor:
@@ -57,7 +56,8 @@ class Plain:
         layer = self.text.layers[index]
         attention, x = layer.self_attn, layer.input_layernorm(hidden_TD)
         width = attention.head_dim
-        query, key, value = (p(x).unflatten(-1, (-1, width)) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        query, key, value = (project(x).unflatten(-1, (-1, width)) for project in projections)
         old_keys, old_values, old_positions = cache[index]
         keys, values = torch.cat([old_keys, key]), torch.cat([old_values, value])
         positions = torch.cat([old_positions, position_T])
@@ -95,10 +95,6 @@ class Plain:
         return torch.stack(logits)
 
 
-def scaled_of(scaling: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in scaling.items() if v is not None}
-
-
 def merged(x_T: Tensor, groups: Groups) -> Tensor:
     """Weighted sums of rows."""
     return torch.stack([sum(w * x_T[i] for i, w in group) for group in groups])
@@ -108,7 +104,8 @@ def merged(x_T: Tensor, groups: Groups) -> Tensor:
 def pooled_run(spec: Spec, parts: Parts, groups: Groups, prompt: int, said: tuple[int, ...]) -> Tensor:
     """Tokens that were merged before the first layer: a shorter clip, numbered anew."""
     plain = Plain(spec)
-    sequence = torch.cat([parts.prefix_PD, merged(parts.visual_ND, groups), parts.trailer_RD, parts.suffixes_SD[prompt]])
+    visual_KD = merged(parts.visual_ND, groups)
+    sequence = torch.cat([parts.prefix_PD, visual_KD, parts.trailer_RD, parts.suffixes_SD[prompt]])
     cache = plain.empty()
     hidden_TD, _ = plain.run(sequence, range(len(plain.text.layers)), cache)
     return plain.follow(hidden_TD[-1], said, cache, len(sequence))
@@ -125,7 +122,7 @@ class TwoStages:
     @torch.inference_mode()
     def run(self, spec: Spec, parts: Parts, prompts: list[int], pick: Pick,
             said: list[tuple[int, ...]]) -> list[Tensor]:  # fmt: skip
-        """One selection for all `prompts`: each segment with each prompt alone, then what is joined, prompt by prompt."""
+        """One selection for all `prompts`: each segment with each prompt alone, then what is joined, each alone."""
         plain = Plain(spec)
         first = {p: [self._segment(plain, parts, p, s) for s in range(len(self.segments))] for p in prompts}
         chosen = []
