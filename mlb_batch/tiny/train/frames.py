@@ -30,7 +30,7 @@ class FrameBatch:
     names: list[list[tuple[str, str]]]
 
 
-def make_frames(seed: tuple[int, ...], count: int, size: int, cells: int, most: int = 3) -> FrameBatch:
+def make_frames(seed: tuple[int, ...], count: int, size: int, cells: int, least: int = 0, most: int = 3) -> FrameBatch:
     rng = np.random.default_rng(seed)
     sprites: list[Sprite] = []
     objects: list[list[Sprite]] = []
@@ -38,7 +38,7 @@ def make_frames(seed: tuple[int, ...], count: int, size: int, cells: int, most: 
     for frame in range(count):
         if rng.random() < 0.4:
             sprites.append(_flicker(rng, frame))
-        placed, called = _objects(rng, frame, int(rng.integers(0 if most > 1 else 1, most + 1)))
+        placed, called = _objects(rng, frame, int(rng.integers(least, most + 1)))
         sprites += placed
         objects.append(placed)
         names.append(called)

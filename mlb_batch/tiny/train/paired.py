@@ -8,6 +8,7 @@ Legend: B frames, T texts, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from mlb_batch.tiny.truth import Act, Flash
 from mlb_batch.tiny.words import COLOURS, DIRECTIONS, PLACES
 from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
 
-STEPS, FRAMES = 900, 128
+STEPS, FRAMES = 300, 64
 _NAMING = (
     "a {0}", "{0}", "Is there a {0}?", "Which direction does the {0} move?", "Where does the {0} stay?",
     "When does the {0} appear?", "What comes after the {0}?", "What comes before the {0}?", "A {0} moves {1}.",
@@ -49,6 +50,9 @@ def fresh_model(seed: int, tower: dict[str, Tensor] | None = None) -> SiglipMode
     """Untrained, or with the vision layers that the video model's tower has learned from the same frames."""
     model = make_model("tiny-paired", seed)
     assert isinstance(model, SiglipModel)
+    with torch.no_grad():  # as SigLIP starts: few matches are expected, and likenesses are sharp
+        model.logit_scale.fill_(math.log(10))
+        model.logit_bias.fill_(-6)
     if tower:
         missing = model.vision_model.load_state_dict(tower, strict=False).missing_keys
         assert all(key.startswith("head.") for key in missing), missing
@@ -65,7 +69,7 @@ def task(model: SiglipModel, seed: int, frames: int = FRAMES) -> Task:
         return model(input_ids=ids, pixel_values=pixels).logits_per_image
 
     def loss(step: int) -> Tensor:
-        batch = make_frames((seed, 1, step), frames, PAIRED_PX, cells=4, most=2)
+        batch = make_frames((seed, 1, step), frames, PAIRED_PX, cells=4, least=1, most=2)
         texts = _texts(batch, np.random.default_rng((seed, 2, step)))
         with torch.autocast("cpu", torch.bfloat16):
             logits_BT = scores(model_pixels(batch.pixels_BHWC), texts.lines)

@@ -30,7 +30,7 @@ POOLED_CELLS = 4
 _QUESTIONS_A_CLIP = 7
 _READ_BATCH = 24
 # How often a kind is asked in training: those learned at once seldom, choices (as many as all others together) less.
-_WEIGHT = {"first_colour": 0.5, "first_shape": 0.5, "last_colour": 0.5, "last_shape": 0.5, "choice": 0.7,
+_WEIGHT = {"first_colour": 0.5, "first_shape": 0.5, "last_colour": 0.5, "last_shape": 0.5, "choice": 0.35,
            "direction": 2.5, "place": 2.0, "exists": 2.5}  # fmt: skip
 
 
@@ -55,10 +55,15 @@ SHALLOW_LAYERS = 6  # most is learned by a shallow model, at a third of the cost
 SHALLOW_LESSONS = (
     Lesson(until=200, frames=(8,), batch_frames=128, max_acts=1, max_flashes=0),
     Lesson(until=450, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.4),
-    Lesson(until=700, frames=(8, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.2),
-    Lesson(until=1000, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
+    Lesson(until=500, frames=(8, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.2),
+    Lesson(until=600, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.25),
+    Lesson(until=1000, frames=(4, 8), batch_frames=112, max_acts=2, max_flashes=1, reading=0.15),
+    Lesson(until=1400, frames=(8, 12, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.15),
+    Lesson(until=2400, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
 )
-DEEP_LESSONS = (Lesson(until=200, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3),)
+DEEP_LESSONS = (
+    Lesson(until=400, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
+)
 
 
 class FrameStudent(nn.Module):
