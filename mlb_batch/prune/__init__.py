@@ -92,7 +92,7 @@ def make(name: str, options: Mapping[str, Any] | None = None, select: str = "per
     if isinstance(method, AdaTP) and not paired:
         if options.get("features") == "paired":
             raise SpecError("prune.options.features: paired needs prune.feature_model; name one, or use attention")
-        options["features"] = "attention"
+        options.setdefault("features", "attention")
     return Pruning(name, _with_options(method, options), select, compact)
 
 
@@ -109,11 +109,21 @@ def _with_options(method: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _check_value(key: str, value: Any, field: dataclasses.Field[Any], default: Any) -> None:
-    one_of = field.metadata.get("one_of")
-    if one_of and not isinstance(value, list) and value not in one_of:
+    one_of, least = field.metadata.get("one_of"), field.metadata.get("least")
+    if isinstance(value, (list, tuple)) and field.metadata.get("steps"):
+        if not all(_is_a(step, 0.0) and 0 <= step <= 1 for step in value) or list(value) != sorted(value):
+            raise SpecError(f"prune.options.{key}: {value!r} are not steps that rise from 0 to 1")
+    elif one_of and value not in one_of:
         raise SpecError(f"prune.options.{key}: {value!r} is not one of {', '.join(one_of)}")
-    if not one_of and (isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, (int, float))):
+    elif not one_of and not _is_a(value, default):
         raise SpecError(f"prune.options.{key}: {value!r} is not a {type(default).__name__}")
+    elif least is not None and value < least:
+        raise SpecError(f"prune.options.{key}: {value!r} is too small; at least {least}")
+
+
+def _is_a(value: Any, default: Any) -> bool:
+    """A value of the default's type; a whole number is a float too."""
+    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
 
 
 def _nearest(word: str, words: Mapping[str, Any]) -> str:

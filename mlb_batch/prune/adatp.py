@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlb_batch.cost.schedule import ClipShape, Cut, Rows, Schedule, keep_count
 from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.errors import SpecError
 from mlb_batch.prune.scores import join_most_similar, ranked, reduce_rows, segments, shares
 from mlb_batch.prune.view import View
 
@@ -31,11 +32,12 @@ class AdaTP:
     score: Rows = field(default="last", metadata={"one_of": ("last", "question")})
     heads: str = field(default="mean", metadata={"one_of": ("mean", "max")})
     fall: str | tuple[float, ...] = field(
-        default="geometric", metadata={"option": "schedule", "one_of": ("geometric", "one_shot", "linear")}
+        default="geometric",
+        metadata={"option": "schedule", "one_of": ("geometric", "one_shot", "linear"), "steps": True},
     )
     spend: str = field(default="exact", metadata={"one_of": ("exact", "cap")})
     tau: float = 0.95
-    boost: float = 2.0
+    boost: float = field(default=2.0, metadata={"least": 1.0})
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
         layers = cut_layers(shape.decoder.layers)
@@ -55,7 +57,10 @@ class AdaTP:
     def _shares_left(self, cuts: int, last: float) -> list[float]:
         """The share of the tokens left after each cut, ending at `last`."""
         if isinstance(self.fall, tuple):
-            assert len(self.fall) == cuts, f"schedule lists {len(self.fall)} steps, the model has {cuts} cuts"
+            if len(self.fall) != cuts or self.fall[-1] != 1:
+                raise SpecError(
+                    f"prune.options.schedule: list {cuts} steps, one for each cut of this model, the last of them 1"
+                )
             return [1 - (1 - last) * step for step in self.fall]
         if self.fall == "one_shot":
             return [last]

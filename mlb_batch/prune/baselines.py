@@ -34,7 +34,7 @@ class Vanilla:
 class FastV:
     """FastV (arXiv 2403.06764): one cut at layer 2, by the last prompt token's attention."""
 
-    at: int = 2
+    at: int = field(default=2, metadata={"least": 1})
     heads: str = field(default="mean", metadata={"one_of": ("mean", "max")})
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:

@@ -28,13 +28,14 @@ class Mlb:
 
     grid: bool = True  # tokens compete inside a cell; otherwise over the whole segment
     pool: str = field(default="argmax", metadata={"one_of": ("argmax", "weighted", "mean")})
-    tail: int = 24
-    layer: int = 3  # the "3rd layer": layers 0..2 run in the first stage, layer 2 gives the scores
-    segment: int = 5  # frames
+    tail: int = field(default=24, metadata={"least": 0})
+    # The "3rd layer": layers 0..2 run in the first stage, layer 2 gives the scores.
+    layer: int = field(default=3, metadata={"least": 1})
+    segment: int = field(default=5, metadata={"least": 1})  # frames
     expand: str = field(default="carry", metadata={"one_of": ("carry", "refeed")})
     question: str = field(default="last", metadata={"one_of": ("last", "mean")})
     heads: str = field(default="mean", metadata={"one_of": ("mean", "max")})
-    room: int = 256  # tokens of the context kept free for the answer
+    room: int = field(default=256, metadata={"least": 0})  # tokens of the context kept free for the answer
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
         wanted = clip.visual * keep // WHOLE

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class Density:
     """Segments by frame similarity share the keep by their frames; inside one, density peaks of its frames stay."""
 
     tau: float = 0.9
-    neighbours: int = 4
+    neighbours: int = field(default=4, metadata={"least": 1})
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
         return before_first_layer(clip, keep, compared=clip.frames * clip.tokens_per_frame**2)
