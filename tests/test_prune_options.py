@@ -50,7 +50,7 @@ def test_refused_with_what_to_do(name: str, options: dict[str, Any], said: str) 
         make(name, options)
 
 
-@pytest.mark.parametrize("steps", [[0.5, 1.0], [0.1 * i for i in range(15)], []])
+@pytest.mark.parametrize("steps", [[0.5, 1.0], [0.05 * i for i in range(15)], []])
 def test_listed_steps_fit_the_cuts_of_the_model(steps: list[float]) -> None:
     method = make("adatp", {"schedule": steps})
     with pytest.raises(SpecError, match="list 15 steps"):
