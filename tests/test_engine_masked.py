@@ -98,7 +98,7 @@ def test_pruned_equals_masked(name: str, spec: str) -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_pruned_equals_masked_many_times(name: str, spec: str) -> None:
     agreement = Agreement()
-    examples = 200 if name == "adatp" else 60
+    examples = 80 if name == "adatp" else 25
     draws.each(examples, None, lambda data: masked(data, SPECS[spec], name, agreement))
     agreement.report()
 
@@ -229,6 +229,6 @@ def test_picks_are_those_of_the_statement_on_eager_attention(name: str, spec: st
 @pytest.mark.parametrize("name", ["fastv", "adatp"])
 def test_picks_are_those_of_the_statement_many_times(name: str, spec: str) -> None:
     agreement = Agreement()
-    draws.each(200, None, lambda data: recomputed(data, SPECS[spec], name, agreement))
+    draws.each(60, None, lambda data: recomputed(data, SPECS[spec], name, agreement))
     agreement.report()
     assert agreement.near_ties <= 4

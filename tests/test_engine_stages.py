@@ -130,7 +130,7 @@ def test_two_stages_equal_their_direct_run(name: str, spec: str) -> None:
 @pytest.mark.parametrize("name", ["segattn", "mlb-g", "mlb"])
 def test_two_stages_equal_their_direct_run_many_times(name: str, spec: str) -> None:
     agreement = Agreement()
-    draws.each(150, None, lambda data: scanned(data, SPECS[spec], name, agreement))
+    draws.each(40, None, lambda data: scanned(data, SPECS[spec], name, agreement))
     agreement.report()
 
 
