@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,9 @@ def test_the_method_of_the_readme_prunes_and_its_bill_agrees(monkeypatch: Any) -
     (code,) = [block for block in blocks("python") if "METHODS[" in block]
     assert len(code.splitlines()) <= 30
     monkeypatch.setattr(prune, "METHODS", dict(prune.METHODS))
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    module = ModuleType("loud")
+    monkeypatch.setitem(sys.modules, "loud", module)
+    exec(compile(code, "README.md", "exec"), vars(module))
     method = prune.make("loud", {"power": 1.0})
     captioner = Captioner(resolve("embedded:tiny"), Settings(method, keep=250_000, max_new_tokens=2))
     pixels = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
