@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlb_batch.tiny.architectures import IMAGE_LAYERS, VIDEO_LAYERS
 from mlb_batch.tiny.train import image, paired, video
-from mlb_batch.tiny.train.export import export
+from mlb_batch.tiny.train.export import as_stored, export
 from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.loop import Pace, train
 
@@ -22,7 +22,7 @@ from mlb_batch.tiny.train.loop import Pace, train
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mlb_batch.tiny.train", description=__doc__)
     parser.add_argument("what", choices=("video", "paired", "image"))
-    parser.add_argument("--steps", type=int, default=10**9, help="stop after this step of the last lesson")
+    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps past the first lesson")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path(".cache/train"))
@@ -37,13 +37,13 @@ def _video(args: argparse.Namespace) -> None:
     for lesson in video.frame_tasks(shallow, args.seed):
         train(lesson, Pace(args.folder / lesson.name, 10**9))
     shallow_task = video.clip_task(shallow, args.seed, video.SHALLOW_LESSONS)
-    train(shallow_task, Pace(args.folder / "video-shallow", 10**9, measure_every=100, save_every=100))
+    train(shallow_task, Pace(args.folder / "video-shallow", args.steps, measure_every=100, save_every=50))
     model = grow(shallow, video.fresh_model(args.seed, VIDEO_LAYERS))
     task = video.clip_task(model, args.seed + 1, video.DEEP_LESSONS)
-    train(task, Pace(args.folder / "video-deep", args.steps, measure_every=100, save_every=50))
+    train(task, Pace(args.folder / "video-deep", args.steps - shallow_task.steps, measure_every=100, save_every=50))
     if args.export:
         figures = video.final_exam(model, args.seed)
-        export("tiny", model, figures, "video", args.seed, min(args.steps, task.steps))
+        export("tiny", model, figures, "video", args.seed, min(args.steps, shallow_task.steps + task.steps))
 
 
 def _paired(args: argparse.Namespace) -> None:
@@ -51,6 +51,7 @@ def _paired(args: argparse.Namespace) -> None:
     task = paired.task(task_model, args.seed)
     train(task, Pace(args.folder / "paired", args.steps, measure_every=100, save_every=100))
     if args.export:
+        as_stored(task_model)
         export("tiny-paired", task_model, task.measure(0), "paired", args.seed, min(args.steps, task.steps))
 
 
@@ -58,13 +59,13 @@ def _image(args: argparse.Namespace) -> None:
     shallow = image.fresh_model(args.seed, image.SHALLOW_LAYERS)
     train(image.frame_task(shallow, args.seed), Pace(args.folder / "image-frames", 10**9))
     first = image.scene_task(shallow, args.seed, image.SHALLOW_STEPS)
-    train(first, Pace(args.folder / "image-shallow", 10**9, measure_every=100, save_every=100))
+    train(first, Pace(args.folder / "image-shallow", args.steps, measure_every=100, save_every=50))
     model = grow(shallow, image.fresh_model(args.seed, IMAGE_LAYERS))
     task = image.scene_task(model, args.seed + 1, image.DEEP_STEPS)
-    train(task, Pace(args.folder / "image-deep", args.steps, measure_every=100, save_every=50))
+    train(task, Pace(args.folder / "image-deep", args.steps - first.steps, measure_every=100, save_every=50))
     if args.export:
         figures = image.final_exam(model, args.seed)
-        export("tiny-image", model, figures, "image", args.seed, min(args.steps, task.steps))
+        export("tiny-image", model, figures, "image", args.seed, min(args.steps, first.steps + task.steps))
 
 
 def _video_tower(folder: Path) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ knows coloured shapes that move, stay and flash, and no more. Made by
 
     python -m mlb_batch.tiny.train {command} --seed {seed}
 
-in {steps} steps of its last lesson. Figures on held-out seeds, which training never draws:
+after {steps} steps that followed its tower's lesson. Figures on held-out seeds, which training never draws:
 
 | what | figure |
 |---|---|

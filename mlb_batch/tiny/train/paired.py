@@ -116,4 +116,4 @@ def _retrieval(score: Callable[[Tensor, str], Tensor], clips: int = 60, frames: 
         for kind, line, thing in asked:
             best = int(score(pixels, line).argmax())
             hits[kind].append(thing.start <= best < thing.end)
-    return {f"top1_{kind}": round(sum(found) / len(found), 4) for kind, found in hits.items()}
+    return {f"best frame shows the {kind} asked for": round(sum(found) / len(found), 4) for kind, found in hits.items()}

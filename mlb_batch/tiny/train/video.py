@@ -29,6 +29,7 @@ FRAME_STEPS, PLACE_STEPS, FRAME_BATCH = 600, 140, 128
 POOLED_CELLS = 4
 _QUESTIONS_A_CLIP = 7
 _READ_BATCH = 24
+_EXAM_CLIPS = 100
 # How often a kind is asked in training: those learned at once seldom, choices (as many as all others together) less.
 _WEIGHT = {"first_colour": 0.5, "first_shape": 0.5, "last_colour": 0.5, "last_shape": 0.5, "choice": 0.35,
            "direction": 2.5, "place": 2.0, "exists": 2.5}  # fmt: skip
@@ -173,14 +174,16 @@ def clip_task(model: LlavaOnevisionForConditionalGeneration, seed: int, lessons:
 
 
 def final_exam(model: LlavaOnevisionForConditionalGeneration, seed: int) -> dict[str, float]:
-    """Accuracy by question kind on 200 held-out clips each of 16 and 32 frames, as the weights are stored: in half."""
+    """Accuracy by question kind on held-out clips, from short and plain to long and full, as the weights are stored."""
     as_stored(model)
     school = ClipSchool(model, seed, DEEP_LESSONS)
     figures: dict[str, float] = {}
-    for frames in (16, 32):
-        exam = school.exam(DEEP_LESSONS[-1], frames, 200)
+    plain = Lesson(until=0, frames=(8,), batch_frames=8, max_acts=1, max_flashes=0)
+    for frames, lesson in ((8, plain), (16, DEEP_LESSONS[-1]), (32, DEEP_LESSONS[-1])):
+        exam = school.exam(lesson, frames, _EXAM_CLIPS)
         right = accuracy(model, school.packer.media_id, exam, lambda talk: talk.kind)
-        figures |= {f"{kind}, {frames} frames": share for kind, share in right.items()}
+        name = f"{frames} frames, at most {lesson.max_acts} act(s) and {lesson.max_flashes} flash(es)"
+        figures |= {f"{kind}, {name}": share for kind, share in right.items()}
     return figures
 
 
