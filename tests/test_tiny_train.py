@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoImageProcessor
 
-from mlb_batch.tiny.train import paired, video
+from mlb_batch.tiny.build import build
+from mlb_batch.tiny.render import RGB
+from mlb_batch.tiny.scenes import make_scene
+from mlb_batch.tiny.train import image, paired, video
 from mlb_batch.tiny.train.answers import answer_logits
 from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.loop import Pace, Task, train
-from mlb_batch.tiny.train.pixels import model_pixels
-from mlb_batch.tiny.world import make_clip
+from mlb_batch.tiny.train.pixels import clip_pixels, model_pixels
+from mlb_batch.tiny.world import CORNER, make_clip
 
 LESSONS = (video.Lesson(until=20, frames=(8,), batch_frames=8, max_acts=2, max_flashes=1),)
 
@@ -81,3 +86,31 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path):
     with pytest.raises(RuntimeError, match="at step 0"):
         train(broken, quiet(tmp_path, 20))
     assert not (tmp_path / "last.pt").exists()
+
+
+def test_tiles_are_those_of_the_checkpoints_own_processor(tmp_path: Path):
+    build("tiny-image", tmp_path, seed=0)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    scene = make_scene(4, 144)
+    theirs_KCHW = processor(images=Image.fromarray(scene.pixels_HWC), return_tensors="pt").pixel_values[0]
+    ours_KCHW = image.tiles(clip_pixels(scene.pixels_HWC[None]))[0]
+    assert ours_KCHW.shape == theirs_KCHW.shape == (5, 3, 72, 72)
+    assert torch.allclose(ours_KCHW[1:], theirs_KCHW[1:], atol=1e-4)
+    assert (ours_KCHW[0] - theirs_KCHW[0]).abs().mean() < 0.1
+
+
+def test_the_image_lesson_sees_single_and_tiled_scenes_and_lowers_its_loss(tmp_path: Path):
+    task = image.scene_task(image.fresh_model(0, layers=1), 0, steps=8)
+    losses = train(task, quiet(tmp_path, 8))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scenes_say_what_they_show(seed: int):
+    scene, again, large = make_scene(seed, 72), make_scene(seed, 72), make_scene(seed, 144)
+    assert (scene.pixels_HWC == again.pixels_HWC).all() and scene.things == large.things
+    for thing in scene.things:
+        x, y = CORNER[thing.place]
+        patch_HWC = scene.pixels_HWC[int(y * 72) - 12 : int(y * 72) + 12, int(x * 72) - 12 : int(x * 72) + 12]
+        assert (abs(patch_HWC.astype(int) - RGB[thing.colour]).max(-1) < 12).sum() > 12
+        assert thing.name in scene.caption and thing.place in scene.caption
