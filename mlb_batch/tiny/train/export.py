@@ -20,7 +20,7 @@ license: apache-2.0
 Trained from random weights on the procedural world of this project (`mlb_batch/tiny/world.py`) and on nothing else: it
 knows coloured shapes that move, stay and flash, and no more. Made by
 
-    python -m mlb_batch.tiny.train {command} --seed {seed}
+    python -m mlb_batch.tiny.train {command} --seed {seed} --export
 
 after {steps} steps that followed its tower's lesson. Figures on held-out seeds, which training never draws:
 
