@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ from mlb_batch.spec import JobSpec
 
 CLIPS, SEED = 6, 0
 MODEL = "tiny"
+# What the embedded model has learned so far: one shape a clip. Its model card says how much of the rest.
+FRAMES, KINDS = 8, ("first_shape", "first_colour", "direction", "place")
 MOST_ROWS_SHOWN, MOST_CHARS = 60, 160
 JOB = {
     "name": "demo",
     "input": {"manifest": "clips/manifest.jsonl", "id_column": "video_id"},
     "prompts": [
         {"id": "caption", "kind": "caption", "text": "Describe the video in detail."},
-        {"id": "first", "kind": "qa", "text": "What shape comes first?"},
-        {"id": "flash", "kind": "choice", "text": "Is there a flash?", "choices": ["yes", "no"]},
+        {"id": "asked", "kind": "qa", "column": "questions"},
     ],
     "model": f"embedded:{MODEL}",
-    "frames": {"count": 32},
-    # The default of 0.273 is for models whose text is small beside their video; here the text alone is a quarter.
-    "budget": {"ratio": 0.6},
+    "frames": {"count": FRAMES},
+    # One selection for the five prompts of a clip: here their text is half of the cost, and each apart would be more.
+    "prune": {"method": "adatp", "select": "per_video"},
+    "budget": {"ratio": 0.7},
     "generate": {"max_new_tokens": 48},
     "output": "annotations",
 }
@@ -42,38 +45,49 @@ def demo(folder: Path) -> dict[str, Any]:
     spec = JobSpec.load(prepared(folder.absolute(), console))
     if not tiny.trained(MODEL):
         console.print("[bold yellow]The embedded model has random weights: its captions and answers mean nothing.[/]")
+    else:
+        console.print("The embedded model is small and partly trained: see its card for what it can and can't.")
     console.print(f"Annotating {CLIPS} clips with {spec.model.id} on this machine ...")
     summary = run(spec)
-    console.print(answers(spec.output.uri, summary["fingerprint"]))
+    console.print(answers(spec.output.uri, summary["fingerprint"], truth(folder)))
     console.print(conclusion(summary))
     return summary
 
 
 def prepared(folder: Path, console: Console) -> Path:
     """The sample clips and the job file, made where they are not there yet: a second demo is the same job."""
-    from mlb_batch.tiny.clips import write_sample_clips
+    from mlb_batch.tiny.clips import Scope, write_sample_clips
 
     job = folder / "job.yaml"
     if not job.exists():
         console.print(f"Making {CLIPS} sample clips in {folder / 'clips'} ...")
-        write_sample_clips(folder / "clips", CLIPS, SEED)
+        write_sample_clips(folder / "clips", CLIPS, SEED, Scope(FRAMES, 1, 0, KINDS))
         here = {**JOB, "input": {**JOB["input"], "manifest": str(folder / "clips" / "manifest.jsonl")}}  # type: ignore[dict-item]
         here["output"] = str(folder / "annotations")
         job.write_text(yaml.safe_dump(here, sort_keys=False), encoding="utf-8")
     return job
 
 
-def answers(output: str, fingerprint: str) -> Table:
-    """What the rows say, as a person reads it."""
+def truth(folder: Path) -> dict[tuple[str, str], str]:
+    """What the clips really show, by video and prompt."""
+    lines = (folder / "clips" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    told = {row["video_id"]: row["truth"] for row in map(json.loads, lines)}
+    answers = {(video, prompt): said for video, one in told.items() for prompt, said in one["answers"].items()}
+    return answers | {(video, "caption"): one["caption"] for video, one in told.items()}
+
+
+def answers(output: str, fingerprint: str, shown: dict[tuple[str, str], str]) -> Table:
+    """What the rows say, as a person reads it, beside the truth."""
     rows = pq.read_table(Path(output) / "annotations" / fingerprint).sort_by([("video_id", "ascending")]).to_pylist()
-    table = Table("video", "prompt", "text", "kept", title=f"{len(rows)} annotations", show_lines=False)
+    table = Table("video", "prompt", "text", "truth", "kept", title=f"{len(rows)} annotations", show_lines=False)
     before = ""
     for row in rows[:MOST_ROWS_SHOWN]:
         video = "" if row["video_id"] == before else row["video_id"]
         before = row["video_id"]
         said = row["choice"] or row["text"]
         kept = f"{row['num_kept_tokens']}/{row['num_visual_tokens']}"
-        table.add_row(printable(video), printable(row["prompt"]), printable(said, MOST_CHARS), kept)
+        fact = shown.get((row["video_id"], row["prompt_id"]), "")
+        table.add_row(printable(video), printable(row["prompt"]), printable(said, MOST_CHARS), fact, kept)
     return table
 
 
