@@ -287,8 +287,9 @@ def test_more_segments_than_tokens() -> None:
 
 
 def test_a_segment_of_which_nothing_is_left_takes_no_share() -> None:
-    view = small_view([0.4, 0.3, 0.2], 4, UNLIKE, alive=[2, 3, 7])
-    assert chosen("adatp", {"features": "paired"}, view, 2) == [0, 2]
+    """Three segments: of the first nothing is left; of three tokens the likelier last one gets two."""
+    view = small_view([0.4, 0.3, 0.2, 0.1], 4, UNLIKE, alive=[2, 3, 6, 7])
+    assert chosen("adatp", {"features": "paired"}, view, 3) == [0, 2, 3]
 
 
 def test_ties_go_to_the_lower_index() -> None:
