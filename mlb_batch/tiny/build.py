@@ -67,8 +67,8 @@ def save(name: str, model: PreTrainedModel, folder: Path, card: str) -> None:
         ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         GenerationConfig(do_sample=False, bos_token_id=tokenizer.bos_token_id, **ends).save_pretrained(folder)
     (folder / "README.md").write_text(card)
-    for file in folder.iterdir():
-        file.chmod(0o644)
+    for written in folder.iterdir():
+        written.chmod(0o644)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -24,7 +24,7 @@ class Scope:
     kinds: tuple[str, ...] = KINDS
 
 
-def write_sample_clips(directory: Path, n: int, seed: int, scope: Scope = Scope()) -> Path:  # noqa: B008
+def write_sample_clips(directory: Path, n: int, seed: int, scope: Scope = Scope()) -> Path:
     """Writes n held-out clips and `manifest.jsonl`, one row a video; returns the manifest's path."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = [_write_one(directory, HELD_OUT_FROM + seed * 100_000 + index, scope) for index in range(n)]
