@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from mlb_batch.tiny.clips import write_sample_clips
-from mlb_batch.tiny.questions import CHOICE_INSTRUCTION, KINDS, LETTERS, caption, facts
+from mlb_batch.tiny.questions import KINDS, caption, facts
 from mlb_batch.tiny.render import RGB
 from mlb_batch.tiny.truth import Truth
 from mlb_batch.tiny.words import COLOURS, SHAPES
 from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
+from mlb_batch.vlm.choices import CHOICE_INSTRUCTION, LETTERS
 
 SEEDS = range(60)
 

@@ -2,8 +2,7 @@
 
 Every answer is one or two words and follows from the clip's truth. A question says what it hangs on: `early` (the
 answer shows only in the first of several acts), `few` (it shows in a moment, so in few tokens), or `any`.
-A question with choices is put as its text, a line `A. ...` for each option, and CHOICE_INSTRUCTION; its answer is the
-letter.
+A question with choices is put as every multiple choice is here (see vlm/choices.py); its answer is the letter.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import numpy as np
 
 from mlb_batch.tiny.truth import Act, Flash, Truth
 from mlb_batch.tiny.words import COLOURS, DIRECTIONS, NUMBERS, PLACES, SHAPES
+from mlb_batch.vlm.choices import LETTERS, choice_text
 
-CHOICE_INSTRUCTION = "Answer with the option's letter."
 CAPTION_PROMPTS = (
     "Describe the video in detail.",
     "Describe the video.",
@@ -28,7 +27,6 @@ KINDS = (
     "exists", "count_shapes", "when", "count_flashes", "flash_colour", "flash_shape", "flash_place", "flash_when",
     "choice",
 )  # fmt: skip
-LETTERS = "ABCDEFGH"
 _WHEN = ("start", "middle", "end")
 
 
@@ -43,12 +41,7 @@ class Question:
     @property
     def prompt(self) -> str:
         """The text as the model sees it."""
-        return choice_prompt(self.text, self.choices) if self.choices else self.text
-
-
-def choice_prompt(text: str, choices: tuple[str, ...]) -> str:
-    options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
-    return "\n".join([text, *options, CHOICE_INSTRUCTION])
+        return choice_text(self.text, self.choices) if self.choices else self.text
 
 
 def caption(truth: Truth) -> str:

@@ -20,13 +20,13 @@ from transformers import SiglipModel
 
 from mlb_batch.tiny.architectures import PAIRED_PX, PAIRED_TEXT_TOKENS
 from mlb_batch.tiny.build import make_model, make_tokenizer
-from mlb_batch.tiny.questions import choice_prompt
 from mlb_batch.tiny.train.frames import FrameBatch, make_frames
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.pixels import model_pixels
 from mlb_batch.tiny.truth import Act, Flash
 from mlb_batch.tiny.words import COLOURS, DIRECTIONS, PLACES
 from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
+from mlb_batch.vlm.choices import choice_text
 
 STEPS, FRAMES = 300, 64
 _NAMING = (
@@ -96,7 +96,7 @@ def _texts(batch: FrameBatch, rng: np.random.Generator) -> Texts:
             line = str(rng.choice(_NAMING)).format(f"{colour} {shape}", rng.choice(DIRECTIONS), rng.choice(PLACES))
             true_of = [(colour, shape) in others for others in batch.names]
         if rng.random() < 0.15:
-            line = choice_prompt(line, tuple(str(option) for option in rng.choice(COLOURS, 2, replace=False)))
+            line = choice_text(line, tuple(str(option) for option in rng.choice(COLOURS, 2, replace=False)))
         lines.append(line)
         match_BT[:, column] = torch.tensor(true_of, dtype=torch.float32)
     return Texts(lines, match_BT)
