@@ -38,7 +38,7 @@ def visual_tokens(spec: Spec, pixels_FHWC: np.ndarray) -> tuple[Tensor, Tensor]:
     """transformers' own features: the visual tokens, and those that close the sequence."""
     model, pixels = eager(spec), pixel_values(spec, pixels_FHWC)
     if spec.family == "llava_onevision":
-        all_TD = model.get_video_features(pixel_values_videos=pixels[None]).pooler_output[0]
+        all_TD = model.get_video_features(pixels[None]).pooler_output[0]
         return all_TD[:-1], all_TD[-1:]
     if spec.family == "llava":
         frames = model.get_image_features(pixel_values=pixels).pooler_output

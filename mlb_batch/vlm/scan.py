@@ -33,12 +33,7 @@ from mlb_batch.vlm.trees import Forest, Tree
 def scan_prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter],
                  room: int) -> list[list[Prefilled]]:  # fmt: skip
     """Every clip with all its prompts; `room` new tokens are allowed for where RoPE must be scaled."""
-    first = _first_stage(decoder, inputs, meters)
-    joins = [
-        _join(decoder, pruning, first.of(clip), given, prompts, room)
-        for clip, given in enumerate(inputs)
-        for prompts in _groups(given)
-    ]
+    joins = _joins(decoder, pruning, inputs, meters, room)
     forest, layers = Forest([join.tree for join in joins]), []
     hidden_TD = torch.cat([join.hidden_TD for join in joins])
     rotations = forest.rotations([join.rope for join in joins], hidden_TD.dtype)
@@ -50,6 +45,17 @@ def scan_prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], me
         end = forest.branch(i, joins[i].tree.prompts.index(prompt))[1]
         out[clip].append(_finish(joins[i], prompt, hidden_TD[end - 1], layers))
     return out
+
+
+def _joins(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter],
+           room: int) -> list[_Join]:  # fmt: skip
+    """The first stage, and what is chosen from it; the rest of it is free again before the second stage runs."""
+    first = _first_stage(decoder, inputs, meters)
+    return [
+        _join(decoder, pruning, first.of(clip), given, prompts, room)
+        for clip, given in enumerate(inputs)
+        for prompts in _groups(given)
+    ]
 
 
 def _scan(given: ClipInput) -> Scan:
@@ -73,8 +79,7 @@ class _Segments:
     """The segments of one clip, behind the first stage."""
 
     trees: list[Tree]
-    embedded: list[Tensor]  # per segment: its pack, as it went into layer 0
-    hidden: list[Tensor]  # and as it came out of the first stage
+    goes_on: list[Tensor]  # per segment: what is chosen from, see _First
     keys: list[list[Tensor]]  # per layer and segment: T x h x d, as rotated
     values: list[list[Tensor]]
     attention: Attention
@@ -83,9 +88,8 @@ class _Segments:
 @dataclass(frozen=True)
 class _First:
     forest: Forest
-    embedded_TD: Tensor
-    hidden_TD: Tensor
-    layers: list[LayerKeys]
+    goes_on_TD: Tensor  # hidden states behind the stage; the embeddings before it, where tokens start again
+    layers: list[LayerKeys]  # none where tokens start again
     attention: Attention
 
     def of(self, clip: int) -> _Segments:
@@ -93,8 +97,7 @@ class _First:
         spans = [slice(self.forest.starts[i], self.forest.starts[i] + self.forest.trees[i].length) for i in mine]
         return _Segments(
             trees=[self.forest.trees[i] for i in mine],
-            embedded=[self.embedded_TD[s] for s in spans],
-            hidden=[self.hidden_TD[s] for s in spans],
+            goes_on=[self.goes_on_TD[s] for s in spans],
             keys=[[layer.keys_hTd[:, s].transpose(0, 1) for s in spans] for layer in self.layers],
             values=[[layer.values_hTd[:, s].transpose(0, 1) for s in spans] for layer in self.layers],
             attention=self.attention,
@@ -104,18 +107,19 @@ class _First:
 def _first_stage(decoder: Decoder, inputs: list[ClipInput], meters: list[Meter]) -> _First:
     """Every segment of every clip, each with all prompts behind it, through the layers up to the scoring one."""
     trees = [tree for clip, given in enumerate(inputs) for tree in _segment_trees(clip, given)]
-    embedded_TD = torch.cat([pack for given in inputs for pack in _segment_packs(given)])
+    hidden_TD = torch.cat([pack for given in inputs for pack in _segment_packs(given)])
     scan, rows = _scan(inputs[0]), inputs[0].schedule.rows
     reason: Reason = "scan" if scan.refeed else "prefill"
-    forest, hidden_TD, layers = Forest(trees), embedded_TD, []
+    embedded_TD = hidden_TD if scan.refeed else None
+    forest, layers = Forest(trees), []
     rotations = forest.rotations([decoder.rope] * len(trees), hidden_TD.dtype)
     for index in range(scan.layers):
         if index == scan.layers - 1:
             tap(forest, rows, trees)
         hidden_TD, keys = run_layer(decoder, index, hidden_TD, forest, rotations, meters, reason)
-        layers.append(keys)
+        layers += [] if scan.refeed else [keys]
     attention = visual_attention(forest, rows, trees, decoder.scale(scan.layers - 1), meters)
-    return _First(forest, embedded_TD, hidden_TD, layers, attention)
+    return _First(forest, hidden_TD if embedded_TD is None else embedded_TD, layers, attention)
 
 
 def _segment_trees(clip: int, given: ClipInput) -> list[Tree]:
@@ -160,8 +164,7 @@ def _join(decoder: Decoder, pruning: Pruning, segments: _Segments, given: ClipIn
     places = torch.arange(kept, device=given.visual_ND.device)
     tree = Tree(segments.trees[0].clip, 0, prompts, len(given.prefix_PD), places, len(given.trailer_RD), branches, kept)
     rope = decoder.rope.scaled(tree.trunk + max(branches) + room)
-    source = segments.embedded if scan.refeed else segments.hidden
-    hidden_TD = _assembled(source, segments.trees, picks, prompts, scan.question)
+    hidden_TD = _assembled(segments.goes_on, segments.trees, picks, prompts, scan.question)
     shallow = {} if scan.refeed else {
         p: _shallow(decoder.rope, rope, segments, picks, tree, p, scan.question) for p in prompts
     }  # fmt: skip
