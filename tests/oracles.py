@@ -39,7 +39,9 @@ def visual_tokens(spec: Spec, pixels_FHWC: np.ndarray) -> tuple[Tensor, Tensor]:
     model, pixels = eager(spec), pixel_values(spec, pixels_FHWC)
     if spec.family == "llava_onevision":
         all_TD = model.get_video_features(pixels[None]).pooler_output[0]
-        return all_TD[:-1], all_TD[-1:]
+        # Older transformers add the closing newline later, to the sequence.
+        newline_1D = model.model.image_newline[None]
+        return (all_TD[:-1] if torch.equal(all_TD[-1:], newline_1D) else all_TD), newline_1D
     if spec.family == "llava":
         frames = model.get_image_features(pixel_values=pixels).pooler_output
         return torch.cat(list(frames)), pixels.new_zeros(0, frames[0].shape[-1])
