@@ -45,7 +45,11 @@ _ANY = ClipShape(frames=1, rows=1, cols=1, prefix=0, trailer=0, suffixes=(1,))
 
 
 def _method(spec: JobSpec, paired: bool) -> Pruning:
-    return prune.make(spec.prune.method, spec.prune.options, spec.prune.select, spec.prune.compact_cache, paired)
+    options = dict(spec.prune.options)
+    default = getattr(prune.METHODS.get(spec.prune.method), "room", None)
+    if default is not None:  # the context has to hold the longest answer too
+        options.setdefault("room", max(default, spec.generate.max_new_tokens))
+    return prune.make(spec.prune.method, options, spec.prune.select, spec.prune.compact_cache, paired)
 
 
 def _pair(spec: JobSpec, checkpoint: Checkpoint) -> Checkpoint | None:
