@@ -126,12 +126,11 @@ def test_killed_at_many_moments(
 def test_sigterm_commits_what_is_finished_and_the_next_run_does_the_rest(
     faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
 ) -> None:
-    folder, said, whole_s = faultless
-    settings = ["--set", f"output.uri={tmp_path / 'out'}"]  # commit_rows 256: nothing is committed before the signal
+    folder, said, _ = faultless
+    settings = ["--set", f"output.uri={tmp_path / 'out'}", "--set", "output.commit_rows=10"]
     process = start(MLB_BATCH, "run", str(job_file(folder)), *settings)
     commands.append(process)
-    wait_for(process, VICTIMS["reader"])
-    time.sleep(0.6 * whole_s)
+    until(lambda: len(ids(tmp_path / "out")) > 0 or process.poll() is not None, "the first commit")
     process.send_signal(signal.SIGTERM)
     asked_s = time.monotonic()
     out, err = process.communicate(timeout=60)
