@@ -71,6 +71,15 @@ def test_a_pruned_prefill_peaks_no_higher_than_vanilla(name: str, select: str, p
     assert pruned <= vanilla
 
 
+@pytest.mark.parametrize("name", ["fastv", "adatp", "segattn", "mlb", "mlb refeed"])
+def test_a_high_keep_peaks_no_higher_either_unless_prompts_part(name: str) -> None:
+    """Prompts that part each hold what they kept: with many of them and a high keep that is more, as is its cost."""
+    for prompts, keep in ((1, 900_000), (3, 600_000)):
+        cases = [Case(pixels(WIDE, 12, 1), TEXTS[:prompts])]
+        vanilla = peak_bytes(WIDE, pruning("none"), 0, cases)
+        assert peak_bytes(WIDE, pruning(name.split()[0], METHODS[name], "per_video"), keep, cases) <= vanilla
+
+
 def test_scoring_by_the_whole_question_costs_its_rows_and_no_more() -> None:
     """`score: question` holds an attention row for each token of each prompt, with content and without."""
     cases = [Case(pixels(WIDE, 12, 1), TEXTS), Case(pixels(WIDE, 8, 2), TEXTS[:1])]
