@@ -110,15 +110,15 @@ def mlb_batch(*arguments: str, **environment: str) -> tuple[int, dict[str, Any],
 def descendants(pid: int) -> dict[int, str]:
     """Every process under this one, with its command line."""
     found: dict[int, str] = {}
-    todo = [pid]
-    while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+    waiting = [pid]
+    while waiting:
+        for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
             try:
                 children = [int(child) for child in task.read_text().split()]
                 found |= {child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in children}
             except OSError:
                 continue  # it ended while we looked
-            todo += children
+            waiting += children
     return found
 
 

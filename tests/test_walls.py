@@ -69,15 +69,15 @@ def test_a_library_is_imported_only_behind_its_wall(library: str) -> None:
 
 @pytest.mark.parametrize("start", LIGHT)
 def test_light_modules_load_none_of_the_heavy_libraries(start: str) -> None:
-    todo, seen = [start], set()
-    while todo:
-        module = todo.pop()
+    waiting, seen = [start], set()
+    while waiting:
+        module = waiting.pop()
         if module in seen:
             continue
         seen.add(module)
         heavy = {name.partition(".")[0] for name in imports(tree(MODULES[module]), top_level=True)} & WALLS.keys()
         assert not heavy, f"{start} loads {heavy} through {module}"
-        todo += loaded_by(module)
+        waiting += loaded_by(module)
 
 
 def test_only_the_chain_is_behind_run_and_stages() -> None:
