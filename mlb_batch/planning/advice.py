@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlb_batch import tiny
+from mlb_batch.amounts import amount, count, percent
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.solve import largest
 from mlb_batch.planning.record import Plan
 from mlb_batch.planning.setup import Setup
 from mlb_batch.planning.solving import Case, shared_selection
-from mlb_batch.planning.text import amount, count, percent
 from mlb_batch.spec import JobSpec
 
 FLOOR_SHARE = 0.5  # of the budget, spent before the first visual token is kept

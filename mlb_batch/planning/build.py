@@ -26,6 +26,7 @@ from mlb_batch.planning.survey import Layout, Survey, survey
 from mlb_batch.planning.tally import ScheduleOf, nanoseconds, tally
 from mlb_batch.source import Inspection, Prompt, videos
 from mlb_batch.spec import JobSpec
+from mlb_batch.vlm.preprocess import frame_recipe
 from mlb_batch.vlm.prompts import Prompter
 
 # Of one row in a committed file of 256: measured on captions of random words with an English-like frequency.
@@ -93,7 +94,7 @@ def expected_new_tokens(spec: JobSpec) -> int:
 def _assembled(
     spec: JobSpec, means: Setup, case: Case, device: Calibration | None, key: str, solved: Solved, reused: bool
 ) -> Plan:
-    clips = fewer(case.clips, solved.frames)
+    clips, recipe = fewer(case.clips, solved.frames), frame_recipe(means.checkpoint)
     priced = Plan(
         fingerprint=fingerprint_of(spec, means, solved),
         key=key,
@@ -105,6 +106,8 @@ def _assembled(
         keep=solved.keep,
         content=solved.content,
         frames=solved.frames,
+        frame_resize=recipe.resize,
+        frame_crop=recipe.crop,
         budget=_budget(case, clips, solved.keep),
         expected_new_tokens=expected_new_tokens(spec),
         layers=_layers(case.pricer, clips, solved.keep),

@@ -75,6 +75,8 @@ class Plan:
     keep: int  # millionths of a clip's visual tokens; under allocation `content`, what `equal` would give
     content: ContentRule | None  # a clip's own keep from its redundancy, once `settle` has solved it
     frames: int  # the sampling's count: fewer than asked for where only that meets the budget
+    frame_resize: tuple[int, int] | int  # what becomes of a frame: to (height, width), or its shortest edge to this
+    frame_crop: tuple[int, int] | None  # ... and then the middle of it
     videos: int
     unreadable: int  # headers that could not be read; priced at the sampling's full count
     problems: int  # annotations that can't be made at all, as the input itself shows
@@ -117,5 +119,11 @@ class Plan:
             "layers": tuple(Layer(**layer) for layer in data["layers"]),
             "estimate": estimate and Estimate(**estimate),
             "warnings": tuple(data["warnings"]),
+            **{name: _pair(data[name]) for name in ("frame_resize", "frame_crop")},
         }
         return cls(**{**data, **parts})
+
+
+def _pair(value: Any) -> Any:
+    """JSON knows lists only."""
+    return tuple(value) if isinstance(value, list) else value

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mlb_batch.amounts import amount, count, percent
 from mlb_batch.cost.flops import Bill
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.planning.record import Layer, Plan
 
 Line = tuple[str, str]
-_PREFIXES = ((10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
 def describe(plan: Plan) -> str:
@@ -86,30 +86,3 @@ def _parts(bill: Bill) -> str:
         ("generation", bill.generate),
     )
     return ", ".join(f"{name} {amount(part, 'FLOPs')}" for name, part in named)
-
-
-def count(number: int) -> str:
-    return f"{number:,}"
-
-
-def percent(share: float) -> str:
-    """Three digits, and never 100 % for what is less."""
-    text = f"{100 * share:.3g}"
-    return f"{share * 100:.2f} %" if text == "100" and share < 1 else f"{text} %"
-
-
-def amount(number: int, unit: str) -> str:
-    """12.3 PFLOPs; time in hours, minutes or seconds."""
-    if unit == "nanoseconds":
-        return _time(number / 1e9)
-    for size, prefix in _PREFIXES:
-        if number >= size:
-            return f"{number / size:,.4g} {prefix}{unit}" if len(unit) < 6 else f"{number / size:,.4g} {prefix} {unit}"
-    return f"{number} {unit}"
-
-
-def _time(seconds: float) -> str:
-    for size, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= size:
-            return f"{seconds / size:,.2f} {name}"
-    return f"{seconds:.2f} seconds"

@@ -1,0 +1,32 @@
+"""Numbers as people read them: counts, shares, operations, bytes and times."""
+
+from __future__ import annotations
+
+_PREFIXES = ((10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def percent(share: float) -> str:
+    """Three digits, and never 100 % for what is less."""
+    text = f"{100 * share:.3g}"
+    return f"{share * 100:.2f} %" if text == "100" and share < 1 else f"{text} %"
+
+
+def amount(number: int, unit: str) -> str:
+    """12.3 PFLOPs; time in hours, minutes or seconds."""
+    if unit == "nanoseconds":
+        return _time(number / 1e9)
+    for size, prefix in _PREFIXES:
+        if number >= size:
+            return f"{number / size:,.4g} {prefix}{unit}" if len(unit) < 6 else f"{number / size:,.4g} {prefix} {unit}"
+    return f"{number} {unit}"
+
+
+def _time(seconds: float) -> str:
+    for size, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:,.2f} {name}"
+    return f"{seconds:.2f} seconds"
