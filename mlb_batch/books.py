@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,8 @@ from mlb_batch.work import Counts, Outcome, Row
 
 COMMIT_S = 30.0  # a slow model's rows are committed after this time, however few they are
 BUSY_SHARE = 0.8  # captioners that work for less of their time are starved by reading
+WRITING_SHARE = 0.5  # a driver that commits for more of its time keeps everything else waiting
+STEPS = ("reading", "model", "writing")
 
 _FLOPS = ("flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "flops_prefill", "flops_scoring",
           "flops_generate", "macs_paper_executed")  # fmt: skip
@@ -34,9 +36,15 @@ class Books:
     read_s: float = 0.0
     model_s: float = 0.0
     idle_s: float = 0.0
+    write_s: float = 0.0
+    gpus: float = 0.0  # that the captioners hold
+    price_per_gpu_hour: float | None = None
     begun_s: float = field(default_factory=time.monotonic)
+    first_s: float | None = None  # when something had first arrived
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
+        if self.first_s is None and outcomes:
+            self.first_s = time.monotonic()
         for outcome in outcomes:
             self._add(outcome)
 
@@ -51,6 +59,9 @@ class Books:
         self.read_s += outcome.read_s
         self.model_s += outcome.model_s
         self.idle_s += outcome.idle_s
+
+    def wrote(self, seconds: float) -> None:
+        self.write_s += seconds
 
     @property
     def _by_itself(self) -> RetrySpec:
@@ -89,7 +100,20 @@ class Books:
 
     @property
     def starved_by(self) -> str:
+        """What everything else waits for. While the driver writes, nothing arrives, and captioners idle for that."""
+        since_s = time.monotonic() - self.first_s if self.first_s is not None else 0.0
+        if self.write_s > WRITING_SHARE * since_s > 0:
+            return "writing"
         return "model" if self.busy_share >= BUSY_SHARE else "reading"
+
+    @property
+    def gpu_hours(self) -> float:
+        """Held by this run so far, at work or not: that is what is paid for."""
+        return self.gpus * self.wall_s / 3600
+
+    @property
+    def price(self) -> float | None:
+        return None if self.price_per_gpu_hour is None else self.price_per_gpu_hour * self.gpu_hours
 
     @property
     def busy_share(self) -> float:
@@ -129,6 +153,9 @@ class Books:
             "annotations_per_s": round(self.annotated / wall_s, 4),
             "read_s": round(self.read_s, 3),
             "model_s": round(self.model_s, 3),
+            "write_s": round(self.write_s, 3),
+            "gpu_hours": round(self.gpu_hours, 6),
+            "cost": None if self.price is None else round(self.price, 4),
             "gpu_busy_share": round(self.busy_share, 4),
             "starved_by": self.starved_by,
         }
@@ -141,8 +168,9 @@ class Uncommitted:
     is what broke.
     """
 
-    def __init__(self, ledger: Ledger, commit_rows: int) -> None:
-        self._ledger, self._commit_rows = ledger, commit_rows
+    def __init__(self, ledger: Ledger, commit_rows: int, wrote: Callable[[float], None]) -> None:
+        """`wrote` is told how many seconds each commit took."""
+        self._ledger, self._commit_rows, self._wrote = ledger, commit_rows, wrote
         self._annotations: list[Row] = []
         self._errors: list[Row] = []
         self._selections: list[Row] = []
@@ -168,9 +196,10 @@ class Uncommitted:
 
     def _commit(self) -> None:
         if self._annotations or self._errors:
-            self._ledger_broke = True
+            self._ledger_broke, begun_s = True, time.monotonic()
             self.written += self._ledger.commit(self._annotations, self._errors, self._selections)
             self._ledger_broke = False
+            self._wrote(time.monotonic() - begun_s)
         self._annotations, self._errors, self._selections = [], [], []
         self._since_s = time.monotonic()
 

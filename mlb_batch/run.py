@@ -14,6 +14,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from mlb_batch.books import Books, Uncommitted, exit_code
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import connected, data_context
+from mlb_batch.chain.metrics import Metrics
 from mlb_batch.chain.pools import Pools, pools
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.reading import clips_with_frames
@@ -51,12 +52,14 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         folder.write_json("plan", priced.to_json())
         folder.write_json("environment", environment(nodes))
         freeze(spec, priced)
-        books = Books(priced, spec.retry)
+        books = Books(priced, spec.retry, gpus=sizes.captioners[1] * sizes.caption_gpus,
+                      price_per_gpu_hour=spec.limits.price_per_gpu_hour)  # fmt: skip
+        metrics = Metrics(spec.name, run_id)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
         with (
             DataContext.current(data_context()),
             Progress(books, folder) as progress,
-            Uncommitted(ledger, spec.output.commit_rows) as rows,
+            Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,
             arriving(chain(spec, priced, sizes, found, history, limit, grants(priced, ledger))) as arrivals,
         ):
             stopped = ""
@@ -64,6 +67,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
                 books.add(outcomes)
                 rows.add(outcomes)
                 progress.show()
+                metrics.show(books)
                 stopped = stop.reason
         if not stopped:
             books.check()

@@ -20,7 +20,7 @@ from mlb_batch.work import Counts, History, Outcome, item_table, items
 
 
 def test_rows_are_committed_by_number(tmp_path: Path) -> None:
-    with Uncommitted(Ledger(str(tmp_path), FINGERPRINT, "run"), commit_rows=3) as rows:
+    with Uncommitted(Ledger(str(tmp_path), FINGERPRINT, "run"), 3, lambda _: None) as rows:
         rows.add([Outcome([annotation(n)]) for n in range(2)])
         assert ids(tmp_path) == []
         rows.add([Outcome(errors=[error(2)])])
@@ -30,7 +30,7 @@ def test_rows_are_committed_by_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way_out", [None, JobError("the chain broke"), KeyboardInterrupt()])
 def test_what_is_finished_is_committed_on_every_way_out(tmp_path: Path, way_out: BaseException | None) -> None:
     def work() -> None:
-        with Uncommitted(Ledger(str(tmp_path), FINGERPRINT, "run"), commit_rows=256) as rows:
+        with Uncommitted(Ledger(str(tmp_path), FINGERPRINT, "run"), 256, lambda _: None) as rows:
             rows.add([Outcome([annotation(n)]) for n in range(5)])
             if way_out is not None:
                 raise way_out
@@ -48,7 +48,7 @@ def test_where_the_ledger_refuses_it_is_not_asked_again(tmp_path: Path) -> None:
         ledger = Ledger(str(tmp_path), FINGERPRINT, "run", lease=lease)
         (tmp_path / "lease.json").unlink()
         lease._renew()  # the heart's next beat
-        with pytest.raises(JobError, match="lost its lease"), Uncommitted(ledger, commit_rows=1) as rows:
+        with pytest.raises(JobError, match="lost its lease"), Uncommitted(ledger, 1, lambda _: None) as rows:
             rows.add([Outcome([annotation(1)])])
     assert ids(tmp_path) == []
 
