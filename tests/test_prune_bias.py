@@ -31,8 +31,8 @@ SCENES = torch.eye(FRAMES)[torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])]  # four segme
 def view(score_N: Tensor, null_N: Tensor, features: Tensor) -> View:
     return View(
         grid=(FRAMES, ROWS, COLS), alive_N=torch.arange(FRAMES * PLACES), embed_ND=torch.zeros(FRAMES * PLACES, 2),
-        feature_FD=features, attention_HQN=(score_N / score_N.sum()).expand(2, 1, -1),
-        null_HQN=(null_N / null_N.sum()).expand(2, 1, -1), relevance_F=torch.zeros(FRAMES),
+        feature_FD=features, attention_HN=(score_N / score_N.sum()).expand(2, -1),
+        null_HN=(null_N / null_N.sum()).expand(2, -1), relevance_F=torch.zeros(FRAMES),
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ NEAR = 1e-6  # two scores that are nearer than this may change places between fp
 def views(draw: st.DrawFn, tied: bool = False, all_alive: bool = False) -> View:
     """A clip at some cut. Tied scores are sixteenths, which every order of summation adds up alike."""
     frames, rows, cols = draw(st.integers(1, 7)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    heads, queries = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2, 4]))
+    heads = draw(st.sampled_from([1, 2, 4]))
     whole = frames * rows * cols
     count = whole if all_alive else draw(st.integers(1, whole))
     random = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
@@ -35,8 +35,8 @@ def views(draw: st.DrawFn, tied: bool = False, all_alive: bool = False) -> View:
 
     def scores() -> Tensor:
         if tied:
-            return 2.0 ** -torch.randint(1, 4, (heads, 1, count), generator=random).repeat(1, queries, 1).float()
-        return torch.rand(heads, queries, count, generator=random) + 0.01
+            return 2.0 ** -torch.randint(1, 4, (heads, count), generator=random).float()
+        return torch.rand(heads, count, generator=random) + 0.01
 
     steps = torch.randn(frames, 6, generator=random) * torch.rand(frames, 1, generator=random)
     return View(
@@ -44,8 +44,8 @@ def views(draw: st.DrawFn, tied: bool = False, all_alive: bool = False) -> View:
         alive_N=alive_N,
         embed_ND=torch.randn(count, 8, generator=random),
         feature_FD=steps.cumsum(0) + 1.0,
-        attention_HQN=scores(),
-        null_HQN=scores(),
+        attention_HN=scores(),
+        null_HN=scores(),
         relevance_F=torch.rand(frames, generator=random),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
@@ -53,9 +53,9 @@ def views(draw: st.DrawFn, tied: bool = False, all_alive: bool = False) -> View:
 
 def seen(view: View) -> Seen:
     frames, rows, cols = view.grid
-    lists = {name: None if x is None else x.tolist() for name, x in (
-        ("paid", view.attention_HQN), ("null", view.null_HQN), ("relevance", view.relevance_F))}  # fmt: skip
-    return Seen(frames, rows * cols, view.alive_N.tolist(), view.feature_FD.tolist(), **lists)
+    paid, null = (None if x is None else x[:, None].tolist() for x in (view.attention_HN, view.null_HN))
+    relevance = None if view.relevance_F is None else view.relevance_F.tolist()
+    return Seen(frames, rows * cols, view.alive_N.tolist(), view.feature_FD.tolist(), paid, null, relevance)
 
 
 def apart(scores: list[float]) -> bool:
@@ -270,8 +270,8 @@ def small_view(paid: list[float], frames: int, features: list[list[float]], aliv
     per_frame = 2
     return View(
         grid=(frames, 1, per_frame), alive_N=alive_N, embed_ND=torch.zeros(len(paid), 2),
-        feature_FD=torch.tensor(features), attention_HQN=torch.tensor(paid)[None, None],
-        null_HQN=torch.ones(1, 1, len(paid)), relevance_F=torch.arange(frames, dtype=torch.float32),
+        feature_FD=torch.tensor(features), attention_HN=torch.tensor(paid)[None],
+        null_HN=torch.ones(1, len(paid)), relevance_F=torch.arange(frames, dtype=torch.float32),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mlb_batch.cost.schedule import ClipShape, Cut, Rows, Schedule, keep_count
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.errors import SpecError
-from mlb_batch.prune.scores import join_most_similar, ranked, reduce_rows, segments, shares
+from mlb_batch.prune.scores import join_most_similar, over_heads, ranked, segments, shares
 from mlb_batch.prune.view import View
 
 _TINY = 1e-12  # keeps a division by a position that gets no attention at all finite
@@ -128,12 +128,12 @@ class AdaTP:
 
     def _debiased(self, view: View) -> Tensor:
         """Attention, divided by what the same prompt puts on the position when it has no content."""
-        assert view.attention_HQN is not None
-        score_N = reduce_rows(view.attention_HQN, self.heads)
+        assert view.attention_HN is not None
+        score_N = over_heads(view.attention_HN, self.heads)
         if not self._needs_null:
             return score_N
-        assert view.null_HQN is not None
-        return score_N / (reduce_rows(view.null_HQN, self.heads) + _TINY)
+        assert view.null_HN is not None
+        return score_N / (over_heads(view.null_HN, self.heads) + _TINY)
 
 
 def cut_layers(layers: int) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mlb_batch.cost.grids import pool_grid, pool_grid_of
 from mlb_batch.cost.schedule import ClipShape, Cut, Schedule, keep_count
 from mlb_batch.cost.shapes import ModelShape
-from mlb_batch.prune.scores import reduce_rows, spread, top
+from mlb_batch.prune.scores import over_heads, spread, top
 from mlb_batch.prune.view import Merge, View
 
 
@@ -42,8 +42,8 @@ class FastV:
         return Schedule(clip.frames, (Cut(at, keep_count(clip.visual, keep)),), rows="last", fork=True)
 
     def pick(self, view: View, keep: int) -> Tensor:
-        assert view.attention_HQN is not None
-        return top(reduce_rows(view.attention_HQN, self.heads), keep)
+        assert view.attention_HN is not None
+        return top(over_heads(view.attention_HN, self.heads), keep)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from mlb_batch.cost.grids import CELLS, cells_before_tail, cells_in
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Scan, Schedule
 from mlb_batch.cost.shapes import ModelShape
-from mlb_batch.prune.scores import ranked, reduce_rows, spread, top
+from mlb_batch.prune.scores import over_heads, ranked, spread, top
 from mlb_batch.prune.view import Merge, Pick, View
 
 
@@ -101,8 +101,8 @@ class Mlb:
         return True
 
     def pick(self, view: View, keep: int) -> Pick:
-        assert view.attention_HQN is not None and view.cell is not None
-        score_N = reduce_rows(view.attention_HQN, self.heads)
+        assert view.attention_HN is not None and view.cell is not None
+        score_N = over_heads(view.attention_HN, self.heads)
         if not self.grid:
             return top(score_N, keep)
         body = len(score_N) - min(view.tail, len(score_N))

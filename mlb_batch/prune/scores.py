@@ -21,10 +21,9 @@ def ranked(score_N: Tensor) -> Tensor:
     return torch.sort(score_N.float(), descending=True, stable=True).indices
 
 
-def reduce_rows(attention_HQN: Tensor, heads: str) -> Tensor:
-    """One score a token: mean over the query rows, and mean or maximum over the heads."""
-    rows_HN = attention_HQN.float().mean(dim=1)
-    return rows_HN.mean(dim=0) if heads == "mean" else rows_HN.amax(dim=0)
+def over_heads(attention_HN: Tensor, heads: str) -> Tensor:
+    """One score a token: mean or maximum over the heads."""
+    return attention_HN.mean(dim=0) if heads == "mean" else attention_HN.amax(dim=0)
 
 
 def spread(count: int, total: int) -> list[int]:

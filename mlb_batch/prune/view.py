@@ -1,6 +1,6 @@
 """What a method sees, and what it answers.
 
-Shapes: N visual tokens still there, F frames of the clip, H heads, Q query rows, D width, K tokens that go on.
+Shapes: N visual tokens still there, F frames of the clip, H heads, D width, K tokens that go on.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class View:
     alive_N: Tensor  # which tokens of the grid are still there, ascending
     embed_ND: Tensor  # what the projector emitted for them
     feature_FD: Tensor  # one vector a frame
-    attention_HQN: Tensor | None = None  # fp32 softmax over all that the query rows may see, visual columns only
-    null_HQN: Tensor | None = None  # the same where every frame is the clip's mean frame
+    attention_HN: Tensor | None = None  # fp32 softmax over all that a query row may see, mean over the query rows
+    null_HN: Tensor | None = None  # the same where every frame is the clip's mean frame
     relevance_F: Tensor | None = None  # text-to-frame similarity of a paired model
     cell: tuple[int, int] | None = None  # in a scan: rows x columns of a pooling cell
     tail: int = 0  # in a scan: how many last tokens are kept as they are

@@ -1,12 +1,15 @@
 """Prefill in one pass over the layers: run to the next cut, score, pick, gather, go on.
 
-The layers are transformers' own; the loop between them is ours. Shapes: T packed tokens, N visual tokens of a trunk,
+The layers are transformers' own; the loop between them is ours. Where prompts part and the pack grows past the one
+that the clips came in, it goes on in parts, one after another: no layer ever runs on more than an unpruned one would.
+
+Shapes: T packed tokens, N visual tokens of a trunk,
 D hidden width, h key/value heads, S keys of one sequence, d head width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,19 +20,37 @@ from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.layers import LayerKeys, pack, plant, run_layer
 from mlb_batch.vlm.meter import Meter
-from mlb_batch.vlm.score import Attention, mean_rows, null_attention, rows_of, tap, visual_attention
+from mlb_batch.vlm.score import Attention, mean_heads, mean_of, null_attention, tap, visual_attention
 from mlb_batch.vlm.sequence import Prefilled, Trace
-from mlb_batch.vlm.trees import Forest, Tree
+from mlb_batch.vlm.trees import Forest, Tree, groups
 
 
 def prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter]) -> list[list[Prefilled]]:
     """Every clip with all its prompts, in one packed row; for each clip one Prefilled a prompt."""
     rows = inputs[0].schedule.rows
-    run = _Pass(decoder, pruning, inputs, meters, rows, null_attention(decoder, inputs, rows, meters))
-    for index in range(len(decoder.layers)):
-        run.cut(index)
-        run.layer(index)
-    return run.finish()
+    for meter, given in zip(meters, inputs, strict=True):
+        meter.compare(given.schedule.compared)
+    null = null_attention(decoder, inputs, rows, meters)
+    trees = [plant(i, given) for i, given in enumerate(inputs)]
+    run = _Pass(
+        decoder, pruning, inputs, meters, rows, null, sum(tree.length for tree in trees),
+        trees, [pack(given, given.visual_ND) for given in inputs],
+    )  # fmt: skip
+    run.cut(0)
+    done = _through(run, 0)
+    return [[done[clip, p] for p in range(len(given.suffixes_SD))] for clip, given in enumerate(inputs)]
+
+
+def _through(run: _Pass, index: int) -> dict[tuple[int, int], Prefilled]:
+    """From layer `index` to the end: what each clip's each prompt got."""
+    parts = run.parts()
+    if len(parts) > 1:
+        return {key: one for part in parts for key, one in _through(part, index).items()}
+    if index == len(run.decoder.layers):
+        return run.finish()
+    run.layer(index)
+    run.cut(index + 1)
+    return _through(run, index + 1)
 
 
 @dataclass
@@ -40,18 +61,29 @@ class _Pass:
     meters: list[Meter]
     rows: str
     null: Attention
+    room: int  # tokens of the pack before any prompts part
+    trees: InitVar[list[Tree]]
+    packs: InitVar[list[Tensor]]  # the hidden states of each tree
     layers: list[LayerKeys] = field(default_factory=list)
     traces: dict[tuple[int, int], list[Trace]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for meter, given in zip(self.meters, self.inputs, strict=True):
-            meter.compare(given.schedule.compared)
-        trees = [plant(i, given) for i, given in enumerate(self.inputs)]
-        self._grow(trees, [pack(given, given.visual_ND) for given in self.inputs])
+    def __post_init__(self, trees: list[Tree], packs: list[Tensor]) -> None:
+        self._grow(trees, packs)
 
-    def _grow(self, trees: list[Tree], hidden: list[Tensor]) -> None:
-        self.forest, self.hidden_TD = Forest(trees), torch.cat(hidden)
+    def _grow(self, trees: list[Tree], packs: list[Tensor]) -> None:
+        self.forest, self.hidden_TD = Forest(trees), torch.cat(packs)
         self.rotations = self.forest.rotations([self.decoder.rope] * len(trees), self.hidden_TD.dtype)
+
+    def parts(self) -> list[_Pass]:
+        """Itself, where it has room; else passes over some of its trees each, on top of the layers so far."""
+        parted = groups(self.forest.trees, self.room)
+        if len(parted) == 1:
+            return [self]
+        tokens = [sum(tree.length for tree in trees) for trees in parted]
+        return [
+            replace(self, trees=trees, packs=[hidden_TD], layers=list(self.layers))  # the layers' keys are shared
+            for trees, hidden_TD in zip(parted, self.hidden_TD.split(tokens), strict=True)
+        ]
 
     def _keep(self, tree: Tree, index: int) -> int | None:
         """How many visual tokens of a tree go on to layer `index`, if a cut stands before it."""
@@ -81,13 +113,13 @@ class _Pass:
                 trees.append(tree)
                 hidden.append(hidden_TD)
                 continue
-            for part in self._parts(tree):
+            for part in self._forks(tree):
                 new_tree, kept_ND = self._choose(part, hidden_TD[tree.visual], keep, index, attention)
                 trees.append(new_tree)
                 hidden.append(_around(tree, part, hidden_TD, kept_ND))
         self._grow(trees, hidden)
 
-    def _parts(self, tree: Tree) -> list[Tree]:
+    def _forks(self, tree: Tree) -> list[Tree]:
         """Where prompts part, a tree for each; otherwise the tree itself."""
         if not self.inputs[tree.clip].schedule.fork:
             return [tree]
@@ -110,15 +142,15 @@ class _Pass:
 
     def _view(self, tree: Tree, attention: Attention) -> View:
         given = self.inputs[tree.clip]
-        null_HQN = rows_of(self.null, tree.clip, tree.prompts)
+        null_HN = mean_of(self.null, tree.clip, tree.prompts)
         at_N = torch.searchsorted(given.place_N, tree.visual_N)
         return View(
             grid=(given.shape.frames, given.shape.rows, given.shape.cols),
             alive_N=tree.visual_N,
             embed_ND=given.visual_ND[at_N],
             feature_FD=given.feature_FV,
-            attention_HQN=rows_of(attention, tree.clip, tree.prompts),
-            null_HQN=None if null_HQN is None else null_HQN[..., at_N],
+            attention_HN=mean_of(attention, tree.clip, tree.prompts),
+            null_HN=None if null_HN is None else null_HN[..., at_N],
             relevance_F=given.relevance(tree.prompts),
             seed=given.seed,
         )
@@ -128,25 +160,39 @@ class _Pass:
             layer=index,
             candidates_N=tree.visual_N.cpu().numpy(),
             kept_K=tree.visual_N[pick].cpu().numpy(),
-            score_N=mean_rows(view.attention_HQN),
-            null_N=mean_rows(view.null_HQN),
+            score_N=mean_heads(view.attention_HN),
+            null_N=mean_heads(view.null_HN),
             segment_F=self.pruning.segments(view).cpu().numpy(),
         )
         for prompt in tree.prompts:
             self.traces.setdefault((tree.clip, prompt), []).append(trace)
 
-    def finish(self) -> list[list[Prefilled]]:
-        views = [self._view(plant(i, given), {}) for i, given in enumerate(self.inputs)]
-        segments = [int(self.pruning.segments(view)[-1]) + 1 for view in views]
-        out: list[list[Prefilled]] = [[] for _ in self.inputs]
-        for clip, prompt, i in sorted((t.clip, p, i) for i, t in enumerate(self.forest.trees) for p in t.prompts):
-            out[clip].append(self._finish_one(i, clip, prompt, segments[clip]))
-        return out
+    def finish(self) -> dict[tuple[int, int], Prefilled]:
+        places = [(i, t.clip, p) for i, t in enumerate(self.forest.trees) for p in t.prompts]
+        segments = {clip: self._segments(clip) for _, clip, _ in places}
+        caches = self._caches(places)
+        return {
+            (clip, prompt): self._finish_one(i, clip, prompt, caches[clip, prompt], segments[clip])
+            for i, clip, prompt in places
+        }
 
-    def _finish_one(self, i: int, clip: int, prompt: int, segments: int) -> Prefilled:
+    def _segments(self, clip: int) -> int:
+        view = self._view(plant(clip, self.inputs[clip]), {})
+        return int(self.pruning.segments(view)[-1]) + 1
+
+    def _caches(self, places: list[tuple[int, int, int]]) -> dict[tuple[int, int], list[tuple[Tensor, Tensor]]]:
+        """Layer by layer, so that one that is handed over need not stay as well."""
+        caches: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {(clip, prompt): [] for _, clip, prompt in places}
+        while self.layers:
+            record = self.layers.pop(0)
+            for i, clip, prompt in places:
+                caches[clip, prompt].append(self._cache(record, clip, prompt, self.forest.trees[i]))
+        return caches
+
+    def _finish_one(self, i: int, clip: int, prompt: int, caches: list[tuple[Tensor, Tensor]],
+                    segments: int) -> Prefilled:  # fmt: skip
         tree = self.forest.trees[i]
         branch = tree.prompts.index(prompt)
-        caches = [self._cache(record, clip, prompt, tree) for record in self.layers]
         return Prefilled(
             last_D=self.hidden_TD[self.forest.branch(i, branch)[1] - 1],
             keys=[keys_hSd for keys_hSd, _ in caches],

@@ -22,40 +22,76 @@ from mlb_batch.prune import Pruning
 from mlb_batch.prune.view import Merge, Pick, View, check
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
-from mlb_batch.vlm.layers import LayerKeys, run_layer
+from mlb_batch.vlm.layers import LayerKeys, pack, plant, run_layer
 from mlb_batch.vlm.meter import Meter, Reason
 from mlb_batch.vlm.rope import Rope
-from mlb_batch.vlm.score import Attention, mean_rows, rows_of, tap, visual_attention
+from mlb_batch.vlm.score import Attention, mean_heads, mean_of, tap, visual_attention
 from mlb_batch.vlm.sequence import Prefilled, Trace
-from mlb_batch.vlm.trees import Forest, Tree
+from mlb_batch.vlm.trees import Forest, Tree, groups
 
 
 def scan_prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter],
                  room: int) -> list[list[Prefilled]]:  # fmt: skip
     """Every clip with all its prompts; `room` new tokens are allowed for where RoPE must be scaled."""
-    joins = _joins(decoder, pruning, inputs, meters, room)
+    most = sum(plant(clip, given).length for clip, given in enumerate(inputs))
+    waiting = _waiting(decoder, inputs, meters, most)
+    done: dict[tuple[int, int], Prefilled] = {}
+    while waiting:
+        joins = _next_joins(decoder, pruning, waiting, most, room)
+        done |= _second_stage(decoder, joins, _resume(inputs[0]), meters)
+    return [[done[clip, p] for p in range(len(given.suffixes_SD))] for clip, given in enumerate(inputs)]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """A clip behind the first stage, and the prompts that choose from it together."""
+
+    segments: _Segments
+    given: ClipInput
+    prompts: tuple[int, ...]
+
+    @property
+    def tree(self) -> Tree:
+        """The joined sequence: its positions start anew."""
+        given, kept = self.given, sum(_scan(self.given).kept)
+        branches = tuple(len(given.suffixes_SD[p]) for p in self.prompts)
+        places = torch.arange(kept, device=given.visual_ND.device)
+        clip = self.segments.trees[0].clip
+        return Tree(clip, 0, self.prompts, len(given.prefix_PD), places, len(given.trailer_RD), branches, kept)
+
+
+def _waiting(decoder: Decoder, inputs: list[ClipInput], meters: list[Meter], most: int) -> list[_Selection]:
+    attention: Attention = {}
+    scanned: list[list[_Scanned]] = [[] for _ in inputs]
+    trees = [tree for clip, given in enumerate(inputs) for tree in _segment_trees(clip, given)]
+    for group in groups(trees, most):
+        for one in _first_stage(decoder, inputs, meters, group, attention):
+            scanned[one.tree.clip].append(one)
+    of = [_Segments.of(some, attention) for some in scanned]
+    return [_Selection(of[clip], given, prompts) for clip, given in enumerate(inputs) for prompts in _sharing(given)]
+
+
+def _next_joins(decoder: Decoder, pruning: Pruning, waiting: list[_Selection], most: int, room: int) -> list[_Join]:
+    """Takes as many selections as fill one unpruned pack; the first stage is free again when the last one is taken."""
+    joins = [_join(decoder, pruning, waiting.pop(0), room)]
+    while waiting and sum(join.tree.length for join in joins) + waiting[0].tree.length <= most:
+        joins.append(_join(decoder, pruning, waiting.pop(0), room))
+    return joins
+
+
+def _second_stage(decoder: Decoder, joins: list[_Join], resume: int,
+                  meters: list[Meter]) -> dict[tuple[int, int], Prefilled]:  # fmt: skip
     forest, layers = Forest([join.tree for join in joins]), []
     hidden_TD = torch.cat([join.hidden_TD for join in joins])
     rotations = forest.rotations([join.rope for join in joins], hidden_TD.dtype)
-    for index in range(_resume(inputs[0]), len(decoder.layers)):
+    for index in range(resume, len(decoder.layers)):
         hidden_TD, keys = run_layer(decoder, index, hidden_TD, forest, rotations, meters, "prefill")
         layers.append(keys)
-    out: list[list[Prefilled]] = [[] for _ in inputs]
-    for clip, prompt, i in sorted((j.tree.clip, p, i) for i, j in enumerate(joins) for p in j.tree.prompts):
-        end = forest.branch(i, joins[i].tree.prompts.index(prompt))[1]
-        out[clip].append(_finish(joins[i], prompt, hidden_TD[end - 1], layers))
-    return out
-
-
-def _joins(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter],
-           room: int) -> list[_Join]:  # fmt: skip
-    """The first stage, and what is chosen from it; the rest of it is free again before the second stage runs."""
-    first = _first_stage(decoder, inputs, meters)
-    return [
-        _join(decoder, pruning, first.of(clip), given, prompts, room)
-        for clip, given in enumerate(inputs)
-        for prompts in _groups(given)
-    ]
+    return {
+        (join.tree.clip, prompt): _finish(join, prompt, hidden_TD[forest.branch(i, branch)[1] - 1], layers)
+        for i, join in enumerate(joins)
+        for branch, prompt in enumerate(join.tree.prompts)
+    }
 
 
 def _scan(given: ClipInput) -> Scan:
@@ -68,10 +104,20 @@ def _resume(given: ClipInput) -> int:
     return 0 if _scan(given).refeed else _scan(given).layers
 
 
-def _groups(given: ClipInput) -> list[tuple[int, ...]]:
+def _sharing(given: ClipInput) -> list[tuple[int, ...]]:
     """Prompts that share a selection."""
     prompts = tuple(range(len(given.suffixes_SD)))
     return [(p,) for p in prompts] if given.schedule.fork else [prompts]
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """One segment behind the first stage."""
+
+    tree: Tree
+    goes_on_TD: Tensor  # hidden states behind the stage; the embeddings before it, where tokens start again
+    keys: list[Tensor]  # per layer: T x h x d, as rotated; none where tokens start again
+    values: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,35 +125,27 @@ class _Segments:
     """The segments of one clip, behind the first stage."""
 
     trees: list[Tree]
-    goes_on: list[Tensor]  # per segment: what is chosen from, see _First
-    keys: list[list[Tensor]]  # per layer and segment: T x h x d, as rotated
+    goes_on: list[Tensor]  # per segment
+    keys: list[list[Tensor]]  # per layer and segment
     values: list[list[Tensor]]
     attention: Attention
 
-
-@dataclass(frozen=True)
-class _First:
-    forest: Forest
-    goes_on_TD: Tensor  # hidden states behind the stage; the embeddings before it, where tokens start again
-    layers: list[LayerKeys]  # none where tokens start again
-    attention: Attention
-
-    def of(self, clip: int) -> _Segments:
-        mine = [i for i, tree in enumerate(self.forest.trees) if tree.clip == clip]
-        spans = [slice(self.forest.starts[i], self.forest.starts[i] + self.forest.trees[i].length) for i in mine]
-        return _Segments(
-            trees=[self.forest.trees[i] for i in mine],
-            goes_on=[self.goes_on_TD[s] for s in spans],
-            keys=[[layer.keys_hTd[:, s].transpose(0, 1) for s in spans] for layer in self.layers],
-            values=[[layer.values_hTd[:, s].transpose(0, 1) for s in spans] for layer in self.layers],
-            attention=self.attention,
+    @classmethod
+    def of(cls, scanned: list[_Scanned], attention: Attention) -> _Segments:
+        layers = range(len(scanned[0].keys))
+        return cls(
+            trees=[one.tree for one in scanned],
+            goes_on=[one.goes_on_TD for one in scanned],
+            keys=[[one.keys[layer] for one in scanned] for layer in layers],
+            values=[[one.values[layer] for one in scanned] for layer in layers],
+            attention=attention,
         )
 
 
-def _first_stage(decoder: Decoder, inputs: list[ClipInput], meters: list[Meter]) -> _First:
-    """Every segment of every clip, each with all prompts behind it, through the layers up to the scoring one."""
-    trees = [tree for clip, given in enumerate(inputs) for tree in _segment_trees(clip, given)]
-    hidden_TD = torch.cat([pack for given in inputs for pack in _segment_packs(given)])
+def _first_stage(decoder: Decoder, inputs: list[ClipInput], meters: list[Meter], trees: list[Tree],
+                 attention: Attention) -> list[_Scanned]:  # fmt: skip
+    """Some segments, each with all prompts of its clip behind it, through the layers up to the scoring one."""
+    hidden_TD = torch.cat([_segment_pack(inputs[tree.clip], tree) for tree in trees])
     scan, rows = _scan(inputs[0]), inputs[0].schedule.rows
     reason: Reason = "scan" if scan.refeed else "prefill"
     embedded_TD = hidden_TD if scan.refeed else None
@@ -118,8 +156,14 @@ def _first_stage(decoder: Decoder, inputs: list[ClipInput], meters: list[Meter])
             tap(forest, rows, trees)
         hidden_TD, keys = run_layer(decoder, index, hidden_TD, forest, rotations, meters, reason)
         layers += [] if scan.refeed else [keys]
-    attention = visual_attention(forest, rows, trees, decoder.scale(scan.layers - 1), meters)
-    return _First(forest, hidden_TD if embedded_TD is None else embedded_TD, layers, attention)
+    attention |= visual_attention(forest, rows, trees, decoder.scale(scan.layers - 1), meters)
+    goes_on_TD = hidden_TD if embedded_TD is None else embedded_TD
+    spans = [slice(start, start + tree.length) for start, tree in zip(forest.starts, trees, strict=True)]
+    return [
+        _Scanned(tree, goes_on_TD[s], [layer.keys_hTd[:, s].transpose(0, 1) for layer in layers],
+                 [layer.values_hTd[:, s].transpose(0, 1) for layer in layers])
+        for tree, s in zip(trees, spans, strict=True)
+    ]  # fmt: skip
 
 
 def _segment_trees(clip: int, given: ClipInput) -> list[Tree]:
@@ -134,12 +178,9 @@ def _segment_trees(clip: int, given: ClipInput) -> list[Tree]:
     ]  # fmt: skip
 
 
-def _segment_packs(given: ClipInput) -> list[Tensor]:
-    sizes = [frames * given.shape.tokens_per_frame for frames in _scan(given).segments]
-    return [
-        torch.cat([given.prefix_PD, visual_ND, given.trailer_RD, *given.suffixes_SD])
-        for visual_ND in given.visual_ND.split(sizes)
-    ]
+def _segment_pack(given: ClipInput, tree: Tree) -> Tensor:
+    start = sum(_scan(given).segments[: tree.segment]) * given.shape.tokens_per_frame
+    return pack(given, given.visual_ND[start : start + len(tree.visual_N)])
 
 
 @dataclass(frozen=True)
@@ -155,15 +196,11 @@ class _Join:
     trace: list[Trace]
 
 
-def _join(decoder: Decoder, pruning: Pruning, segments: _Segments, given: ClipInput, prompts: tuple[int, ...],
-          room: int) -> _Join:  # fmt: skip
+def _join(decoder: Decoder, pruning: Pruning, chosen: _Selection, room: int) -> _Join:
+    segments, given, prompts, tree = chosen.segments, chosen.given, chosen.prompts, chosen.tree
     scan = _scan(given)
     picks = [_pick(pruning, segments, given, prompts, i) for i in range(len(segments.trees))]
-    kept = sum(scan.kept)
-    branches = tuple(len(given.suffixes_SD[p]) for p in prompts)
-    places = torch.arange(kept, device=given.visual_ND.device)
-    tree = Tree(segments.trees[0].clip, 0, prompts, len(given.prefix_PD), places, len(given.trailer_RD), branches, kept)
-    rope = decoder.rope.scaled(tree.trunk + max(branches) + room)
+    rope = decoder.rope.scaled(tree.trunk + max(tree.branches) + room)
     hidden_TD = _assembled(segments.goes_on, segments.trees, picks, prompts, scan.question)
     shallow = {} if scan.refeed else {
         p: _shallow(decoder.rope, rope, segments, picks, tree, p, scan.question) for p in prompts
@@ -183,7 +220,7 @@ def _pick(pruning: Pruning, segments: _Segments, given: ClipInput, prompts: tupl
         alive_N=tree.visual_N,
         embed_ND=given.visual_ND[first : first + n],
         feature_FD=given.feature_FV[first_frame : first_frame + scan.segments[i]],
-        attention_HQN=rows_of(segments.attention, tree.clip, prompts, i),
+        attention_HN=mean_of(segments.attention, tree.clip, prompts, i),
         cell=scan.cells[i],
         tail=scan.tail,
         seed=given.seed,
@@ -237,7 +274,7 @@ def _kept_places(picks: list[Pick], given: ClipInput, scan: Scan) -> Tensor:
 def _trace(segments: _Segments, given: ClipInput, prompts: tuple[int, ...], kept_N: Tensor) -> Trace:
     """One record of all segments; a score is what a token was paid inside its own segment."""
     scan, clip = _scan(given), segments.trees[0].clip
-    scores = [mean_rows(rows_of(segments.attention, clip, prompts, i)) for i in range(len(segments.trees))]
+    scores = [mean_heads(mean_of(segments.attention, clip, prompts, i)) for i in range(len(segments.trees))]
     return Trace(
         layer=scan.layers,
         candidates_N=given.place_N.cpu().numpy(),

@@ -5,6 +5,8 @@ Shapes: T packed tokens, N visual tokens of a trunk, H query heads, Q query rows
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,8 +18,18 @@ from mlb_batch.vlm.layers import pack, plant, run_layer
 from mlb_batch.vlm.meter import Meter
 from mlb_batch.vlm.trees import Forest, Tree
 
-# (clip, prompt, segment) -> attention of its query rows to the visual tokens of its trunk, H x Q x N
-Attention = dict[tuple[int, int, int], Tensor]
+_ROWS_AT_ONCE = 16  # of all heads
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What the query rows of one prompt paid to each visual token of its trunk, summed over the rows."""
+
+    sum_HN: Tensor
+    rows: int
+
+
+Attention = dict[tuple[int, int, int], Paid]  # by clip, prompt and segment
 
 
 def tap(forest: Forest, rows: str, scored: list[Tree]) -> None:
@@ -39,9 +51,19 @@ def visual_attention(forest: Forest, rows: str, scored: list[Tree], scale: float
             at += stop - start
             keys_hSd = forest.sequence(forest.keys_hTd, i, branch)
             meters[tree.clip].rows(q_HQd.shape[1], keys_hSd.shape[1])
-            paid_HQS = attention_rows(q_HQd, keys_hSd, scale)
-            out[tree.clip, tree.prompts[branch], tree.segment] = paid_HQS[..., visual]
+            sum_HN = _row_sums(q_HQd, keys_hSd, scale, visual)
+            out[tree.clip, tree.prompts[branch], tree.segment] = Paid(sum_HN, stop - start)
     return out
+
+
+def _row_sums(q_HQd: Tensor, k_hSd: Tensor, scale: float, visual: slice) -> Tensor:
+    """For a long question some heads at a time: its rows in all heads would outweigh the layer that they look at."""
+    groups = len(q_HQd) // len(k_hSd)
+    at_once = max(1, len(k_hSd) * _ROWS_AT_ONCE // q_HQd.shape[1])
+    return torch.cat([
+        attention_rows(q_GQd, k_gSd, scale)[..., visual].sum(dim=1)
+        for q_GQd, k_gSd in zip(q_HQd.split(groups * at_once), k_hSd.split(at_once), strict=True)
+    ])  # fmt: skip
 
 
 def null_attention(decoder: Decoder, inputs: list[ClipInput], rows: str, meters: list[Meter]) -> Attention:
@@ -60,15 +82,17 @@ def null_attention(decoder: Decoder, inputs: list[ClipInput], rows: str, meters:
     return visual_attention(forest, rows, forest.trees, decoder.scale(layers - 1), meters)
 
 
-def rows_of(attention: Attention, clip: int, prompts: tuple[int, ...], segment: int = 0) -> Tensor | None:
-    """The query rows of several prompts together; None where nothing was scored."""
+def mean_of(attention: Attention, clip: int, prompts: tuple[int, ...], segment: int = 0) -> Tensor | None:
+    """Mean over the query rows of several prompts together, H x N; None where nothing was scored."""
     found = [attention[clip, p, segment] for p in prompts if (clip, p, segment) in attention]
-    return torch.cat(found, dim=1) if found else None
+    if not found:
+        return None
+    return torch.stack([paid.sum_HN for paid in found]).sum(dim=0) / sum(paid.rows for paid in found)
 
 
-def mean_rows(attention_HQN: Tensor | None) -> np.ndarray | None:
-    """One number a token, for the record: mean over heads and rows."""
-    return None if attention_HQN is None else attention_HQN.mean(dim=(0, 1)).cpu().numpy()
+def mean_heads(attention_HN: Tensor | None) -> np.ndarray | None:
+    """One number a token, for the record."""
+    return None if attention_HN is None else attention_HN.mean(dim=0).cpu().numpy()
 
 
 def _indices(forest: Forest, scored: list[Tree]) -> list[int]:

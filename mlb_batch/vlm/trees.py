@@ -139,6 +139,19 @@ class Forest:
         return attend_varlen(q_HTd, k_hTd, v_hTd, rows, keys, scale)
 
 
+def groups(trees: list[Tree], most: int) -> list[list[Tree]]:
+    """Consecutive trees that are packed together: no more than `most` tokens, or a single tree."""
+    out: list[list[Tree]] = []
+    left = 0
+    for tree in trees:
+        if not out or tree.length > left:
+            out.append([])
+            left = most
+        out[-1].append(tree)
+        left -= tree.length
+    return out
+
+
 def _runs(index: int, tree: Tree, start: int) -> list[Run]:
     """A lone branch and its trunk are one causal sequence; several branches each look at the trunk and themselves."""
     if len(tree.branches) == 1:
