@@ -27,7 +27,7 @@ def quiet(folder: Path, stop_at: int) -> Pace:
 
 
 def clip_task() -> Task:
-    return video.clip_task(video.fresh_model(0, layers=2), 0, LESSONS)
+    return video.clip_task(video.ClipStudent(video.fresh_model(0, layers=2)), 0, LESSONS)
 
 
 def test_twenty_steps_lower_the_loss_and_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path):
@@ -43,7 +43,7 @@ def test_twenty_steps_lower_the_loss_and_a_resumed_run_is_the_same_bit_for_bit(t
 
 def test_a_packed_question_gets_what_it_would_get_alone():
     model = video.fresh_model(0, layers=3).eval()
-    school = video.ClipSchool(model, 0, LESSONS)
+    school = video.ClipSchool(video.ClipStudent(model), 0, LESSONS)
     clip = make_clip(5, 8)
     pixels = model_pixels(clip.pixels_FHWC[None])
     talks = video.exam_talk(clip)[:6]

@@ -35,12 +35,16 @@ _TRAVEL = 0.56  # how far a mover goes, as a share of the frame
 _FLASH_CLEARANCE = 0.34  # least distance of a flash from the act's shape
 
 
+Shown = tuple[Act | Flash, Sprite]  # a thing, and where it is in one frame
+
+
 @dataclass(frozen=True, eq=False)
 class Clip:
     pixels_FHWC: NDArray[np.uint8]
     truth: Truth
     caption: str
     questions: tuple[Question, ...]
+    shown: tuple[Shown, ...]  # every thing in every frame that it is in
 
 
 def make_clip(
@@ -48,21 +52,22 @@ def make_clip(
 ) -> Clip:
     """The same arguments give the same clip, bit for bit. No flash is shorter than `least_flash` frames."""
     plot, pixels, talk = (np.random.default_rng((seed, frames, stream)) for stream in range(3))
-    truth, sprites, background_FC = _imagine(plot, frames, max_acts, max_flashes, least_flash)
-    return Clip(draw(background_FC, sprites, size, pixels), truth, caption(truth), ask(truth, talk))
+    truth, shown, flicker, background_FC = _imagine(plot, frames, max_acts, max_flashes, least_flash)
+    sprites = flicker + [sprite for _, sprite in shown]
+    return Clip(draw(background_FC, sprites, size, pixels), truth, caption(truth), ask(truth, talk), tuple(shown))
 
 
 def _imagine(
     rng: np.random.Generator, frames: int, max_acts: int, max_flashes: int, least_flash: int
-) -> tuple[Truth, list[Sprite], NDArray[np.uint8]]:
+) -> tuple[Truth, list[Shown], list[Sprite], NDArray[np.uint8]]:
     acts = _acts(rng, frames, max_acts)
-    act_sprites = [sprite for act in acts for sprite in _act_sprites(rng, act)]
-    flashes, flash_sprites = _flashes(rng, frames, max_flashes, least_flash, act_sprites)
+    in_acts: list[Shown] = [(act, sprite) for act in acts for sprite in _act_sprites(rng, act)]
+    flashes, in_flashes = _flashes(rng, frames, max_flashes, least_flash, [sprite for _, sprite in in_acts])
     cuts = tuple(act.start for act in acts[1:] if rng.random() < 0.5)
     where = (float(rng.uniform(0.08, 0.92)), float(rng.uniform(0.08, 0.92))) if rng.random() < 0.5 else None
     flicker_sprites = _flicker_sprites(rng, frames, where) if where else []
     truth = Truth(frames, acts, flashes, where, cuts)
-    return truth, flicker_sprites + act_sprites + flash_sprites, _background(rng, frames, cuts)
+    return truth, in_acts + in_flashes, flicker_sprites, _background(rng, frames, cuts)
 
 
 def _acts(rng: np.random.Generator, frames: int, max_acts: int) -> tuple[Act, ...]:
@@ -100,11 +105,11 @@ def _act_sprites(rng: np.random.Generator, act: Act) -> list[Sprite]:
 
 def _flashes(
     rng: np.random.Generator, frames: int, max_flashes: int, least_flash: int, act_sprites: list[Sprite]
-) -> tuple[tuple[Flash, ...], list[Sprite]]:
+) -> tuple[tuple[Flash, ...], list[Shown]]:
     """Flashes at different times, each clear of the act's shape; one that finds no place is left out."""
     wanted = min(int(rng.choice(4, p=(0.2, 0.5, 0.2, 0.1))), max_flashes, frames // 8)
     flashes: list[Flash] = []
-    sprites: list[Sprite] = []
+    shown: list[Shown] = []
     busy: set[int] = set()
     for _ in range(wanted * 8):
         if len(flashes) == wanted:
@@ -121,8 +126,8 @@ def _flashes(
         flash = Flash(str(rng.choice(COLOURS)), str(rng.choice(SHAPES)), place, start, start + length)
         radius = float(rng.uniform(0.10, 0.12))
         flashes.append(flash)
-        sprites += [Sprite(frame, x, y, radius, flash.shape, RGB[flash.colour]) for frame in span]
-    return tuple(sorted(flashes, key=lambda flash: flash.start)), sprites
+        shown += [(flash, Sprite(frame, x, y, radius, flash.shape, RGB[flash.colour])) for frame in span]
+    return tuple(sorted(flashes, key=lambda flash: flash.start)), shown
 
 
 def _flicker_sprites(rng: np.random.Generator, frames: int, where: tuple[float, float]) -> list[Sprite]:

@@ -36,14 +36,15 @@ def _video(args: argparse.Namespace) -> None:
     shallow = video.fresh_model(args.seed, video.SHALLOW_LAYERS)
     for lesson in video.frame_tasks(shallow, args.seed):
         train(lesson, Pace(args.folder / lesson.name, 10**9))
-    shallow_task = video.clip_task(shallow, args.seed, video.SHALLOW_LESSONS)
+    student = video.ClipStudent(shallow)
+    shallow_task = video.clip_task(student, args.seed, video.SHALLOW_LESSONS)
     train(shallow_task, Pace(args.folder / "video-shallow", args.steps, measure_every=100, save_every=50))
-    model = grow(shallow, video.fresh_model(args.seed, VIDEO_LAYERS))
-    task = video.clip_task(model, args.seed + 1, video.DEEP_LESSONS)
+    student = video.grown(student, video.fresh_model(args.seed, VIDEO_LAYERS))
+    task = video.clip_task(student, args.seed + 1, video.DEEP_LESSONS)
     train(task, Pace(args.folder / "video-deep", args.steps - shallow_task.steps, measure_every=100, save_every=50))
     if args.export:
-        figures = video.final_exam(model, args.seed)
-        export("tiny", model, figures, "video", args.seed, min(args.steps, shallow_task.steps + task.steps))
+        figures = video.final_exam(student.model, args.seed)
+        export("tiny", student.model, figures, "video", args.seed, min(args.steps, shallow_task.steps + task.steps))
 
 
 def _paired(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,20 +25,40 @@ Sample = tuple[Packed, Tensor, list[list[Dialogue]]]
 
 def answer_logits(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and targets at every place where an answer's token comes next."""
+    return _answers(model, packed, _run(model, media_id, packed, visual_ND).last_hidden_state)
+
+
+def answer_loss(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor) -> Tensor:
+    return _loss(*answer_logits(model, media_id, packed, visual_ND))
+
+
+def noted_loss(
+    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, depth: int
+) -> tuple[Tensor, Tensor]:
+    """The loss, and the visual tokens' hidden states behind so many layers, in the order of the clips."""
+    out = _run(model, media_id, packed, visual_ND, output_hidden_states=True)
+    hidden_BLD = out.hidden_states[depth]
+    return _loss(*_answers(model, packed, out.last_hidden_state)), hidden_BLD[packed.ids_BL == media_id]
+
+
+def _run(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, **more: Any) -> Any:
     embedded_BLD = model.get_input_embeddings()(packed.ids_BL)
     here_BL1 = (packed.ids_BL == media_id)[..., None]
     embedded_BLD = embedded_BLD.masked_scatter(here_BL1, visual_ND.to(embedded_BLD.dtype))
     language = model.model.language_model
     language.set_attn_implementation("packed")
-    out = language(
-        inputs_embeds=embedded_BLD, attention_mask=packed.mask_B1TL, position_ids=packed.position_BL, use_cache=False
-    )
+    return language(
+        inputs_embeds=embedded_BLD, attention_mask=packed.mask_B1TL, position_ids=packed.position_BL, use_cache=False,
+        **more,
+    )  # fmt: skip
+
+
+def _answers(model: PreTrainedModel, packed: Packed, hidden_BLD: Tensor) -> tuple[Tensor, Tensor]:
     asked_BL = packed.label_BL != -100
-    return model.lm_head(out.last_hidden_state[asked_BL]), packed.label_BL[asked_BL]
+    return model.lm_head(hidden_BLD[asked_BL]), packed.label_BL[asked_BL]
 
 
-def answer_loss(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor) -> Tensor:
-    logits_AV, target_A = answer_logits(model, media_id, packed, visual_ND)
+def _loss(logits_AV: Tensor, target_A: Tensor) -> Tensor:
     return functional.cross_entropy(logits_AV.float(), target_A)
 
 

@@ -17,10 +17,12 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from mlb_batch.tiny.architectures import VIDEO_PX, video_config
 from mlb_batch.tiny.build import make_tokenizer
 from mlb_batch.tiny.questions import CAPTION_PROMPTS
-from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
+from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss, noted_loss
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameBatch, FrameHeads, make_frames, vary
+from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.loop import Task
+from mlb_batch.tiny.train.notes import NoteHeads, notes
 from mlb_batch.tiny.train.packing import Dialogue, Packed, Packer
 from mlb_batch.tiny.train.pixels import model_pixels
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
@@ -52,14 +54,12 @@ class Lesson:
         return max(6, self.batch_frames // frames)
 
 
-SHALLOW_LAYERS = 6  # most is learned by a shallow model, at a third of the cost, which is then grown to VIDEO_LAYERS
+SHALLOW_LAYERS = 8  # most is learned by a shallow model, at half the cost, which is then grown to VIDEO_LAYERS
+NOTED = 0.5  # at this share of the layers the visual tokens' notes are read
+_NOTE_WEIGHT = 2.0
 SHALLOW_LESSONS = (
-    Lesson(until=200, frames=(8,), batch_frames=128, max_acts=1, max_flashes=0),
-    Lesson(until=450, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.4),
-    Lesson(until=500, frames=(8, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.2),
-    Lesson(until=600, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.25),
-    Lesson(until=1000, frames=(4, 8), batch_frames=112, max_acts=2, max_flashes=1, reading=0.15),
-    Lesson(until=1400, frames=(8, 12, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.15),
+    Lesson(until=500, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.1),
+    Lesson(until=1000, frames=(8, 12, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.1),
     Lesson(until=2400, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
 )
 DEEP_LESSONS = (
@@ -107,11 +107,22 @@ def frame_tasks(
     return what, place
 
 
+class ClipStudent(nn.Module):
+    """The model and the heads that read its notes."""
+
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = NoteHeads(model.config.get_text_config().hidden_size)
+        self.depth = round(NOTED * len(model.model.language_model.layers))
+
+
 class ClipSchool:
     """Makes the clip batches of a step and asks the model about them."""
 
-    def __init__(self, model: LlavaOnevisionForConditionalGeneration, seed: int, lessons: tuple[Lesson, ...]) -> None:
-        self.model = model
+    def __init__(self, student: ClipStudent, seed: int, lessons: tuple[Lesson, ...]) -> None:
+        self.student = student
+        self.model = model = student.model
         self.seed = seed
         self.lessons = lessons
         self.packer = Packer(make_tokenizer("tiny"), "video")
@@ -123,21 +134,21 @@ class ClipSchool:
         rng = np.random.default_rng((self.seed, step))
         frames = int(rng.choice(lesson.frames))
         if lesson.reading and rng.random() < lesson.reading:
-            packed, visual_ND = self._reading(rng)
-        else:
-            packed, visual_ND = self._watching(lesson, frames, rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            return answer_loss(self.model, self.packer.media_id, packed, visual_ND)
-
-    def _watching(self, lesson: Lesson, frames: int, rng: np.random.Generator) -> tuple[Packed, Tensor]:
+            with torch.autocast("cpu", torch.bfloat16):
+                return answer_loss(self.model, self.packer.media_id, *self._reading(rng))
         clips = [
             make_clip(clip_seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes)
             for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips(frames)).tolist()
         ]
+        return self._watching(clips, rng)
+
+    def _watching(self, clips: list[Clip], rng: np.random.Generator) -> Tensor:
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
-        dialogues = [_lesson_talk(clip, rng) for clip in clips]
-        packed, visual_ND, _ = self._sample(pixels, dialogues)
-        return packed, visual_ND
+        packed, visual_ND, _ = self._sample(pixels, [_lesson_talk(clip, rng) for clip in clips])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, hidden_ND = noted_loss(self.model, self.packer.media_id, packed, visual_ND, self.student.depth)
+            noted = notes(clips, len(visual_ND) // len(clips), POOLED_CELLS)
+            return loss + _NOTE_WEIGHT * self.student.heads.loss(hidden_ND, noted)
 
     def _reading(self, rng: np.random.Generator) -> tuple[Packed, Tensor]:
         clips = [make_clip(seed, 16, size=8) for seed in rng.integers(0, HELD_OUT_FROM, _READ_BATCH).tolist()]
@@ -150,7 +161,18 @@ class ClipSchool:
         lesson = self._lesson(step - 1)
         samples = self.exam(lesson, max(lesson.frames), clips)
         with torch.autocast("cpu", torch.bfloat16):
-            return accuracy(self.model, self.packer.media_id, samples, lambda talk: talk.kind)
+            return accuracy(self.model, self.packer.media_id, samples, lambda talk: talk.kind) | self._noted(lesson)
+
+    @torch.no_grad()
+    def _noted(self, lesson: Lesson, count: int = 16) -> dict[str, float]:
+        seeds = range(HELD_OUT_FROM, HELD_OUT_FROM + count)
+        clips = [
+            make_clip(s, max(lesson.frames), max_acts=lesson.max_acts, max_flashes=lesson.max_flashes) for s in seeds
+        ]
+        pixels = np.stack([clip.pixels_FHWC for clip in clips])
+        packed, visual_ND, _ = self._sample(pixels, [exam_talk(clip)[:1] for clip in clips])
+        _, hidden_ND = noted_loss(self.model, self.packer.media_id, packed, visual_ND, self.student.depth)
+        return self.student.heads.right(hidden_ND.float(), notes(clips, len(visual_ND) // count, POOLED_CELLS))
 
     def _lesson(self, step: int) -> Lesson:
         return next((lesson for lesson in self.lessons if step < lesson.until), self.lessons[-1])
@@ -168,15 +190,22 @@ class ClipSchool:
         return packed, visual_BND.flatten(0, 1), dialogues
 
 
-def clip_task(model: LlavaOnevisionForConditionalGeneration, seed: int, lessons: tuple[Lesson, ...]) -> Task:
-    school = ClipSchool(model, seed, lessons)
-    return Task("video-clips", model, school.loss, school.measure, lessons[-1].until, 1.5e-3)
+def clip_task(student: ClipStudent, seed: int, lessons: tuple[Lesson, ...]) -> Task:
+    school = ClipSchool(student, seed, lessons)
+    return Task("video-clips", student, school.loss, school.measure, lessons[-1].until, 1.5e-3)
+
+
+def grown(shallow: ClipStudent, deep: LlavaOnevisionForConditionalGeneration) -> ClipStudent:
+    """A deep student that knows what the shallow one does, and is read where the same is known."""
+    student = ClipStudent(grow(shallow.model, deep))
+    student.heads.load_state_dict(shallow.heads.state_dict())
+    return student
 
 
 def final_exam(model: LlavaOnevisionForConditionalGeneration, seed: int) -> dict[str, float]:
     """Accuracy by question kind on held-out clips, from short and plain to long and full, as the weights are stored."""
     as_stored(model)
-    school = ClipSchool(model, seed, DEEP_LESSONS)
+    school = ClipSchool(ClipStudent(model), seed, DEEP_LESSONS)
     figures: dict[str, float] = {}
     plain = Lesson(until=0, frames=(8,), batch_frames=8, max_acts=1, max_flashes=0)
     for frames, lesson in ((8, plain), (16, DEEP_LESSONS[-1]), (32, DEEP_LESSONS[-1])):
