@@ -28,6 +28,8 @@ _FLOPS = ("flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "f
 class Books:
     plan: Plan
     retry: RetrySpec
+    gpus: float = 0.0  # that the captioners hold
+    price_per_gpu_hour: float | None = None
     counts: Counts = field(default_factory=Counts)
     annotated: int = 0
     errors_by_class: Counter[str] = field(default_factory=Counter)
@@ -37,8 +39,6 @@ class Books:
     model_s: float = 0.0
     idle_s: float = 0.0
     write_s: float = 0.0
-    gpus: float = 0.0  # that the captioners hold
-    price_per_gpu_hour: float | None = None
     begun_s: float = field(default_factory=time.monotonic)
     first_s: float | None = None  # when something had first arrived
 

@@ -101,6 +101,28 @@ def verify(output: Output, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def compact(
+    output: Output,
+    target_mb: Annotated[
+        int | None, typer.Option(min=1, help="Size of a file; default: the newest run's output.target_file_mb.")
+    ] = None,
+    grace_s: Annotated[
+        float, typer.Option(min=0, help="How long a read may take that began before the files are exchanged.")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small files, under readers that are at work: who reads what current.json names notices nothing."""
+    from mlb_batch.environment import new_run_id
+    from mlb_batch.ledger import compact as merge
+    from mlb_batch.ledger.runs import last_target_mb
+
+    done = merge(output, new_run_id(), target_mb or last_target_mb(output), grace_s)
+    if not as_json:
+        say(f"{done.files_before:,} files before, {done.files_after:,} now")
+    answer({"output": output, **vars(done)}, as_json)
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("demo")) -> None:
     """Make a handful of sample clips, annotate them on the embedded model, and show the answers."""
     from mlb_batch.demo import demo as show

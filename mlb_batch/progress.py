@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from calendar import timegm
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from mlb_batch.books import Books
+from mlb_batch.books import STEPS, Books
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import RunFolder
 from mlb_batch.ledger.runs import run_ids
@@ -20,12 +21,14 @@ from mlb_batch.ledger.runs import run_ids
 LINE_EVERY_S = 10.0
 FILE_EVERY_S = 15.0
 SILENT_S = 90.0  # without a new progress file: no run is behind it any more
+STEP_KEYS = ("read_s", "model_s", "write_s")  # of STEPS
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Progress:
-    def __init__(self, books: Books, folder: RunFolder) -> None:
-        self._books, self._folder = books, folder
+    def __init__(self, books: Books, folder: RunFolder, also: Callable[[Books], None]) -> None:
+        """`also` is shown the books at every tick."""
+        self._books, self._folder, self._also = books, folder, also
         self._line_s = self._file_s = time.monotonic()
         console = Console(stderr=True)
         self._bar: Bar | None = None
@@ -42,6 +45,7 @@ class Progress:
 
     def show(self) -> None:
         """Called at every tick; says something when there is something to say."""
+        self._also(self._books)
         now = time.monotonic()
         finished = self._books.finished
         if self._bar:
@@ -60,7 +64,11 @@ class Progress:
         else:
             print(line(self._books), file=sys.stderr, flush=True)
         if kind is None:  # on the way out of an error the storage may be what broke
-            self._write("ended")
+            self._write("closing")
+
+    def ended(self) -> None:
+        """The run's last word: from then on all that it leaves is there."""
+        self._write("ended")
 
     def _write(self, state: str) -> None:
         self._folder.write_json("progress", snapshot(self._books, state))
@@ -115,4 +123,18 @@ def describe(progress: dict[str, Any]) -> str:
     state = progress["state"]
     if state != "ended" and silent_s > SILENT_S:
         state = f"silent for {clock(silent_s)}: killed, or its node is gone; run the same command to resume"
-    return f"run {progress['run_id']}: {state}\n{progress['line']}"
+    return "\n".join([f"run {progress['run_id']}: {state}", progress["line"], *_details(progress)])
+
+
+def _details(progress: dict[str, Any]) -> list[str]:
+    """Lines for what the line above has no room for; those that have something to say."""
+    failed = ", ".join(f"{name} {count:,}" for name, count in sorted(progress["errors_by_class"].items()))
+    steps = ", ".join(f"{step} {clock(progress[key])}" for step, key in zip(STEPS, STEP_KEYS, strict=True))
+    flops = f"{progress['flops_executed']:.3g} FLOPs of {progress['flops_vanilla']:.3g} unpruned"
+    held = f", {progress['gpu_hours']:.3g} GPU-hours held" if progress["gpu_hours"] else ""
+    cost = f", {progress['cost']:,.2f} at limits.price_per_gpu_hour" if progress["cost"] is not None else ""
+    return [
+        *([f"failed   {failed}"] if failed else []),
+        f"time     {steps}, summed over actors; captioners busy {progress['gpu_busy_share']:.0%}",
+        f"cost     {flops}{held}{cost}",
+    ]

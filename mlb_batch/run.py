@@ -22,7 +22,7 @@ from mlb_batch.chain.settling import grants, settled
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.engine import Engine
 from mlb_batch.environment import environment, new_run_id
-from mlb_batch.ledger import Lease, Ledger, RunFolder, publish
+from mlb_batch.ledger import Lease, Ledger, RunFolder, publish, tidy
 from mlb_batch.planning import Plan, freeze, plan
 from mlb_batch.progress import Progress
 from mlb_batch.rows import Constants
@@ -42,6 +42,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
     run_id = new_run_id()
     output = spec.output.uri
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
+        tidy(output)
         sizes = pools(spec, nodes)
         with DataContext.current(data_context()):
             priced = settled(spec, priced, sizes, found)
@@ -52,13 +53,11 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         folder.write_json("plan", priced.to_json())
         folder.write_json("environment", environment(nodes))
         freeze(spec, priced)
-        books = Books(priced, spec.retry, gpus=sizes.captioners[1] * sizes.caption_gpus,
-                      price_per_gpu_hour=spec.limits.price_per_gpu_hour)  # fmt: skip
-        metrics = Metrics(spec.name, run_id)
+        books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
         with (
             DataContext.current(data_context()),
-            Progress(books, folder) as progress,
+            Progress(books, folder, Metrics(spec.name, run_id).show) as progress,
             Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,
             arriving(chain(spec, priced, sizes, found, history, limit, grants(priced, ledger))) as arrivals,
         ):
@@ -67,7 +66,6 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
                 books.add(outcomes)
                 rows.add(outcomes)
                 progress.show()
-                metrics.show(books)
                 stopped = stop.reason
         if not stopped:
             books.check()
@@ -75,6 +73,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
                    "stopped": stopped, "limit": limit, "output": output}  # fmt: skip
         summary["exit_code"] = exit_code(spec, summary)
         folder.write_json("summary", summary)
+        progress.ended()
         # Complete: all of the input was gone through, and nothing is left that another run of this would try.
         if not stopped and limit is None and (summary["exit_code"] == 0 or books.to_retry == 0):
             ledger.fill_gaps()

@@ -34,6 +34,7 @@ class Store(Protocol):
     uri: str
 
     def list(self, folder: str) -> list[str]: ...  # the names in it, sorted; empty where there is no such folder
+    def sizes(self, folder: str) -> dict[str, int]: ...  # the same names, with how many bytes each has
     def read(self, name: str) -> bytes: ...  # FileNotFoundError where it doesn't exist
     def create(self, name: str, data: bytes) -> bool: ...  # False where something stands there already
     def replace(self, name: str, data: bytes) -> None: ...
@@ -86,6 +87,9 @@ class LocalStore:
             return sorted(entry.name for entry in (self.root / folder).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: (self.root / folder / name).stat().st_size for name in self.list(folder)}
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -153,13 +157,17 @@ class RemoteStore:
         self._single_put = scheme_of(uri) in ("s3", "s3a")
 
     def list(self, folder: str) -> list[str]:
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
         path = f"{self._path}/{folder}".rstrip("/")
         try:
-            names = self._patiently(lambda: self._fs.ls(path, detail=False))
+            found = self._patiently(lambda: self._fs.ls(path, detail=True))
         except FileNotFoundError:
-            return []
+            return {}
         # A "folder" that was made by hand lists itself.
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in names if name.rstrip("/") != path)
+        names = {one["name"].rstrip("/"): one["size"] or 0 for one in found}
+        return {name.rsplit("/", 1)[-1]: size for name, size in names.items() if name != path}
 
     def read(self, name: str) -> bytes:
         return bytes(self._patiently(lambda: self._fs.cat_file(f"{self._path}/{name}")))

@@ -4,6 +4,7 @@ drop_reply    the request is done, its answer is lost
 answer_409    the request is not done, "conflict, try again"
 answer_503    the request is not done, "slow down"
 cut_in_half   the server gets half of the body, then the connection ends
+hold          the request is kept from the server until the test lets it go
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from types import TracebackType
 class FaultProxy:
     def __init__(self, upstream_port: int, fault: str, pattern: str) -> None:
         self.faults = 0
+        self.caught, self.release = threading.Event(), threading.Event()  # for `hold`
         self._seen: set[str] = set()
         self._lock = threading.Lock()
         self._upstream_port, self._fault, self._pattern = upstream_port, fault, re.compile(pattern)
@@ -41,6 +43,10 @@ class FaultProxy:
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         if not self._first_put(request):
+            self._answer(request, self._forward(request, body))
+        elif self._fault == "hold":
+            self.caught.set()
+            self.release.wait(60)
             self._answer(request, self._forward(request, body))
         elif self._fault == "drop_reply":
             self._forward(request, body)

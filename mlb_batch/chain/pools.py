@@ -33,6 +33,11 @@ class Pools:
     captioners: Bounds
     batch_videos: int
 
+    @property
+    def gpus(self) -> float:
+        """That the captioners hold, when all are there."""
+        return self.captioners[1] * self.caption_gpus
+
 
 class _Room:
     """What is left on each node."""

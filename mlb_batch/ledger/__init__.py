@@ -25,9 +25,11 @@ The folder is named by the bare fingerprint: a `fingerprint=` folder beside the 
 `pyarrow.parquet.read_table(OUTPUT/annotations)` fail ("incompatible types: string vs dictionary").
 
 Every file is sealed: its metadata hold the SHA-256 of the file itself (see seal.py), so `verify` finds any flipped bit.
+Small files are merged by `compact`, under readers (compact.py has its own decision record).
 """
 
 from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS, SCHEMA_VERSION
+from mlb_batch.ledger.compact import Compacted, compact, tidy
 from mlb_batch.ledger.ids import DoneIds, annotation_id, fingerprint
 from mlb_batch.ledger.lease import Lease
 from mlb_batch.ledger.log import Attempt, Ledger, pending
@@ -39,15 +41,18 @@ __all__ = [
     "ERROR_COLUMNS",
     "SCHEMA_VERSION",
     "Attempt",
+    "Compacted",
     "DoneIds",
     "Finding",
     "Lease",
     "Ledger",
     "RunFolder",
     "annotation_id",
+    "compact",
     "fingerprint",
     "pending",
     "publish",
     "read_current",
+    "tidy",
     "verify",
 ]

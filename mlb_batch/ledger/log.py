@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import json
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlb_batch.columns import SCHEMA_VERSION, STAMPED, annotation_schema, error_schema, selection_schema, to_table
-from mlb_batch.errors import OutputError
+from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.lease import Lease
 from mlb_batch.ledger.parts import (
     KINDS,
     Part,
+    Seqs,
     list_fingerprints,
     list_seqs,
     part_bytes,
@@ -27,10 +28,14 @@ from mlb_batch.ledger.parts import (
     read_part,
     read_parts,
 )
+from mlb_batch.ledger.runs import total, write_record
 from mlb_batch.spec import RetrySpec
 from mlb_batch.storage import Store, open_store
 
 Row = Mapping[str, Any]
+# A lease that was ours a moment ago can't be another's as soon as this (see lease.py); a create that took longer looks
+# again at what stands.
+ASLEEP_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,9 @@ class Ledger:
         """By annotation id: what has failed so far and isn't annotated."""
         return self._attempts
 
-    def totals(self) -> dict[str, dict[str, int]]:
-        """Files and rows that are committed, by kind."""
-        return {log.kind: {"files": len(log.seqs), "rows": log.num_rows} for log in self._logs}
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """Files and rows that are committed, by kind, and which files of several numbers are among them."""
+        return {log.kind: total(log.num_rows, log.files) for log in self._logs}
 
     @property
     def _logs(self) -> tuple[_Log, ...]:
@@ -97,8 +102,7 @@ class Ledger:
 
     def total(self, columns: Sequence[str]) -> int:
         """The sum of whole-number columns over all committed annotations."""
-        seqs = sorted(self._annotations.seqs)
-        parts = read_parts(self._store, "annotations", self.fingerprint, seqs, columns)
+        parts = read_parts(self._store, "annotations", self.fingerprint, self._annotations.files, columns)
         return sum(pc.sum(part.rows[name]).as_py() or 0 for part in parts for name in columns)
 
     def commit(self, annotations: Sequence[Row], errors: Sequence[Row], selections: Sequence[Row] = ()) -> int:
@@ -122,8 +126,7 @@ class Ledger:
 
     def _record(self) -> None:
         """Not part of the commit: it lets `verify` see that the last files were deleted."""
-        record = {"fingerprint": self.fingerprint, "at": _now().isoformat(), **self.totals()}
-        self._store.replace(f"runs/{self.run_id}/ledger.json", json.dumps(record).encode())
+        write_record(self._store, self.run_id, {self.fingerprint: self.totals()})
 
     def check_lease(self) -> None:
         if self._lease is not None:
@@ -179,7 +182,8 @@ class _Log:
         self.kind, self.num_rows = kind, 0
         self._store, self._schema, self._ledger = store, schema, ledger
         self._columns, self._learn, self._most_bytes = columns, learn, most_bytes
-        self.seqs: set[int] = set()
+        self.files: list[Seqs] = []
+        self._numbers: set[int] = set()  # that the files stand for
         for part in read_parts(store, kind, ledger.fingerprint, list_seqs(store, kind, ledger.fingerprint), columns):
             self._take_in(part)
 
@@ -190,27 +194,39 @@ class _Log:
         return written
 
     def fill_gaps(self) -> int:
-        gaps = set(range(max(self.seqs, default=0))) - self.seqs
-        for seq in sorted(gaps):
-            self._create(seq, [], uuid.uuid4().hex)
+        gaps = set(range(max(self._numbers, default=0))) - self._numbers
+        for number in sorted(gaps):
+            self._create(number, [], uuid.uuid4().hex)
         return len(gaps)
 
     def _append_file(self, rows: Sequence[Row], only_new: Callable[[Sequence[Row]], list[Row]]) -> int:
         token = uuid.uuid4().hex
         while rows := only_new(rows):
             self._ledger.check_lease()
-            seq = next(n for n in itertools.count() if n not in self.seqs)  # a deleted file's number comes first
-            if self._create(seq, rows, token):
+            number = next(n for n in itertools.count() if n not in self._numbers)  # a deleted file's comes first
+            if self._create(number, rows, token):
                 return len(rows)
         return 0
 
-    def _create(self, seq: int, rows: Sequence[Row], token: str) -> bool:
+    def _create(self, number: int, rows: Sequence[Row], token: str) -> bool:
         """Whether the file of this number is ours now; either way what stands there has been read."""
-        data = part_bytes(self._table(rows), seq, self._ledger.fingerprint, self._ledger.run_id, token)
-        created = self._store.create(part_name(self.kind, self._ledger.fingerprint, seq), data)
-        standing = read_part(self._store, self.kind, self._ledger.fingerprint, seq, self._columns)
-        self._take_in(standing)
-        return created or standing.metadata.get("mlb_batch.token") == token  # the second: the answer got lost
+        ledger, seqs, begun_s = self._ledger, Seqs.one(number), time.monotonic()
+        data = part_bytes([self._table(rows)], self._schema, seqs, ledger.fingerprint, ledger.run_id, token)
+        created = self._store.create(part_name(self.kind, ledger.fingerprint, seqs), data)
+        if time.monotonic() - begun_s > ASLEEP_S:
+            self._withdraw_if_void(seqs)
+        there = read_part(self._store, self.kind, ledger.fingerprint, seqs, self._columns)
+        self._take_in(there)
+        return created or there.metadata.get("mlb_batch.token") == token  # the second: the answer got lost
+
+    def _withdraw_if_void(self, seqs: Seqs) -> None:
+        """A run that slept may wake after others have written more and merged it: then this number was free again."""
+        if seqs not in list_seqs(self._store, self.kind, self._ledger.fingerprint):
+            self._store.delete(part_name(self.kind, self._ledger.fingerprint, seqs))
+            raise JobError(
+                f"{self._store.uri}: while this run was stopped, others wrote here and compacted; what is committed "
+                "stays, run the same command again"
+            )
 
     def _take_in(self, part: Part) -> None:
         ours, theirs = self._schema, part.schema
@@ -220,7 +236,8 @@ class _Log:
                 f"{self._store.uri}: its {self.kind} were written with other columns ({', '.join(sorted(differ))}); "
                 "use another output, or the input.columns and the input types of then"
             )
-        self.seqs.add(part.seq)
+        self.files.append(part.seqs)
+        self._numbers.update(part.seqs.numbers)
         self.num_rows += part.rows.num_rows
         self._learn(part.rows)
 
@@ -257,8 +274,8 @@ def _refuse_other_versions(store: Store) -> None:
     """One file is enough: since every writer refuses to mix, all were written by one version."""
     for kind in KINDS:
         for fingerprint in list_fingerprints(store, kind)[:1]:
-            for seq in list_seqs(store, kind, fingerprint)[:1]:
-                version = read_part(store, kind, fingerprint, seq, []).metadata.get("mlb_batch.schema_version")
+            for seqs in list_seqs(store, kind, fingerprint)[:1]:
+                version = read_part(store, kind, fingerprint, seqs, []).metadata.get("mlb_batch.schema_version")
                 if version != str(SCHEMA_VERSION):
                     raise OutputError(
                         f"{store.uri}: {kind} were written with schema version {version}, this is {SCHEMA_VERSION}; "

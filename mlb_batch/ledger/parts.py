@@ -1,13 +1,17 @@
-"""The files of one kind (annotations, errors or selections) of one fingerprint: named, written, read.
+"""The files of one kind (annotations, errors or selections) of one fingerprint: named, listed, read.
 
-OUTPUT/annotations/<fingerprint>/part-000000.parquet
+OUTPUT/annotations/<fingerprint>/part-000000.parquet          as a run committed it: one number
+OUTPUT/annotations/<fingerprint>/part-000000-000057.parquet   as a compaction merged it: it stands for all these numbers
+
+No name is ever given two contents. A file whose numbers lie within those of another is void: it is in that other one,
+or it was written too late by a run that had lost its lease. Whoever lists sees that by the names alone.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,57 +24,115 @@ from mlb_batch.ledger.seal import sealed
 from mlb_batch.storage import Store
 
 KINDS = ("annotations", "errors", "selections")
-_NAME = re.compile(r"part-(\d{6,})\.parquet")
+_NAME = re.compile(r"part-(\d{6,})(?:-(\d{6,}))?\.parquet")
 _READERS = 16
+
+
+@dataclass(frozen=True, order=True)
+class Seqs:
+    """The numbers that one file stands for."""
+
+    first: int
+    last: int
+
+    @staticmethod
+    def one(number: int) -> Seqs:
+        return Seqs(number, number)
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.last + 1)
+
+    @property
+    def merged(self) -> bool:
+        return self.first < self.last
+
+    def __str__(self) -> str:
+        return f"{self.first:06d}-{self.last:06d}" if self.merged else f"{self.first:06d}"
 
 
 @dataclass(frozen=True)
 class Part:
     """One committed file, as far as it was read."""
 
-    seq: int
+    seqs: Seqs
     schema: pa.Schema
     metadata: dict[str, str]
     rows: pa.Table  # only the columns asked for
 
 
-def part_name(kind: str, fingerprint: str, seq: int) -> str:
-    return f"{kind}/{fingerprint}/part-{seq:06d}.parquet"
+def folder_name(kind: str, fingerprint: str) -> str:
+    return f"{kind}/{fingerprint}"
 
 
-def list_seqs(store: Store, kind: str, fingerprint: str) -> list[int]:
-    matches = (_NAME.fullmatch(name) for name in store.list(f"{kind}/{fingerprint}"))
-    return sorted(int(match[1]) for match in matches if match)
+def part_name(kind: str, fingerprint: str, seqs: Seqs) -> str:
+    return f"{folder_name(kind, fingerprint)}/part-{seqs}.parquet"
+
+
+def parse_name(name: str) -> Seqs | None:
+    """The numbers that a file's name (without its folder) says; None where it is no part's name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    seqs = Seqs(int(match[1]), int(match[2] or match[1]))
+    return seqs if f"part-{seqs}.parquet" == name else None
+
+
+def standing(every: Iterable[Seqs]) -> list[Seqs]:
+    """Those that are not void, in order."""
+    found: list[Seqs] = []
+    for seqs in sorted(every, key=lambda one: (one.first, -one.last)):
+        if not found or seqs.last > found[-1].last:
+            found.append(seqs)
+    return found
+
+
+def list_all(store: Store, kind: str, fingerprint: str) -> list[Seqs]:
+    """Void ones too."""
+    return [seqs for name in store.list(folder_name(kind, fingerprint)) if (seqs := parse_name(name)) is not None]
+
+
+def list_seqs(store: Store, kind: str, fingerprint: str) -> list[Seqs]:
+    return standing(list_all(store, kind, fingerprint))
 
 
 def list_fingerprints(store: Store, kind: str) -> list[str]:
     return [name for name in store.list(kind) if re.fullmatch(r"[0-9a-f]{16}", name)]
 
 
-def part_bytes(table: pa.Table, seq: int, fingerprint: str, run_id: str, token: str) -> bytes:
+def row_keys(rows: pa.Table, kind: str) -> list[bytes]:
+    """What may stand once: an annotation, an attempt that failed, a cut of a selection."""
+    ids: Sequence[str] = rows["annotation_id"].to_pylist()
+    again = {"errors": "attempt", "selections": "layer"}
+    numbers = rows[again[kind]].to_pylist() if kind in again else [0] * len(ids)
+    return [bytes.fromhex(one) + number.to_bytes(4, "big") for one, number in zip(ids, numbers, strict=True)]
+
+
+def part_bytes(tables: Iterable[pa.Table], schema: pa.Schema, seqs: Seqs, fingerprint: str, run_id: str,
+               token: str) -> bytes:  # fmt: skip
     metadata = {
         "mlb_batch.schema_version": str(SCHEMA_VERSION),
         "mlb_batch.fingerprint": fingerprint,
         "mlb_batch.run_id": run_id,
-        "mlb_batch.seq": str(seq),
+        "mlb_batch.seq": str(seqs),
         "mlb_batch.token": token,
     }
-    return sealed(table, metadata)
+    return sealed(tables, schema, metadata)
 
 
-def parse_part(data: bytes, seq: int, columns: Sequence[str] | None) -> Part:
+def parse_part(data: bytes, seqs: Seqs, columns: Sequence[str] | None) -> Part:
     """ArrowException or OSError where the bytes are no sound Parquet file."""
     file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     pairs = file.metadata.metadata or {}
     metadata = {key.decode(): value.decode() for key, value in pairs.items() if key.startswith(b"mlb_batch.")}
-    return Part(seq, file.schema_arrow, metadata, file.read(columns=None if columns is None else list(columns)))
+    return Part(seqs, file.schema_arrow, metadata, file.read(columns=None if columns is None else list(columns)))
 
 
-def read_part(store: Store, kind: str, fingerprint: str, seq: int, columns: Sequence[str]) -> Part:
-    name = part_name(kind, fingerprint, seq)
+def read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs, columns: Sequence[str]) -> Part:
+    name = part_name(kind, fingerprint, seqs)
     data = store.read(name)
     try:
-        return parse_part(data, seq, columns)
+        return parse_part(data, seqs, columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         said = str(error).splitlines()[0]
         remedy = f"run `mlb-batch verify {store.uri}`; once the file is deleted, the same run computes its rows again"
@@ -78,10 +140,10 @@ def read_part(store: Store, kind: str, fingerprint: str, seq: int, columns: Sequ
 
 
 def read_parts(
-    store: Store, kind: str, fingerprint: str, seqs: Sequence[int], columns: Sequence[str]
+    store: Store, kind: str, fingerprint: str, seqs: Sequence[Seqs], columns: Sequence[str]
 ) -> Iterator[Part]:
     """In order, several at a time: a resume is bound by round trips, not by bytes."""
     with ThreadPoolExecutor(_READERS) as readers:
         for start in range(0, len(seqs), _READERS):
             chunk = seqs[start : start + _READERS]
-            yield from readers.map(lambda seq: read_part(store, kind, fingerprint, seq, columns), chunk)
+            yield from readers.map(lambda one: read_part(store, kind, fingerprint, one, columns), chunk)

@@ -1,16 +1,28 @@
-"""What a run leaves beside its rows: runs/<run_id>/ and current.json."""
+"""What a run leaves beside its rows: runs/<run_id>/ and current.json, each with a checksum of its own.
+
+current.json names the newest complete fingerprint, and the files to read: whoever reads those reads each row once, also
+while a compaction is at work (see compact.py). It is one small file, so it changes from one moment to the next.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from mlb_batch.storage import open_store
+import yaml
+
+from mlb_batch.errors import OutputError
+from mlb_batch.ledger.parts import KINDS, Seqs, folder_name
+from mlb_batch.ledger.seal import SHA256, sealed_json, sealed_yaml
+from mlb_batch.spec import OutputSpec
+from mlb_batch.storage import Store, open_store
 
 Document = Literal["plan", "progress", "summary", "environment"]
+Files = Mapping[str, Sequence[str]]  # kind -> names or globs, relative to the output
 CURRENT = "current.json"
+SPEC, RECORD = "spec.yaml", "ledger.json"
 
 
 class RunFolder:
@@ -21,10 +33,10 @@ class RunFolder:
         self._folder = f"runs/{run_id}"
 
     def write_spec(self, yaml_text: str) -> None:
-        self._store.replace(f"{self._folder}/spec.yaml", yaml_text.encode())
+        self._store.replace(f"{self._folder}/{SPEC}", sealed_yaml(yaml_text))
 
     def write_json(self, name: Document, value: Mapping[str, Any]) -> None:
-        self._store.replace(f"{self._folder}/{name}.json", json.dumps(value, indent=1).encode())
+        self._store.replace(f"{self._folder}/{name}.json", sealed_json(value))
 
     def read_json(self, name: Document | Literal["ledger"]) -> dict[str, Any] | None:
         """None where the run hasn't written it."""
@@ -36,24 +48,76 @@ def run_ids(output_uri: str) -> list[str]:
     return open_store(output_uri).list("runs")
 
 
+def last_target_mb(output_uri: str) -> int:
+    """output.target_file_mb of the newest run, as its job file has it; the default where none is recorded."""
+    store = open_store(output_uri)
+    for run_id in reversed(store.list("runs")):
+        try:
+            written = yaml.safe_load(store.read(f"runs/{run_id}/{SPEC}"))["output"]
+        except FileNotFoundError:
+            continue
+        except (yaml.YAMLError, KeyError, TypeError):
+            raise OutputError(f"{output_uri}/runs/{run_id}/{SPEC} is damaged; say --target-mb") from None
+        default = OutputSpec.model_fields["target_file_mb"].default
+        return int(written.get("target_file_mb", default)) if isinstance(written, dict) else int(default)
+    return int(OutputSpec.model_fields["target_file_mb"].default)
+
+
+def write_record(store: Store, run_id: str, ledgers: Mapping[str, Mapping[str, Any]]) -> None:
+    """What is committed, by fingerprint and kind; no part of any commit, but lets `verify` see that files are gone."""
+    at = datetime.datetime.now(datetime.UTC).isoformat()
+    store.replace(f"runs/{run_id}/{RECORD}", sealed_json({"at": at, "ledgers": ledgers}))
+
+
+def newest_record(store: Store, fingerprint: str) -> dict[str, Any] | None:
+    """What is committed of a fingerprint, as the newest run or compaction of it recorded it; by kind."""
+    for run_id in reversed(store.list("runs")):
+        record = _read_json(store, f"runs/{run_id}/{RECORD}")
+        if record is not None and fingerprint in record["ledgers"]:
+            found: dict[str, Any] = record["ledgers"][fingerprint]
+            return found
+    return None
+
+
+def total(rows: int, files: Sequence[Seqs]) -> dict[str, Any]:
+    """What a record says of one kind: enough to tell, and to name, any file that is deleted later."""
+    last = max((seqs.last for seqs in files), default=-1)
+    return {"files": len(files), "rows": rows, "last": last, "merged": sorted(str(one) for one in files if one.merged)}
+
+
 def publish(output_uri: str, fingerprint: str, run_id: str) -> None:
     """Name the newest complete fingerprint in current.json; for runs that left nothing undone."""
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    value = {"fingerprint": fingerprint, "run_id": run_id, "published_at": at}
+    value = {"fingerprint": fingerprint, "run_id": run_id, "published_at": at, "files": in_place(fingerprint)}
     store = open_store(output_uri)
     before = _read_json(store, CURRENT)
-    if before is None or before.get("fingerprint") != fingerprint:
-        store.replace(CURRENT, json.dumps(value, indent=1).encode())
+    if before is None or (before.get("fingerprint"), before.get("files")) != (fingerprint, value["files"]):
+        store.replace(CURRENT, sealed_json(value))
+
+
+def point(store: Store, files: Files) -> None:
+    """Send the readers of current.json to other files of the same rows."""
+    current = _read_json(store, CURRENT)
+    assert current is not None
+    if current.get("files") != files:
+        store.replace(CURRENT, sealed_json({**current, "files": files}))
+
+
+def in_place(fingerprint: str) -> dict[str, list[str]]:
+    """Where the files of a fingerprint are, but for the time of a compaction."""
+    return {kind: [f"{folder_name(kind, fingerprint)}/*.parquet"] for kind in KINDS}
 
 
 def read_current(output_uri: str) -> dict[str, Any] | None:
     return _read_json(open_store(output_uri), CURRENT)
 
 
-def _read_json(store: Any, name: str) -> dict[str, Any] | None:
+def _read_json(store: Store, name: str) -> dict[str, Any] | None:
+    """Without its checksum."""
     try:
         value = json.loads(store.read(name))
     except FileNotFoundError:
         return None
     assert isinstance(value, dict), name
+    value.pop(SHA256, None)
     return value

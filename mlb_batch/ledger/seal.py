@@ -1,42 +1,73 @@
-"""A Parquet file that holds the SHA-256 of itself.
+"""Files that hold the SHA-256 of themselves: Parquet, and the JSON and YAML beside it.
 
-Page checksums cover pages, not the footer. So the digest is taken over the whole file with a blank in its place, and
-then written into that place; whoever checks puts the blank back and counts again.
+Page checksums cover pages, not the footer, and JSON has none. So the digest is taken over the whole file with a blank
+in its place, and then written into that place; whoever checks puts the blank back and counts again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_KEY = "mlb_batch.sha256"
+SHA256 = "sha256"
+_KEY = f"mlb_batch.{SHA256}"
 _BLANK = b"0" * 64
 # How the footer (Thrift, compact) writes a key followed by a value of 64 bytes: a string field, then its length.
-_BEFORE = _KEY.encode() + b"\x18\x40"
+_IN_PARQUET = _KEY.encode() + b"\x18\x40"
+_IN_JSON = f'"{SHA256}": "'.encode()
+_IN_YAML = f"# {SHA256}: ".encode()
 
 
 class BrokenSeal(Exception):
     """The bytes aren't those that were written."""
 
 
-def sealed(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
-    """The table as a whole Parquet file, with the metadata among its key-value pairs."""
+def sealed(tables: Iterable[pa.Table], schema: pa.Schema, metadata: Mapping[str, str]) -> bytes:
+    """The tables as a whole Parquet file, each a row group, with the metadata among its key-value pairs."""
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, table.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(table)
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
+        for table in tables:
+            writer.write_table(table)
         writer.add_key_value_metadata({**metadata, _KEY: _BLANK.decode()})
-    data = bytearray(buffer.getvalue())
-    at = _digest_at(data)
+    return _with_digest(buffer.getvalue(), _IN_PARQUET)
+
+
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    assert SHA256 not in value
+    text = json.dumps({**value, SHA256: _BLANK.decode()}, indent=1)
+    return _with_digest(text.encode(), _IN_JSON)
+
+
+def sealed_yaml(text: str) -> bytes:
+    """The digest stands in a comment at the end."""
+    return _with_digest(b"%s\n%s%s\n" % (text.rstrip("\n").encode(), _IN_YAML, _BLANK), _IN_YAML)
+
+
+def check_seal(data: bytes) -> None:
+    """Of a Parquet file."""
+    _check(data, _IN_PARQUET)
+
+
+def check_text_seal(data: bytes, name: str) -> None:
+    """Of a .json or .yaml file."""
+    _check(data, _IN_YAML if name.endswith(".yaml") else _IN_JSON)
+
+
+def _with_digest(blank: bytes, mark: bytes) -> bytes:
+    data = bytearray(blank)
+    at = _digest_at(data, mark)
     data[at : at + len(_BLANK)] = hashlib.sha256(data).hexdigest().encode()
     return bytes(data)
 
 
-def check_seal(data: bytes) -> None:
-    at = _digest_at(data)
+def _check(data: bytes, mark: bytes) -> None:
+    at = _digest_at(data, mark)
     digest = data[at : at + len(_BLANK)]
     blanked = hashlib.sha256(data[:at])
     blanked.update(_BLANK)
@@ -45,9 +76,9 @@ def check_seal(data: bytes) -> None:
         raise BrokenSeal("its bytes are not those that were written (checksum differs)")
 
 
-def _digest_at(data: bytes | bytearray) -> int:
-    # The footer comes last, so the last match is its own, whatever a caption says.
-    at = data.rfind(_BEFORE)
+def _digest_at(data: bytes | bytearray, mark: bytes) -> int:
+    # It is written last, so the last match is it, whatever a caption says.
+    at = data.rfind(mark)
     if at < 0:
         raise BrokenSeal("it holds no checksum: damaged, or not written by this project")
-    return at + len(_BEFORE)
+    return at + len(mark)

@@ -1,22 +1,44 @@
-"""Checks every file and invariant of an output and names what is damaged, with what to do about it."""
+"""Checks every file and invariant of an output and names what is damaged, with what to do about it.
+
+Every file that this project writes holds its own checksum, rows stand once, numbers have no gap, and what a run or a
+compaction recorded last says how many rows there were and which files held them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 
-from mlb_batch.ledger.parts import KINDS, list_fingerprints, list_seqs, parse_part, part_name
-from mlb_batch.ledger.runs import CURRENT
-from mlb_batch.ledger.seal import BrokenSeal, check_seal
+from mlb_batch.ledger.compact import SHUT, STAGE
+from mlb_batch.ledger.parts import (
+    KINDS,
+    Seqs,
+    folder_name,
+    list_fingerprints,
+    parse_name,
+    parse_part,
+    part_name,
+    row_keys,
+    standing,
+)
+from mlb_batch.ledger.runs import CURRENT, RECORD, SPEC
+from mlb_batch.ledger.seal import BrokenSeal, check_seal, check_text_seal
 from mlb_batch.storage import Store, open_store
 
 _READERS = 4
 _DELETE_AND_RUN = "delete this file and run the same job again: it computes the rows that are missing"
 _RUN = "run the same job again: it computes the rows that are missing"
+_COMPACT = "run `mlb-batch compact` again: it finishes what was cut off"
+_DELETE = "delete it; no row depends on it"
+_AWAY = "move it elsewhere"
+# What a run that has ended leaves; one that was killed may have any of them.
+_DOCUMENTS = (SPEC, "plan.json", "environment.json", "progress.json", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -44,97 +66,154 @@ def verify(output_uri: str) -> list[Finding]:
     """Empty where every file is whole, no row stands twice, and nothing that was committed is gone."""
     store = open_store(output_uri)
     findings: list[Finding] = []
+    records = _Records()
+    for run_id in store.list("runs"):
+        findings += _check_run(store, f"runs/{run_id}", records)
+    for name in store.list("plans"):
+        findings += _check_text(store, f"plans/{name}", "delete it; the next run solves the budget again")
     seen: dict[tuple[str, str], _Seen] = {}
     for kind in KINDS:
-        for fingerprint in list_fingerprints(store, kind):
+        for fingerprint in {*list_fingerprints(store, kind), *records.fingerprints(kind)}:
             seen[kind, fingerprint] = _Seen()
-            findings += _check_folder(store, kind, fingerprint, seen[kind, fingerprint])
+            recorded = records.of(kind, fingerprint)
+            findings += _check_folder(store, kind, fingerprint, recorded, seen[kind, fingerprint])
+            findings += _check_count(kind, fingerprint, recorded, seen[kind, fingerprint])
         strays = set(store.list(kind)) - set(list_fingerprints(store, kind))
-        findings += [Finding(f"{kind}/{name}", "not written by this project", "move it elsewhere") for name in strays]
-    findings += _check_records(store, seen)
-    findings += _check_current(store, {fingerprint for _, fingerprint in seen})
+        findings += [Finding(f"{kind}/{name}", "not written by this project", _AWAY) for name in strays]
+    findings += _check_current(store, {fingerprint for (_, fingerprint), one in seen.items() if one.files})
     return findings
 
 
-def _check_folder(store: Store, kind: str, fingerprint: str, seen: _Seen) -> Iterator[Finding]:
-    seqs = list_seqs(store, kind, fingerprint)
-    names = {part_name(kind, fingerprint, seq) for seq in seqs}
-    for name in store.list(f"{kind}/{fingerprint}"):
-        if f"{kind}/{fingerprint}/{name}" not in names:
-            yield Finding(f"{kind}/{fingerprint}/{name}", "not written by this project", "move it elsewhere")
-    for seq in sorted(set(range(max(seqs, default=0))) - set(seqs)):
-        yield Finding(part_name(kind, fingerprint, seq), "the file is gone", _RUN)
+def _check_folder(
+    store: Store, kind: str, fingerprint: str, recorded: Mapping[str, Any], seen: _Seen
+) -> Iterator[Finding]:
+    folder = folder_name(kind, fingerprint)
+    every = {name: parse_name(name) for name in store.list(folder)}
+    there = standing(seqs for seqs in every.values() if seqs is not None)
+    for name, seqs in every.items():
+        if name == SHUT:
+            yield Finding(f"{folder}/{name}", "a compaction was cut off: a plain read of this folder errs", _COMPACT)
+        elif seqs is None:
+            yield Finding(f"{folder}/{name}", "not written by this project", _AWAY)
+        elif seqs not in there:
+            yield Finding(f"{folder}/{name}", "its rows are in another file: a compaction was cut off", _COMPACT)
+    for seqs in _missing(there, recorded):
+        yield Finding(part_name(kind, fingerprint, seqs), "the file is gone", _RUN)
+    for before, after in pairwise(there):
+        if after.first <= before.last:
+            path = part_name(kind, fingerprint, after)
+            yield Finding(path, f"its numbers overlap those of part-{before}", _DELETE_AND_RUN)
     with ThreadPoolExecutor(_READERS) as readers:
-        for start in range(0, len(seqs), _READERS):  # by the handful: the files of a big output don't fit in memory
-            some = seqs[start : start + _READERS]
-            data = readers.map(lambda seq: store.read(part_name(kind, fingerprint, seq)), some)
-            for seq, one in zip(some, data, strict=True):
-                yield from _check_part(one, kind, fingerprint, seq, seen)
+        for start in range(0, len(there), _READERS):  # by the handful: the files of a big output don't fit in memory
+            some = there[start : start + _READERS]
+            data = readers.map(lambda one: store.read(part_name(kind, fingerprint, one)), some)
+            for seqs, one in zip(some, data, strict=True):
+                yield from _check_part(one, kind, fingerprint, seqs, seen)
 
 
-def _check_part(data: bytes, kind: str, fingerprint: str, seq: int, seen: _Seen) -> Iterator[Finding]:
-    path = part_name(kind, fingerprint, seq)
+def _missing(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> Iterator[Seqs]:
+    """The files that are gone: numbers in between, and those that were recorded, by the names that they had."""
+    numbers = {number for seqs in there for number in seqs.numbers}
+    last = max([recorded.get("last", -1), *(seqs.last for seqs in there)])
+    absent = set(range(last + 1)) - numbers
+    for name in recorded.get("merged", ()):
+        seqs = parse_name(f"part-{name}.parquet")
+        if seqs is not None and absent.issuperset(seqs.numbers):
+            absent.difference_update(seqs.numbers)
+            yield seqs
+    yield from map(Seqs.one, sorted(absent))
+
+
+def _check_part(data: bytes, kind: str, fingerprint: str, seqs: Seqs, seen: _Seen) -> Iterator[Finding]:
+    path = part_name(kind, fingerprint, seqs)
+    seen.files += 1
     try:
         check_seal(data)
-        part = parse_part(data, seq, None)
+        part = parse_part(data, seqs, None)
     except (BrokenSeal, pa.ArrowException, OSError, ValueError) as error:
         yield Finding(path, str(error).splitlines()[0], _DELETE_AND_RUN)
         return
-    seen.files += 1
     seen.rows += part.rows.num_rows
     told = (part.metadata.get("mlb_batch.fingerprint"), part.metadata.get("mlb_batch.seq"))
-    if told != (fingerprint, str(seq)) or set(part.rows["fingerprint"].unique().to_pylist()) - {fingerprint}:
+    if told != (fingerprint, str(seqs)) or set(part.rows["fingerprint"].unique().to_pylist()) - {fingerprint}:
         yield Finding(path, "it belongs to another place or fingerprint", _DELETE_AND_RUN)
-    twice = _doubled(part.rows, kind, seen)
+    twice = []
+    for key in row_keys(part.rows, kind):
+        if key in seen.keys:
+            twice.append(key[:-4].hex())
+        seen.keys.add(key)
     if twice:
         yield Finding(path, f"{len(twice)} rows stand twice, like {twice[0]}", _DELETE_AND_RUN)
 
 
-def _doubled(rows: pa.Table, kind: str, seen: _Seen) -> list[str]:
-    """Ids that stood before: an annotation may stand once, a failure once an attempt, a selection once a layer."""
-    ids: Sequence[str] = rows["annotation_id"].to_pylist()
-    again = {"errors": "attempt", "selections": "layer"}
-    numbers = rows[again[kind]].to_pylist() if kind in again else [0] * len(ids)
-    twice = []
-    for one, number in zip(ids, numbers, strict=True):
-        key = bytes.fromhex(one) + number.to_bytes(4, "big")
-        if key in seen.keys:
-            twice.append(one)
-        seen.keys.add(key)
-    return twice
+def _check_count(kind: str, fingerprint: str, recorded: Mapping[str, Any], seen: _Seen) -> Iterator[Finding]:
+    """Against the newest record."""
+    if seen.rows < recorded.get("rows", 0):
+        problem = f"{recorded['rows']} rows in {recorded['files']} files were committed, {seen.rows} can be read"
+        yield Finding(folder_name(kind, fingerprint), problem, _RUN)
 
 
-def _check_records(store: Store, seen: dict[tuple[str, str], _Seen]) -> Iterator[Finding]:
-    """Against the newest record of each fingerprint: files deleted at the end leave no gap."""
-    newest: dict[str, dict[str, object]] = {}
-    for run_id in store.list("runs"):
-        name = f"runs/{run_id}/ledger.json"
-        try:
-            record = json.loads(store.read(name))
-        except FileNotFoundError:
+class _Records:
+    """The newest of what runs and compactions recorded, by fingerprint."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, tuple[str, Mapping[str, Any]]] = {}
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        for fingerprint, totals in record["ledgers"].items():
+            self._newest[fingerprint] = max(
+                self._newest.get(fingerprint, ("", {})), (record["at"], totals), key=lambda one: one[0]
+            )
+
+    def fingerprints(self, kind: str) -> set[str]:
+        return {fingerprint for fingerprint in self._newest if self.of(kind, fingerprint).get("files")}
+
+    def of(self, kind: str, fingerprint: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._newest.get(fingerprint, ("", {}))[1].get(kind, {})
+        return found
+
+
+def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding]:
+    names = store.list(folder)
+    for name in names:
+        if name not in (*_DOCUMENTS, RECORD):
+            yield Finding(f"{folder}/{name}", "not written by this project", _AWAY)
             continue
-        except ValueError:
-            yield Finding(name, "not JSON", "delete it; it only repeats what the files say")
+        remedy = f"{_DELETE}; it only tells of this run" if name != RECORD else f"{_DELETE}; the files say the same"
+        problems = list(_check_text(store, f"{folder}/{name}", remedy))
+        yield from problems
+        if problems:
             continue
-        before = newest.get(record["fingerprint"])
-        if before is None or str(before["at"]) < record["at"]:
-            newest[record["fingerprint"]] = record
-    for fingerprint, record in newest.items():
-        for kind in record.keys() & set(KINDS):
-            now, then = seen.get((kind, fingerprint), _Seen()), record[kind]
-            assert isinstance(then, dict)
-            if now.rows < then["rows"]:
-                problem = f"{then['rows']} rows in {then['files']} files were committed, {now.rows} can be read"
-                yield Finding(f"{kind}/{fingerprint}", problem, _RUN)
+        if name == RECORD:
+            records.add(json.loads(store.read(f"{folder}/{name}")))
+        elif name == "progress.json" and json.loads(store.read(f"{folder}/{name}"))["state"] == "ended":
+            for missing in set(_DOCUMENTS) - set(names):
+                yield Finding(f"{folder}/{missing}", "the file is gone", "nothing brings it back; no row depends on it")
+
+
+def _check_text(store: Store, name: str, remedy: str) -> Iterator[Finding]:
+    try:
+        check_text_seal(store.read(name), name)
+    except FileNotFoundError:
+        return  # a run has replaced it meanwhile
+    except BrokenSeal as error:
+        yield Finding(name, str(error), remedy)
 
 
 def _check_current(store: Store, fingerprints: set[str]) -> Iterator[Finding]:
+    again = "run the newest job again: it writes the file anew"
     try:
-        named = json.loads(store.read(CURRENT))["fingerprint"]
+        data = store.read(CURRENT)
+        check_text_seal(data, CURRENT)
+        current = json.loads(data)
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError):
-        yield Finding(CURRENT, "damaged", "run the newest job again: it writes the file anew")
+    except BrokenSeal as error:
+        yield Finding(CURRENT, str(error), again)
         return
-    if named not in fingerprints:
-        yield Finding(CURRENT, f"it names {named}, of which there are no rows", "run that job again")
+    if current["fingerprint"] not in fingerprints:
+        yield Finding(CURRENT, f"it names {current['fingerprint']}, of which there are no rows", "run that job again")
+    staged = {f"{STAGE}/{name}" for name in store.list(STAGE)}
+    for name in [name for names in current["files"].values() for name in names if name.startswith(STAGE)]:
+        if name not in staged:
+            yield Finding(name, f"the file is gone, and {CURRENT} names it", _COMPACT)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mlb_batch.cost.allocate import ContentRule
 from mlb_batch.errors import OutputError
+from mlb_batch.ledger.seal import sealed_json
 from mlb_batch.planning.record import Plan
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import open_store
@@ -28,8 +29,7 @@ def freeze(spec: JobSpec, plan: Plan) -> None:
         return
     solved = {"keep": plan.keep, "frames": plan.frames, "content": plan.content and dataclasses.asdict(plan.content)}
     told = {"fingerprint": plan.fingerprint, "videos": plan.videos, "budget": dataclasses.asdict(plan.budget)}
-    text = json.dumps({"solved": solved, "solved_for": told}, indent=1)
-    open_store(spec.output.uri).replace(_name(plan.key), text.encode())
+    open_store(spec.output.uri).replace(_name(plan.key), sealed_json({"solved": solved, "solved_for": told}))
 
 
 def thaw(spec: JobSpec, key: str) -> Solved | None:

@@ -1,0 +1,278 @@
+"""Merges small files of every fingerprint towards a target size, under readers that are at work.
+
+Decision record: how files are exchanged
+----------------------------------------
+A storage changes one file at a time, and a plain reader lists first and reads then. So rows can't move from one file
+into another unseen: in between, some listing shows them twice or not at all, and whoever listed before finds files
+gone. What can be one step is the change of one small file that says what to read. So there are two promises:
+
+- Whoever reads the files that current.json names gets every row once, at every moment, and finds every file, if it is
+  done within the grace time.
+- Whoever reads annotations/<fingerprint>/ without asking gets every row once or an error, never a wrong answer; an
+  error only while the files are being exchanged, which takes a moment. Otherwise the folder is right, as ever.
+
+The way: the merged files are written to compacting/, where nobody looks. current.json is pointed at them (with the
+files that stay): the readers' one step. After the grace time nobody reads the old files any more, and they are
+exchanged: a last file that can't be read shuts the folder, the merged files are created, the old ones deleted, and the
+shut is taken away. current.json is pointed back, and after another grace time compacting/ is emptied.
+
+Why a plain read errs rather than lies: no name is ever given two contents. A listing from before holds old files
+only, which are as they were or gone; one from after holds new files only; one in between holds the file that can't be
+read; and in one that is taken in several pages, the last page holds that file or the first page names files that are
+gone by now. Folders named by generation were weighed: there a reader of a fixed path ends up with nothing, one of all
+of annotations/ sees rows twice until the old generation goes, and every compaction copies everything.
+
+A merged file is named by the numbers that it stands for, and the files of these numbers are void from its creation on
+(see parts.py): so the ledger is right whenever a compaction is killed, and `tidy`, which every run and compaction
+begins with, only sweeps up. A compaction holds the lease; unlike a run's commit, it rests on it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from mlb_batch.errors import JobError, OutputError
+from mlb_batch.ledger.lease import Lease
+from mlb_batch.ledger.parts import (
+    KINDS,
+    Part,
+    Seqs,
+    folder_name,
+    list_all,
+    list_fingerprints,
+    list_seqs,
+    parse_name,
+    parse_part,
+    part_bytes,
+    part_name,
+    row_keys,
+    standing,
+)
+from mlb_batch.ledger.runs import in_place, newest_record, point, read_current, total, write_record
+from mlb_batch.ledger.seal import BrokenSeal, check_seal
+from mlb_batch.storage import Store, open_store
+
+STAGE = "compacting"
+SHUT = "zz-being-compacted.parquet"  # sorts after every part
+NOTE = (
+    b"These files are being exchanged. Read the files that current.json names; if nothing is at work here, run "
+    b"`mlb-batch compact` once more to finish what was cut off.\n"
+)
+ROW_GROUP_BYTES = 64 * 2**20
+LEASE_LOOK_S = 5.0
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Neighbouring files that become one."""
+
+    kind: str
+    fingerprint: str
+    sources: tuple[Seqs, ...]
+
+    @property
+    def seqs(self) -> Seqs:
+        return Seqs(self.sources[0].first, self.sources[-1].last)
+
+    def staged(self, run_id: str) -> str:
+        return f"{STAGE}/{run_id}.{self.kind}.{self.fingerprint}.part-{self.seqs}.parquet"
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compaction did."""
+
+    run_id: str
+    files_before: int
+    files_after: int
+    merged: int  # new files
+
+
+def compact(output_uri: str, run_id: str, target_mb: int, grace_s: float) -> Compacted:
+    """OutputError where a run is at work, or where a file is damaged; then nothing is changed."""
+    store = open_store(output_uri)
+    if not _folders(store):
+        raise OutputError(f"{output_uri}: no annotations are here; is it the output.uri of a job that has run?")
+    with Lease(output_uri, run_id) as lease:
+        tidy(output_uri)
+        before = sum(len(list_seqs(store, *folder)) for folder in _folders(store))
+        merges = list(_planned(store, target_mb * 2**20))
+        for merge in merges:
+            _stage(store, merge, run_id)
+        moved = _as_moved(store, merges, run_id)
+        if moved is not None:
+            point(store, moved[1])
+            _wait(lease, grace_s)
+        for kind, fingerprint in _folders(store):
+            _exchange(store, [m for m in merges if (m.kind, m.fingerprint) == (kind, fingerprint)], run_id, lease)
+        if merges:
+            _record(store, {merge.fingerprint for merge in merges}, run_id)
+        if moved is not None:
+            point(store, in_place(moved[0]))
+            _wait(lease, grace_s)
+        _delete(store, (merge.staged(run_id) for merge in merges))
+    return Compacted(run_id, before, before - sum(len(m.sources) - 1 for m in merges), len(merges))
+
+
+def tidy(output_uri: str) -> None:
+    """Sweep up after a compaction that was killed. Only for who holds the lease."""
+    store = open_store(output_uri)
+    staged = [f"{STAGE}/{name}" for name in store.list(STAGE)]
+    if not staged:
+        return  # they are deleted last
+    current = read_current(output_uri)
+    pointed = {name for names in current.get("files", {}).values() for name in names} if current else set()
+    for kind, fingerprint in _folders(store):
+        every = list_all(store, kind, fingerprint)
+        void = set(every) - set(standing(every))
+        _delete(store, (part_name(kind, fingerprint, seqs) for seqs in void))
+        store.delete(f"{folder_name(kind, fingerprint)}/{SHUT}")
+    if current:
+        point(store, in_place(current["fingerprint"]))
+    # Someone may still be reading those that current.json named until now: they are left to the next sweep.
+    _delete(store, (name for name in staged if name not in pointed))
+
+
+def _folders(store: Store) -> list[tuple[str, str]]:
+    return [(kind, fingerprint) for kind in KINDS for fingerprint in list_fingerprints(store, kind)]
+
+
+def _planned(store: Store, target: int) -> Iterator[Merge]:
+    for kind, fingerprint in _folders(store):
+        sizes = {seqs: size for name, size in store.sizes(folder_name(kind, fingerprint)).items()
+                 if (seqs := parse_name(name)) is not None}  # fmt: skip
+        there = [(seqs, sizes[seqs]) for seqs in standing(sizes)]
+        yield from (Merge(kind, fingerprint, sources) for sources in _groups(there, target))
+
+
+def _groups(files: Iterable[tuple[Seqs, int]], target: int) -> Iterator[tuple[Seqs, ...]]:
+    """Neighbours that fit into one file. One of half the size stays: rewriting it would gain little, again and again.
+
+    Over a number that is missing nothing is merged: that a file was lost must go on showing.
+    """
+    group: list[Seqs] = []
+    size = 0
+    for seqs, num_bytes in files:
+        big = num_bytes > target / 2
+        if group and (big or size + num_bytes > target or group[-1].last + 1 != seqs.first):
+            yield from _worth(group)
+            group, size = [], 0
+        if not big:
+            group, size = [*group, seqs], size + num_bytes
+    yield from _worth(group)
+
+
+def _worth(group: Sequence[Seqs]) -> Iterator[tuple[Seqs, ...]]:
+    if len(group) > 1:
+        yield tuple(group)
+
+
+def _stage(store: Store, merge: Merge, run_id: str) -> None:
+    """Write the merged file where nobody looks, from sources whose bytes are those that were written."""
+    with ThreadPoolExecutor(_THREADS) as readers:
+        parts = list(readers.map(lambda seqs: _read_sound(store, merge, seqs), merge.sources))
+    schema = parts[0].schema
+    if any(part.schema != schema for part in parts):
+        raise OutputError(f"{store.uri}/{folder_name(merge.kind, merge.fingerprint)}: its files have different columns")
+    every = [key for part in parts for key in row_keys(part.rows, merge.kind)]
+    if len(set(every)) < len(every):
+        raise _damaged(store, folder_name(merge.kind, merge.fingerprint), "rows stand twice")
+    tables = _row_groups(part.rows for part in parts)
+    data = part_bytes(tables, schema.remove_metadata(), merge.seqs, merge.fingerprint, run_id, uuid.uuid4().hex)
+    store.replace(merge.staged(run_id), data)
+
+
+def _read_sound(store: Store, merge: Merge, seqs: Seqs) -> Part:
+    name = part_name(merge.kind, merge.fingerprint, seqs)
+    try:
+        data = store.read(name)
+        check_seal(data)
+        part = parse_part(data, seqs, None)
+    except (BrokenSeal, pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(store, name, str(error).splitlines()[0]) from None
+    told = (part.metadata.get("mlb_batch.fingerprint"), part.metadata.get("mlb_batch.seq"))
+    if told != (merge.fingerprint, str(seqs)):
+        raise _damaged(store, name, "it belongs to another place or fingerprint")
+    return part
+
+
+def _damaged(store: Store, name: str, said: str) -> OutputError:
+    return OutputError(f"{store.uri}/{name}: {said}; nothing was merged: run `mlb-batch verify {store.uri}` first")
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Few and large, in order: a reader's work is by the row group."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(one.nbytes for one in waiting) >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(waiting).replace_schema_metadata()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).replace_schema_metadata()
+
+
+def _as_moved(store: Store, merges: Sequence[Merge], run_id: str) -> tuple[str, Mapping[str, Sequence[str]]] | None:
+    """The current fingerprint, and what its readers read while its files are exchanged; None: they aren't."""
+    current = read_current(store.uri)
+    if current is None or current["fingerprint"] not in {merge.fingerprint for merge in merges}:
+        return None
+    fingerprint: str = current["fingerprint"]
+    files = in_place(fingerprint)
+    for kind in KINDS:
+        ours = [merge for merge in merges if (merge.kind, merge.fingerprint) == (kind, fingerprint)]
+        if ours:
+            gone = {seqs for merge in ours for seqs in merge.sources}
+            stay = [one for one in list_seqs(store, kind, fingerprint) if one not in gone]
+            files[kind] = [*(part_name(kind, fingerprint, one) for one in stay), *(m.staged(run_id) for m in ours)]
+    return fingerprint, files
+
+
+def _wait(lease: Lease, grace_s: float) -> None:
+    until_s = time.monotonic() + grace_s
+    while (left_s := until_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, LEASE_LOOK_S))
+        lease.check()
+
+
+def _exchange(store: Store, merges: Sequence[Merge], run_id: str, lease: Lease) -> None:
+    """In one folder: shut it, create the merged files, delete what they stand for, open it."""
+    if not merges:
+        return
+    shut = f"{folder_name(merges[0].kind, merges[0].fingerprint)}/{SHUT}"
+    lease.check()
+    store.replace(shut, NOTE)
+    for merge in merges:
+        name = part_name(merge.kind, merge.fingerprint, merge.seqs)
+        data = store.read(merge.staged(run_id))
+        lease.check()
+        store.create(name, data)
+        if store.read(name) != data:  # the only copy is about to be deleted
+            raise JobError(f"{store.uri}/{name}: what was written can't be read back; nothing was deleted")
+    _delete(store, (part_name(m.kind, m.fingerprint, seqs) for m in merges for seqs in m.sources))
+    store.delete(shut)
+
+
+def _record(store: Store, fingerprints: Iterable[str], run_id: str) -> None:
+    """Rows are those of the record before: a compaction has none of its own, and must not hide that some are lost."""
+    totals = {}
+    for fingerprint in fingerprints:
+        before = newest_record(store, fingerprint)
+        if before is not None:
+            totals[fingerprint] = {
+                kind: total(before[kind]["rows"], list_seqs(store, kind, fingerprint)) for kind in before
+            }
+    write_record(store, run_id, totals)
+
+
+def _delete(store: Store, names: Iterable[str]) -> None:
+    delete: Callable[[str], None] = store.delete
+    with ThreadPoolExecutor(_THREADS) as hands:
+        list(hands.map(delete, names))
