@@ -36,6 +36,7 @@ class Books:
     to_retry: int = 0  # failed in this run, and the next run of the same command will try them
     cost: Counter[str] = field(default_factory=Counter)
     read_s: float = 0.0
+    bytes_fetched: int = 0  # of videos, from storage; of local files, their size
     model_s: float = 0.0
     idle_s: float = 0.0
     write_s: float = 0.0
@@ -57,6 +58,7 @@ class Books:
             self.errors_by_class[row["error_class"]] += 1
             self.to_retry += pending(Attempt(row["attempt"], row["retryable"], row["error_class"]), self._by_itself)
         self.read_s += outcome.read_s
+        self.bytes_fetched += outcome.bytes_fetched
         self.model_s += outcome.model_s
         self.idle_s += outcome.idle_s
 
@@ -152,6 +154,7 @@ class Books:
             "videos_per_s": round(self.counts.videos / wall_s, 4),
             "annotations_per_s": round(self.annotated / wall_s, 4),
             "read_s": round(self.read_s, 3),
+            "bytes_fetched": self.bytes_fetched,
             "model_s": round(self.model_s, 3),
             "write_s": round(self.write_s, 3),
             "gpu_hours": round(self.gpu_hours, 6),
@@ -214,3 +217,9 @@ def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
         return 3
     allowed = (spec.limits.max_error_share or 0.0) * summary["expected"]
     return 3 if summary["errors"] > allowed else 0
+
+
+def complete(books: Books, summary: dict[str, Any]) -> bool:
+    """All of the input was gone through, and nothing is left that another run of the same command would try."""
+    whole = not summary["stopped"] and summary["limit"] is None and summary.get("share", 1.0) == 1.0
+    return whole and (summary["exit_code"] == 0 or books.to_retry == 0)

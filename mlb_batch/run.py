@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from mlb_batch.books import Books, Uncommitted, exit_code
+from mlb_batch.books import Books, Uncommitted, complete, exit_code
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import connected, data_context
 from mlb_batch.chain.metrics import Metrics
@@ -72,10 +72,10 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         summary = {**books.as_json(), "run_id": run_id, "fingerprint": priced.fingerprint, "rows_written": rows.written,
                    "stopped": stopped, "limit": limit, "output": output}  # fmt: skip
         summary["exit_code"] = exit_code(spec, summary)
+        summary["complete"] = complete(books, summary)
         folder.write_json("summary", summary)
         progress.ended()
-        # Complete: all of the input was gone through, and nothing is left that another run of this would try.
-        if not stopped and limit is None and (summary["exit_code"] == 0 or books.to_retry == 0):
+        if summary["complete"]:
             ledger.fill_gaps()
             publish(output, priced.fingerprint, run_id)
         return summary

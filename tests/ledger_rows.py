@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS, STAMPED
+from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS, SELECTION_COLUMNS, STAMPED
 from mlb_batch.ledger import annotation_id
 from mlb_batch.source import Prompt
 from mlb_batch.storage import filesystem
@@ -37,11 +37,16 @@ def error(n: int, attempt: int = 1, error_class: str = "timeout", fingerprint: s
     return {**row, **told, **said, "attempt": attempt}
 
 
+def selection(n: int, fingerprint: str = FINGERPRINT, layer: int = 2) -> dict[str, Any]:
+    row = {name: _some_value(kind) for name, kind in SELECTION_COLUMNS.items() if name not in STAMPED}
+    return {**row, "annotation_id": row_id(n, fingerprint), "layer": layer}
+
+
 def _some_value(kind: pa.DataType) -> Any:
     if pa.types.is_string(kind):
         return "x"
     if pa.types.is_list(kind):
-        return [0.25, 0.75]
+        return [0.25, 0.75] if pa.types.is_floating(kind.value_type) else [1, 2]
     if pa.types.is_boolean(kind):
         return False
     if pa.types.is_timestamp(kind):

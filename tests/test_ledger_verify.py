@@ -1,20 +1,24 @@
-"""verify finds and names every flipped byte and every deleted file, and a further run repairs them."""
+"""verify finds and names every damage that is planted, before and after a compaction; a further run repairs it."""
 
 from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from ledger_rows import FINGERPRINT, annotation, error, row_id
+from ledger_rows import FINGERPRINT, annotation, error, row_id, selection
 
 from mlb_batch.errors import OutputError
-from mlb_batch.ledger import Ledger, RunFolder, publish, read_current, verify
-from mlb_batch.ledger.seal import BrokenSeal, check_seal
+from mlb_batch.ledger import Ledger, RunFolder, compact, publish, read_current, verify
+from mlb_batch.ledger.parts import KINDS, parse_name, part_bytes
+from mlb_batch.ledger.seal import BrokenSeal, check_seal, sealed_json
 
+OTHER = "fedcba9876543210"
 ROWS = [annotation(n) for n in range(20)]
 
 
@@ -132,3 +136,134 @@ def test_a_run_folder_keeps_what_is_written(tmp_path: Path) -> None:
     assert folder.read_json("progress") == {"done": 2}
     text = (tmp_path / "runs" / "run-1" / "spec.yaml").read_text()
     assert text.startswith("output: x\n") and yaml.safe_load(text) == {"output": "x"}
+
+
+# --- fifty damages
+
+
+def document(output: Path, dice: random.Random) -> Path:
+    """A file that a run leaves beside its rows."""
+    beside = [*(output / "runs").rglob("*.*"), *(output / "plans").iterdir(), output / "current.json"]
+    return dice.choice(sorted(beside))
+
+
+def some_part(output: Path, dice: random.Random, kind: str | None = None) -> Path:
+    return dice.choice(sorted((output / (kind or dice.choice(KINDS))).rglob("*.parquet")))
+
+
+def flip(path: Path, dice: random.Random) -> set[str]:
+    data = path.read_bytes()
+    at = dice.randrange(len(data))
+    path.write_bytes(data[:at] + bytes([data[at] ^ (1 << dice.randrange(8))]) + data[at + 1 :])
+    return {"checksum"}
+
+
+def truncate(path: Path, dice: random.Random) -> set[str]:
+    data = path.read_bytes()
+    path.write_bytes(data[: dice.randrange(len(data))])
+    return {"checksum"}
+
+
+def lose(path: Path, dice: random.Random) -> set[str]:
+    path.unlink()
+    return {"gone"}
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], sealed: bool) -> None:
+    """With other rows: by any Parquet program, or sealed as if this project had written it."""
+    table = change(pq.read_table(path))
+    if not sealed:
+        pq.write_table(table, path)
+        return
+    seqs, fingerprint = parse_name(path.name), path.parent.name
+    assert seqs is not None
+    schema = table.schema.remove_metadata()
+    tables = [table.replace_schema_metadata()]
+    path.write_bytes(part_bytes(tables, schema, seqs, fingerprint, "run-1", "some-token"))
+
+
+def double_row(path: Path, dice: random.Random) -> set[str]:
+    sealed = dice.random() < 0.7
+    rewrite(path, lambda table: pa.concat_tables([table, table.slice(dice.randrange(table.num_rows), 1)]), sealed)
+    return {"stand twice" if sealed else "checksum"}
+
+
+def lose_row(path: Path, dice: random.Random) -> set[str]:
+    sealed = dice.random() < 0.7
+    rewrite(path, lambda table: table.slice(1), sealed)
+    return {"can be read" if sealed else "checksum"}
+
+
+def copy_beside(path: Path, dice: random.Random) -> set[str]:
+    """The same file under another free number: all of its rows stand twice."""
+    copy = path.with_name("part-000777.parquet")
+    shutil.copy(path, copy)
+    return {"stand twice", "another place"}
+
+
+def exchange(path: Path, dice: random.Random) -> set[str]:
+    """Another fingerprint's file takes its place."""
+    other = next(one for one in sorted(path.parents[1].rglob("*.parquet")) if one.parent != path.parent)
+    shutil.copy(other, path)
+    return {"another place"}
+
+
+# What is done to which files, and how often: fifty in all.
+DAMAGES: list[tuple[Callable[[Path, random.Random], set[str]], str, int]] = [
+    (flip, "part", 10), (flip, "document", 8), (truncate, "part", 5), (truncate, "document", 4),
+    (lose, "part", 7), (lose, "document", 3), (double_row, "part", 4), (lose_row, "part", 5), (copy_beside, "part", 2),
+    (exchange, "annotations", 2),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["as committed", "after a compaction", "after a compaction and a run"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two fingerprints with rows of every kind, and all that two runs leave."""
+    output = tmp_path_factory.mktemp("whole")
+    commits(output, 0)
+    if request.param != "as committed":
+        assert compact(str(output), "compaction", 256, grace_s=0).merged == 6
+    if request.param.endswith("run"):
+        commits(output, 1)
+    assert verify(str(output)) == []
+    return output
+
+
+def commits(output: Path, round_: int) -> None:
+    for fingerprint in (OTHER, FINGERPRINT):
+        run_id = f"run-{round_}-{fingerprint}"
+        ledger = Ledger(str(output), fingerprint, run_id)
+        for n in range(100 * round_, 100 * round_ + 12, 4):
+            rows = [annotation(n + i, fingerprint) for i in range(4)]
+            failed = [error(n + 50, fingerprint=fingerprint), error(n + 51, fingerprint=fingerprint)]
+            ledger.commit(rows, failed, [selection(n + i, fingerprint) for i in range(4)])
+        folder = RunFolder(str(output), run_id)
+        folder.write_spec("output: x\n")
+        for name in ("plan", "environment", "summary"):
+            folder.write_json(name, {"key": "0123", "complete": True, "rows_written": 18})
+        folder.write_json("progress", {"state": "ended", "annotated": 12})
+        publish(str(output), fingerprint, run_id)
+    (output / "plans").mkdir(exist_ok=True)
+    (output / "plans" / "0123.json").write_bytes(sealed_json({"solved": {"keep": 12}}))
+
+
+def test_fifty_of_fifty_damages_are_found_and_named(whole: Path, tmp_path: Path) -> None:
+    dice = random.Random(21)
+    plan = [(damage, where) for damage, where, times in DAMAGES for _ in range(times)]
+    assert len(plan) == 50
+    for n, (damage, where) in enumerate(plan):
+        output = tmp_path / str(n)
+        shutil.copytree(whole, output)
+        path = document(output, dice) if where == "document" else some_part(output, dice, *[where] * (where in KINDS))
+        if damage is lose and path.parent.name == "compaction":  # its record alone: nothing else tells of it
+            path = output / "current.json"
+        said = damage(path, dice)
+        name = str((path.with_name("part-000777.parquet") if damage is copy_beside else path).relative_to(output))
+        findings = verify(str(output))
+        # A row less in a file with a seal of its own can't be told from here: the folder is named, and the count.
+        where_found = str(Path(name).parent) if said == {"can be read"} else name
+        problems = [finding.problem for finding in findings if finding.path == where_found]
+        assert problems, f"{damage.__name__} of {name}: {[str(one) for one in findings]}"
+        assert all(any(word in problem for problem in problems) for word in said), (damage.__name__, name, problems)
+        assert all(finding.remedy for finding in findings)
+        shutil.rmtree(output)

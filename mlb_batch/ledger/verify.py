@@ -35,7 +35,7 @@ _READERS = 4
 _DELETE_AND_RUN = "delete this file and run the same job again: it computes the rows that are missing"
 _RUN = "run the same job again: it computes the rows that are missing"
 _COMPACT = "run `mlb-batch compact` again: it finishes what was cut off"
-_DELETE = "delete it; no row depends on it"
+_SOLVE = "the next run solves the budget again, which may come to another fingerprint"
 _AWAY = "move it elsewhere"
 # What a run that has ended leaves; one that was killed may have any of them.
 _DOCUMENTS = (SPEC, "plan.json", "environment.json", "progress.json", "summary.json")
@@ -69,8 +69,10 @@ def verify(output_uri: str) -> list[Finding]:
     records = _Records()
     for run_id in store.list("runs"):
         findings += _check_run(store, f"runs/{run_id}", records)
-    for name in store.list("plans"):
-        findings += _check_text(store, f"plans/{name}", "delete it; the next run solves the budget again")
+    plans = store.list("plans")
+    for name in plans:
+        findings += _check_text(store, f"plans/{name}", f"delete it; {_SOLVE}")
+    findings += [Finding(f"plans/{name}", "the file is gone", _SOLVE) for name in sorted(records.plans - set(plans))]
     seen: dict[tuple[str, str], _Seen] = {}
     for kind in KINDS:
         for fingerprint in {*list_fingerprints(store, kind), *records.fingerprints(kind)}:
@@ -80,7 +82,8 @@ def verify(output_uri: str) -> list[Finding]:
             findings += _check_count(kind, fingerprint, recorded, seen[kind, fingerprint])
         strays = set(store.list(kind)) - set(list_fingerprints(store, kind))
         findings += [Finding(f"{kind}/{name}", "not written by this project", _AWAY) for name in strays]
-    findings += _check_current(store, {fingerprint for (_, fingerprint), one in seen.items() if one.files})
+    with_files = {fingerprint for (_, fingerprint), one in seen.items() if one.files}
+    findings += _check_current(store, with_files, records.complete)
     return findings
 
 
@@ -157,6 +160,8 @@ class _Records:
     """The newest of what runs and compactions recorded, by fingerprint."""
 
     def __init__(self) -> None:
+        self.complete = False  # whether any run went through its whole input
+        self.plans: set[str] = set()  # the schedules that runs followed
         self._newest: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -175,20 +180,25 @@ class _Records:
 
 def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding]:
     names = store.list(folder)
+    sound: dict[str, Mapping[str, Any]] = {}
     for name in names:
+        path = f"{folder}/{name}"
+        problems = list(_check_text(store, path, "delete it; no row depends on it"))
         if name not in (*_DOCUMENTS, RECORD):
-            yield Finding(f"{folder}/{name}", "not written by this project", _AWAY)
-            continue
-        remedy = f"{_DELETE}; it only tells of this run" if name != RECORD else f"{_DELETE}; the files say the same"
-        problems = list(_check_text(store, f"{folder}/{name}", remedy))
-        yield from problems
-        if problems:
-            continue
-        if name == RECORD:
-            records.add(json.loads(store.read(f"{folder}/{name}")))
-        elif name == "progress.json" and json.loads(store.read(f"{folder}/{name}"))["state"] == "ended":
-            for missing in set(_DOCUMENTS) - set(names):
-                yield Finding(f"{folder}/{missing}", "the file is gone", "nothing brings it back; no row depends on it")
+            yield Finding(path, "not written by this project", _AWAY)
+        elif problems:
+            yield from problems
+        elif name != SPEC:
+            sound[name] = json.loads(store.read(path))
+    if RECORD in sound:
+        records.add(sound[RECORD])
+    summary = sound.get("summary.json", {})
+    records.complete |= summary.get("complete", False)
+    if summary or sound.get("progress.json", {}).get("state") == "ended":
+        wanted = {*_DOCUMENTS, *([RECORD] if summary.get("rows_written") else [])}
+        for missing in sorted(wanted - set(names)):
+            yield Finding(f"{folder}/{missing}", "the file is gone", "nothing brings it back; no row depends on it")
+    records.plans |= {f"{key}.json" for key in [sound.get("plan.json", {}).get("key")] if key and summary}
 
 
 def _check_text(store: Store, name: str, remedy: str) -> Iterator[Finding]:
@@ -200,13 +210,15 @@ def _check_text(store: Store, name: str, remedy: str) -> Iterator[Finding]:
         yield Finding(name, str(error), remedy)
 
 
-def _check_current(store: Store, fingerprints: set[str]) -> Iterator[Finding]:
+def _check_current(store: Store, fingerprints: set[str], wanted: bool) -> Iterator[Finding]:
     again = "run the newest job again: it writes the file anew"
     try:
         data = store.read(CURRENT)
         check_text_seal(data, CURRENT)
         current = json.loads(data)
     except FileNotFoundError:
+        if wanted:
+            yield Finding(CURRENT, "the file is gone, and a run was complete", again)
         return
     except BrokenSeal as error:
         yield Finding(CURRENT, str(error), again)
