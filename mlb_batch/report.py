@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import html
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
-from mlb_batch.ledger.parts import list_fingerprints, list_seqs, read_parts
-from mlb_batch.ledger.runs import RunFolder, read_current, run_ids
+from mlb_batch.ledger.parts import list_fingerprints, list_seqs, read_parts, undisturbed
+from mlb_batch.ledger.runs import RunFolder, in_place, read_current, run_ids
 from mlb_batch.storage import Store, join, open_store
 
 MOST_EXAMPLES = 10
@@ -34,7 +35,11 @@ COUNTED = ("kind", "status", "finish_reason", "method")
 
 def report(output_uri: str, fingerprint: str | None = None) -> dict[str, Any]:
     """The numbers of one fingerprint: the one asked for, else the newest run's, else the current one."""
-    store = open_store(output_uri)
+    return undisturbed(lambda: _report(output_uri, fingerprint))
+
+
+def _report(output_uri: str, fingerprint: str | None) -> dict[str, Any]:
+    store, current = open_store(output_uri), read_current(output_uri) or {}
     summary = _newest_summary(output_uri, fingerprint)
     fingerprint = fingerprint or _newest_fingerprint(store, output_uri, summary)
     done, annotations = _count_annotations(store, fingerprint)
@@ -43,12 +48,12 @@ def report(output_uri: str, fingerprint: str | None = None) -> dict[str, Any]:
         "output": output_uri,
         "fingerprint": fingerprint,
         "fingerprints": sorted({one for kind in ("annotations", "errors") for one in list_fingerprints(store, kind)}),
-        "current": (read_current(output_uri) or {}).get("fingerprint"),
+        "current": current.get("fingerprint"),
         **annotations,
         "errors": errors,
         "reconciliation": _reconcile(annotations["annotations"], errors["unresolved"], summary),
         "last_run": summary,
-        "how_to_read": how_to_read(output_uri, fingerprint),
+        "how_to_read": how_to_read(output_uri, fingerprint, current),
     }
 
 
@@ -119,13 +124,17 @@ def _rows(store: Store, kind: str, fingerprint: str, columns: tuple[str, ...]) -
     return (part.rows for part in read_parts(store, kind, fingerprint, seqs, columns))
 
 
-def how_to_read(output_uri: str, fingerprint: str) -> str:
-    """Lines to paste: one fingerprint's rows in DuckDB, Polars and pandas."""
-    files = f"{join(output_uri, 'annotations')}/{fingerprint}/*.parquet"
+def how_to_read(output_uri: str, fingerprint: str, current: Mapping[str, Any] | None = None) -> str:
+    """Lines to paste: one fingerprint's rows in DuckDB, Polars and pandas; while it is compacted, file by file."""
+    files = current.get("files", {}) if current and current.get("fingerprint") == fingerprint else {}
+    names = files.get("annotations", in_place(fingerprint)["annotations"])
+    paths = [join(output_uri, name) for name in names]
+    one = json.dumps(paths if len(paths) > 1 else paths[0], ensure_ascii=False)
+    folder = one.replace("/*.parquet", "")  # pandas reads folders, not globs
     return (
-        f"DuckDB:  SELECT video_id, prompt_id, text FROM read_parquet('{files}');\n"
-        f'Polars:  polars.scan_parquet("{files}").select("video_id", "prompt_id", "text").collect()\n'
-        f'pandas:  pandas.read_parquet("{files.removesuffix("/*.parquet")}")'
+        f"DuckDB:  SELECT video_id, prompt_id, text FROM read_parquet({one.replace(chr(34), chr(39))});\n"
+        f'Polars:  polars.scan_parquet({one}).select("video_id", "prompt_id", "text").collect()\n'
+        f"pandas:  pandas.read_parquet({folder})"
     )
 
 

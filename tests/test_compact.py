@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from mlb_batch.ledger import Lease, Ledger, RunFolder, compact, publish, read_cu
 from mlb_batch.ledger.compact import SHUT, STAGE
 from mlb_batch.ledger.log import ASLEEP_S
 from mlb_batch.ledger.parts import Seqs, list_seqs, standing
+from mlb_batch.report import report
 from mlb_batch.storage import open_store
 
 OTHER = "fedcba9876543210"
@@ -207,6 +209,26 @@ def test_readers_see_every_row_once_while_files_are_merged(place: Place) -> None
 @pytest.mark.slow
 def test_readers_of_many_compactions(place: Place) -> None:
     check_readers(compactions_under_readers(place, rounds=40, files=15, grace_s=2))
+
+
+def test_a_report_in_the_middle_of_compactions_counts_right(tmp_path: Path) -> None:
+    filled(str(tmp_path), 6)
+    ended = threading.Event()
+
+    def compactions() -> None:
+        for round_ in range(8):
+            compact(str(tmp_path), f"compaction-{round_}", 256, grace_s=0)
+            Ledger(str(tmp_path), FINGERPRINT, "run").commit([annotation(1000 + round_)], [])
+        ended.set()
+
+    at_work = threading.Thread(target=compactions)
+    at_work.start()
+    counts = []
+    while not ended.is_set():
+        counts.append(report(str(tmp_path), FINGERPRINT)["annotations"])
+    at_work.join()
+    assert counts == sorted(counts) and counts[0] >= 12 and counts[-1] <= 20 and len(counts) > 3
+    assert report(str(tmp_path), FINGERPRINT)["annotations"] == 20
 
 
 # --- kills

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +28,9 @@ from mlb_batch.storage import Store
 KINDS = ("annotations", "errors", "selections")
 _NAME = re.compile(r"part-(\d{6,})(?:-(\d{6,}))?\.parquet")
 _READERS = 16
+_TRIES, _EXCHANGE_S = 5, 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, order=True)
@@ -137,6 +142,16 @@ def read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs, columns: Se
         said = str(error).splitlines()[0]
         remedy = f"run `mlb-batch verify {store.uri}`; once the file is deleted, the same run computes its rows again"
         raise OutputError(f"{store.uri}/{name} is damaged ({said}): {remedy}") from None
+
+
+def undisturbed(read: Callable[[], T]) -> T:
+    """What a reading of many files gives; read again where a compaction exchanged the files meanwhile."""
+    for _ in range(_TRIES):
+        try:
+            return read()
+        except FileNotFoundError:
+            time.sleep(_EXCHANGE_S)
+    raise OutputError("the files go while they are read: a compaction is at work; try again when it has ended")
 
 
 def read_parts(

@@ -109,9 +109,16 @@ def _check_folder(
     with ThreadPoolExecutor(_READERS) as readers:
         for start in range(0, len(there), _READERS):  # by the handful: the files of a big output don't fit in memory
             some = there[start : start + _READERS]
-            data = readers.map(lambda one: store.read(part_name(kind, fingerprint, one)), some)
+            data = readers.map(lambda one: _read_part(store, kind, fingerprint, one), some)
             for seqs, one in zip(some, data, strict=True):
                 yield from _check_part(one, kind, fingerprint, seqs, seen)
+
+
+def _read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs) -> bytes | None:
+    try:
+        return store.read(part_name(kind, fingerprint, seqs))
+    except FileNotFoundError:
+        return None
 
 
 def _missing(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> Iterator[Seqs]:
@@ -127,8 +134,11 @@ def _missing(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> Iterator[Seq
     yield from map(Seqs.one, sorted(absent))
 
 
-def _check_part(data: bytes, kind: str, fingerprint: str, seqs: Seqs, seen: _Seen) -> Iterator[Finding]:
+def _check_part(data: bytes | None, kind: str, fingerprint: str, seqs: Seqs, seen: _Seen) -> Iterator[Finding]:
     path = part_name(kind, fingerprint, seqs)
+    if data is None:
+        yield Finding(path, "it went while this was checked", "check again when no run and no compaction is at work")
+        return
     seen.files += 1
     try:
         check_seal(data)
