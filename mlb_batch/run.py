@@ -13,18 +13,21 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from mlb_batch.books import Books, Uncommitted, complete, exit_code
 from mlb_batch.chain.arrivals import arriving
+from mlb_batch.chain.breaker import Breaker
 from mlb_batch.chain.cluster import connected, data_context
 from mlb_batch.chain.metrics import Metrics
 from mlb_batch.chain.pools import Pools, pools
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.reading import clips_with_frames
 from mlb_batch.chain.settling import grants, settled
-from mlb_batch.chain.strikes import Strikes
+from mlb_batch.chain.strikes import Strikes, lasting_strikes
 from mlb_batch.engine import Engine
 from mlb_batch.environment import environment, new_run_id
 from mlb_batch.ledger import Lease, Ledger, RunFolder, publish, tidy
+from mlb_batch.notify import announced
 from mlb_batch.planning import Plan, freeze, plan
 from mlb_batch.progress import Progress
+from mlb_batch.quality import canary
 from mlb_batch.rows import Constants
 from mlb_batch.source import Inspection, inspect
 from mlb_batch.spec import JobSpec
@@ -35,8 +38,19 @@ from mlb_batch.work import History
 TICK_S = 1.0
 
 
+@announced
 def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[str, Any]:
     """Annotate what is not annotated yet; the summary. Raises UserError, or JobError where it can be resumed."""
+    if not spec.canary.share:
+        return annotate(spec, limit, replan)
+    with connected():
+        seen, stopped = canary(spec, lambda job, share: annotate(job, limit, replan and job is spec, share))
+        return stopped or annotate(spec, limit, seen=seen)
+
+
+def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, share: float = 1.0,
+             seen: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+    """One pass over the input, or over a share of its videos; `seen` is what its canary found."""
     found = inspect(spec)
     priced = plan(spec, replan, found)
     run_id = new_run_id()
@@ -59,7 +73,9 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
             DataContext.current(data_context()),
             Progress(books, folder, Metrics(spec.name, run_id).show) as progress,
             Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,
-            arriving(chain(spec, priced, sizes, found, history, limit, grants(priced, ledger))) as arrivals,
+            lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors) as strikes,
+            arriving(chain(spec, priced, sizes, found, history, strikes, limit, share, grants(priced, ledger)),
+                     Breaker(spec.limits)) as arrivals,
         ):
             stopped = ""
             while not stopped and (outcomes := arrivals.take(TICK_S)) is not None:
@@ -70,7 +86,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         if not stopped:
             books.check()
         summary = {**books.as_json(), "run_id": run_id, "fingerprint": priced.fingerprint, "rows_written": rows.written,
-                   "stopped": stopped, "limit": limit, "output": output}  # fmt: skip
+                   "stopped": stopped, "limit": limit, "share": share, "canary": seen, "output": output}  # fmt: skip
         summary["exit_code"] = exit_code(spec, summary)
         summary["complete"] = complete(books, summary)
         folder.write_json("summary", summary)
@@ -81,13 +97,13 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
         return summary
 
 
-def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, limit: int | None,
-          purse: Grants | None) -> Dataset:  # fmt: skip
+def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, strikes: Strikes,
+          limit: int | None, share: float, purse: Grants | None) -> Dataset:  # fmt: skip
     """manifest -> videos with something to do -> clips with frames -> finished rows. No two steps ask for the same."""
-    past, strikes, engine = ray.put(history), Strikes(), Engine.of(spec, priced)
+    past, engine = ray.put(history), Engine.of(spec, priced)
     same = Constants(priced.model, spec.prune.method, spec.prune.select)
     captioning = (partial(engine.load, purse), same, strikes, sizes.captioners[1])
-    return clips_with_frames(spec, engine, sizes, found, past, strikes, limit).map_batches(
+    return clips_with_frames(spec, engine, sizes, found, past, strikes, limit, share).map_batches(
         Caption, fn_constructor_args=captioning, batch_format="pyarrow", batch_size=sizes.batch_videos,
         num_cpus=sizes.caption_cpus, num_gpus=sizes.caption_gpus,
         compute=ActorPoolStrategy(min_size=sizes.captioners[0], max_size=sizes.captioners[1]),

@@ -146,6 +146,13 @@ class BudgetSpec(_Part):
 class CanarySpec(_Part):
     share: Share = 0.0
     against: Texts = ("none", "random")
+    least_agreement: Share | None = None  # with the unpruned answers; below it the job stops
+
+    @model_validator(mode="after")
+    def _can_stop(self) -> Self:
+        if self.least_agreement is not None and "none" not in self.against:
+            raise ValueError("least_agreement is measured against the unpruned answers: add none to against")
+        return self
 
 
 class GenerateSpec(_Part):
@@ -177,6 +184,18 @@ class OutputSpec(_Part):
     uri: Uri
     target_file_mb: Count = 256  # no Parquet file grows beyond this
     commit_rows: Count = 256  # how many finished rows a kill can cost
+
+
+class NotifySpec(_Part):
+    """Its path is often a secret: give it as ${ENV}. It is never printed, and what a run keeps of the job hides it."""
+
+    webhook: Annotated[str | None, Field(repr=False)] = None
+
+    @model_validator(mode="after")
+    def _a_web_address(self) -> Self:
+        if self.webhook is not None and not spec_text.is_web_address(self.webhook):
+            raise ValueError("webhook must be http:// or https:// with a host and no user name, like ${WEBHOOK_URL}")
+        return self
 
 
 class ReadPool(_Part):
@@ -211,6 +230,7 @@ class JobSpec(_Part):
     retry: RetrySpec = RetrySpec()
     limits: LimitsSpec = LimitsSpec()
     output: OutputSpec
+    notify: NotifySpec = NotifySpec()
     cluster: ClusterSpec = ClusterSpec()
 
     _as_written: str = PrivateAttr(default="")
@@ -236,7 +256,12 @@ class JobSpec(_Part):
 
     def as_written(self) -> str:
         """The job as YAML, with ${ENV} still unexpanded: what a run keeps of it holds no secret."""
-        return self._as_written
+        return spec_text.without_webhook(self._as_written)
+
+    def changed(self, **parts: Any) -> JobSpec:
+        """The same job with some of its top-level keys replaced."""
+        written = yaml.safe_load(self._as_written) if self._as_written else self.model_dump(mode="json")
+        return self.from_dict({**written, **parts})
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

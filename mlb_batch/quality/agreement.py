@@ -1,0 +1,87 @@
+"""How far two runs over the same videos agree, answer by answer.
+
+A question's answers agree or they don't: the same letter, or the same words. Captions agree by the share of their words
+that both have (F1 over distinct words, the commonest function words left out), which is what can be said of free text
+without a judge: two captions that say the same differently score lower than they should, pruned or not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from mlb_batch.report import rows_of
+from mlb_batch.storage import open_store
+
+COLUMNS = ("video_id", "clip_start_s", "clip_end_s", "prompt_id", "kind", "prompt", "text", "choice")
+MOST_EXAMPLES = 10
+_FUNCTION_WORDS = {
+    "a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "from", "by", "with", "for",
+    "is", "are", "was", "were", "be", "it", "its", "this", "that",
+}  # fmt: skip
+
+Key = tuple[str, float, float, str]  # a clip and a prompt: what two fingerprints have in common
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two runs said to the same."""
+
+    one: Row
+    other: Row
+
+    @property
+    def agreement(self) -> float:
+        if self.one["kind"] == "choice" and (self.one["choice"] or self.other["choice"]):
+            return float(self.one["choice"] == self.other["choice"])
+        mine, theirs = words(self.one["text"]), words(self.other["text"])
+        if self.one["kind"] != "caption":
+            return float(mine == theirs)
+        return _overlap(set(mine) - _FUNCTION_WORDS, set(theirs) - _FUNCTION_WORDS)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _overlap(one: set[str], other: set[str]) -> float:
+    return 2 * len(one & other) / (len(one) + len(other)) if one or other else 1.0
+
+
+def answers(output: str, fingerprint: str) -> dict[Key, Row]:
+    found: dict[Key, Row] = {}
+    for table in rows_of(open_store(output), "annotations", fingerprint, COLUMNS):
+        for row in table.to_pylist():
+            found[row["video_id"], row["clip_start_s"], row["clip_end_s"], row["prompt_id"]] = row
+    return found
+
+
+def pairs(one: Mapping[Key, Row], other: Mapping[Key, Row]) -> list[Pair]:
+    return [Pair(one[key], other[key]) for key in sorted(one.keys() & other.keys())]
+
+
+def agreement(some: Iterable[Pair]) -> dict[str, Any]:
+    """Means, over all and by kind of prompt, and the pairs that are furthest apart."""
+    some = list(some)
+    by_kind: defaultdict[str, list[float]] = defaultdict(list)
+    for pair in some:
+        by_kind[pair.one["kind"]].append(pair.agreement)
+    apart = sorted((pair for pair in some if pair.agreement < 1), key=lambda pair: pair.agreement)
+    return {
+        "rows": len(some),
+        "agreement": round(fmean(pair.agreement for pair in some), 4) if some else None,
+        "by_kind": {kind: round(fmean(values), 4) for kind, values in sorted(by_kind.items())},
+        "furthest_apart": [
+            {"video_id": p.one["video_id"], "prompt": p.one["prompt"], "one": said(p.one), "other": said(p.other)}
+            for p in apart[:MOST_EXAMPLES]
+        ],
+    }
+
+
+def said(row: Row) -> str:
+    return str(row["choice"] or row["text"])

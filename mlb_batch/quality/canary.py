@@ -1,0 +1,62 @@
+"""The canary: a share of the job's videos is also answered unpruned and with random pruning, before the rest is run.
+
+Its bill is its own and outside the budget; the summary says it. Where the job's answers agree too little with the
+unpruned ones, and the job says how little is too little, it stops there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mlb_batch.errors import JobError
+from mlb_batch.planning import plan
+from mlb_batch.quality.agreement import Key, Row, agreement, answers, pairs
+from mlb_batch.quality.rivals import rival, rival_output
+from mlb_batch.spec import JobSpec
+
+Annotate = Callable[[JobSpec, float], dict[str, Any]]  # a job, and the share of its videos; its summary
+
+
+def canary(spec: JobSpec, annotate: Annotate) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What was found; and the summary of the part that was stopped, where one was."""
+    share = spec.canary.share
+    own = annotate(spec, share)
+    if own["stopped"]:
+        return {}, own
+    said = {spec.prune.method: answers(own["output"], own["fingerprint"])}
+    priced, flops = plan(spec), 0
+    for method in spec.canary.against:
+        summary = annotate(rival(spec, priced, method, rival_output(spec, method)), share)
+        if summary["stopped"]:
+            return {}, summary
+        said[method] = answers(summary["output"], summary["fingerprint"])
+        flops += summary["flops_executed"]
+    found = {"share": share, "flops_executed": flops, **compared(spec.prune.method, said)}
+    _stop_if_too_far(spec, found)
+    return found, None
+
+
+def compared(method: str, said: dict[str, dict[Key, Row]]) -> dict[str, Any]:
+    """The method against each other one; and random pruning against none, which is what any method must beat."""
+    mine = said[method]
+    out: dict[str, Any] = {
+        "videos": len({key[0] for key in mine}),
+        "against": {other: agreement(pairs(mine, rows)) for other, rows in said.items() if other != method},
+    }
+    if "random" in said and "none" in said and method not in ("random", "none"):
+        out["random_against_none"] = agreement(pairs(said["random"], said["none"]))
+    return out
+
+
+def _stop_if_too_far(spec: JobSpec, found: dict[str, Any]) -> None:
+    least = spec.canary.least_agreement
+    if least is None:
+        return
+    measured = found["against"]["none"]
+    if measured["rows"] and measured["agreement"] < least:
+        raise JobError(
+            f"the canary stopped the job: {measured['rows']} answers agree to {measured['agreement']:.1%} with the "
+            f"unpruned ones, and canary.least_agreement is {least:.1%}; raise the budget, change the method, or lower "
+            "it. What was annotated stays"
+        )

@@ -1,0 +1,135 @@
+"""The canary and the preview: the same clips answered otherwise, how far that agrees, and what is done about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
+
+from mlb_batch import run
+from mlb_batch.errors import JobError, SpecError
+from mlb_batch.ledger import read_current, verify
+from mlb_batch.quality.agreement import Pair, agreement, pairs
+
+CHOICE = {"id": "mc", "kind": "choice", "text": "Which shape?", "choices": ["circle", "square", "ring"]}
+PRUNED = {
+    "prompts": [*PROMPTS, CHOICE], "prune": {"method": "fastv"}, "budget": {"ratio": 0.6},
+    "generate": {"max_new_tokens": 6},
+}  # fmt: skip
+
+
+def row(kind: str, text: str, choice: str = "", video: str = "v", prompt: str = "p") -> dict[str, Any]:
+    return {"kind": kind, "text": text, "choice": choice, "video_id": video, "prompt_id": prompt, "prompt": "?",
+            "clip_start_s": 0.0, "clip_end_s": 1.0}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, one, other, wanted", [
+    ("qa", ("Red.", ""), ("red", ""), 1.0),
+    ("qa", ("a red ring", ""), ("a red cross", ""), 0.0),
+    ("qa", ("", ""), ("", ""), 1.0),
+    ("choice", ("A. red", "A"), ("A", "A"), 1.0),
+    ("choice", ("A", "A"), ("B", "B"), 0.0),
+    ("choice", ("none of them", ""), ("A", "A"), 0.0),
+    ("choice", ("none of them", ""), ("None of them.", ""), 1.0),  # neither says a letter
+    ("caption", ("A red ring moves left.", ""), ("The red ring moves left", ""), 1.0),
+    ("caption", ("red ring moves", ""), ("blue ring stays", ""), 1 / 3),
+    ("caption", ("", ""), ("red", ""), 0.0),
+])  # fmt: skip
+def test_when_two_answers_agree(kind: str, one: tuple[str, str], other: tuple[str, str], wanted: float) -> None:
+    pair = Pair(row(kind, *one), row(kind, *other))
+    assert pair.agreement == pytest.approx(wanted) == Pair(pair.other, pair.one).agreement
+
+
+@given(st.lists(st.sampled_from([("qa", 1.0), ("qa", 0.0), ("caption", 1.0), ("caption", 0.0)]), min_size=1))
+def test_agreement_is_the_mean_over_rows_and_by_kind(drawn: list[tuple[str, float]]) -> None:
+    found = agreement(Pair(row(kind, "red"), row(kind, "red" if same else "blue")) for kind, same in drawn)
+    assert found["rows"] == len(drawn)
+    assert found["agreement"] == pytest.approx(sum(same for _, same in drawn) / len(drawn), abs=1e-4)
+    for kind, mean in found["by_kind"].items():
+        mine = [same for k, same in drawn if k == kind]
+        assert mean == pytest.approx(sum(mine) / len(mine), abs=1e-4)
+    assert len(found["furthest_apart"]) == min(10, sum(not same for _, same in drawn))
+
+
+def test_only_what_both_runs_answered_is_compared() -> None:
+    one = {("v", 0.0, 1.0, p): row("qa", p) for p in "abc"}
+    other = {("v", 0.0, 1.0, p): row("qa", p) for p in "bcd"}
+    assert [pair.one["text"] for pair in pairs(one, other)] == ["b", "c"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_canary_runs_its_share_three_ways_and_says_how_far_they_agree(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 10)
+    job = spec(tmp_path, **PRUNED, canary={"share": 0.5})
+    summary = run(job)
+    assert (summary["expected"], summary["exit_code"]) == (30, 0)
+    main = table(tmp_path / "out")
+    rivals = {name: table(tmp_path / "out" / "canary" / name) for name in ("none", "random")}
+    sampled = {r["video_id"] for r in rivals["none"]}
+    assert 0 < len(sampled) < 10 and {r["video_id"] for r in rivals["random"]} == sampled
+    assert all(r["num_kept_tokens"] == r["num_visual_tokens"] for r in rivals["none"])
+    of_main = {(r["video_id"], r["prompt_id"]): r for r in main}
+    for r in rivals["random"]:
+        bill = of_main[r["video_id"], r["prompt_id"]]
+        assert r["method"] == "random" and r["flops_vanilla"] == bill["flops_vanilla"]
+    spent = [sum(r["flops_prefill"] + r["flops_scoring"] for r in rows) for rows in
+             (rivals["random"], [of_main[r["video_id"], r["prompt_id"]] for r in rivals["random"]])]  # fmt: skip
+    assert spent[0] <= sum(0.6 * (r["flops_prefill"] + r["flops_scoring"]) for r in rivals["none"])
+    assert 0.7 < spent[0] / spent[1] < 1.3
+    found = summary["canary"]
+    assert found["videos"] == len(sampled) and set(found["against"]) == {"none", "random"}
+    mine = {name: {(r["video_id"], r["prompt_id"]): r for r in rows} for name, rows in rivals.items()}
+    for name, rows in mine.items():
+        means = [Pair(of_main[key], r).agreement for key, r in rows.items()]
+        assert found["against"][name]["rows"] == 3 * len(sampled)
+        assert found["against"][name]["agreement"] == pytest.approx(sum(means) / len(means), abs=1e-4)
+    assert found["random_against_none"]["rows"] == 3 * len(sampled)
+    assert found["flops_executed"] == sum(r["flops_executed"] for rows in rivals.values() for r in rows)
+    assert (read_current(str(tmp_path / "out")) or {})["fingerprint"] == summary["fingerprint"]
+    assert verify(str(tmp_path / "out")) == []
+    again = run(job)
+    assert again["rows_written"] == 0 and again["canary"]["against"] == found["against"]
+    assert again["canary"]["flops_executed"] == 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_canary_that_falls_too_far_stops_the_job_and_keeps_what_was_done(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 6)
+    # The least that can be kept, and long answers of a model that sees little: they can't all be the same.
+    job = {**PRUNED, "prune": {"method": "random"}, "budget": {"ratio": 0.5}, "generate": {"max_new_tokens": 24}}
+    with pytest.raises(JobError, match=r"the canary stopped the job: \d+ answers agree to [\d.]+% .* 100\.0%"):
+        run(spec(tmp_path, **job, canary={"share": 0.99, "against": ["none"], "least_agreement": 1.0}))
+    before = len(table(tmp_path / "out"))
+    assert before > 0 and read_current(str(tmp_path / "out")) is None
+    whole = run(spec(tmp_path, **job))  # without it the job goes on from there
+    assert whole["skipped_done"] == before and whole["exit_code"] == 0
+
+
+def test_a_limit_without_the_unpruned_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="add none to against"):
+        spec(tmp_path, canary={"share": 0.1, "against": ["random"], "least_agreement": 0.9})
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_preview_shows_three_answers_to_each_prompt_and_leaves_the_output_alone(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 3)
+    path = job_file(tmp_path, **PRUNED)
+    code, found, said = mlb_batch("preview", str(path), "--n", "2")
+    assert code == 0 and not (tmp_path / "out").exists()
+    assert len(found["rows"]) == 6 and found["errors"] == {"fastv": 0, "none": 0, "random": 0}
+    assert all(set(one["answers"]) == {"fastv", "none", "random"} for one in found["rows"])
+    assert found["flops_executed"]["fastv"] < found["flops_executed"]["none"]
+    for title in ("unpruned", "fastv", "random", "6 answers"):
+        assert title in said
+    assert json.dumps(found)
+
+
+def test_a_preview_of_the_unpruned_job_is_refused(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
+    code, _, said = mlb_batch("preview", str(job_file(tmp_path)))
+    assert code == 2 and "choose a method" in said and "Traceback" not in said
