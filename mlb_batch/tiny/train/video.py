@@ -29,12 +29,12 @@ from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
 FRAME_STEPS, PLACE_STEPS, FRAME_BATCH = 600, 140, 128
 POOLED_CELLS = 4
-_QUESTIONS_A_CLIP = 7
+_QUESTIONS_A_CLIP = 12
 _READ_BATCH = 24
 _EXAM_CLIPS = 100
 # How often a kind is asked in training: those learned at once seldom, choices (as many as all others together) less.
-_WEIGHT = {"first_colour": 0.5, "first_shape": 0.5, "last_colour": 0.5, "last_shape": 0.5, "choice": 0.35,
-           "direction": 2.5, "place": 2.0, "exists": 2.5}  # fmt: skip
+_WEIGHT = {"first_colour": 0.5, "first_shape": 0.8, "last_colour": 0.5, "last_shape": 0.8, "choice": 0.6,
+           "direction": 2.0, "place": 2.0, "exists": 2.5, "order": 2.5, "when": 2.0}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ NOTED = 0.5  # at this share of the layers the visual tokens' notes are read
 _NOTE_WEIGHT = 2.0
 SHALLOW_LESSONS = (
     Lesson(until=500, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.1),
-    Lesson(until=1000, frames=(8, 12, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.1),
-    Lesson(until=2400, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
+    Lesson(until=1200, frames=(8, 12, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.25),
+    Lesson(until=2000, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.15),
 )
 DEEP_LESSONS = (
-    Lesson(until=400, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
+    Lesson(until=300, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
 )
 
 
@@ -192,7 +192,7 @@ class ClipSchool:
 
 def clip_task(student: ClipStudent, seed: int, lessons: tuple[Lesson, ...]) -> Task:
     school = ClipSchool(student, seed, lessons)
-    return Task("video-clips", student, school.loss, school.measure, lessons[-1].until, 1.5e-3)
+    return Task("video-clips", student, school.loss, school.measure, lessons[-1].until, 5e-4)
 
 
 def grown(shallow: ClipStudent, deep: LlavaOnevisionForConditionalGeneration) -> ClipStudent:
