@@ -1,8 +1,10 @@
-"""The report of an output: numbers counted from its rows, for people, for programs, and how to read the rows."""
+"""The report of an output: numbers counted from its rows, for people and for programs, and how to read the rows.
+
+The same as a page to look at is in page/.
+"""
 
 from __future__ import annotations
 
-import html
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,6 +32,7 @@ BILL = (
     "macs_paper_vanilla",
 )
 SUMS = (*BILL, "num_prompt_tokens", "num_new_tokens", "num_visual_tokens", "num_kept_tokens", "read_s", "model_s")
+FAILURE = ("annotation_id", "attempt", "error_class", "video_id", "prompt_id", "uri", "message")
 COUNTED = ("kind", "status", "finish_reason", "method")
 
 
@@ -83,7 +86,7 @@ def _count_annotations(store: Store, fingerprint: str) -> tuple[DoneIds, dict[st
     counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
     sums: dict[str, Any] = dict.fromkeys(SUMS, 0)
     columns = ("annotation_id", "video_id", *COUNTED, *SUMS)
-    for rows in _rows(store, "annotations", fingerprint, columns):
+    for rows in rows_of(store, "annotations", fingerprint, columns):
         done.update(rows["annotation_id"].to_pylist())
         videos.update(map(hash, rows["video_id"].to_pylist()))
         for name, counter in counts.items():
@@ -97,19 +100,26 @@ def _count_annotations(store: Store, fingerprint: str) -> tuple[DoneIds, dict[st
 
 def _count_errors(store: Store, fingerprint: str, done: DoneIds) -> dict[str, Any]:
     """Unresolved annotations by their last error; failures that a later attempt made good are counted apart."""
-    last: dict[str, tuple[int, str, str, str]] = {}
+    last, failures = unresolved(store, fingerprint, done)
+    by_class: dict[str, dict[str, Any]] = {}
+    for name, count in Counter(row["error_class"] for row in last).most_common():
+        said = dict.fromkeys((row["uri"], row["message"]) for row in last if row["error_class"] == name)
+        examples = [{"uri": uri, "message": message} for uri, message in list(said)[:MOST_EXAMPLES]]
+        by_class[name] = {"count": count, "examples": examples}
+    return {"unresolved": len(last), "failed_attempts": failures, "by_class": by_class}
+
+
+def unresolved(store: Store, fingerprint: str, done: DoneIds) -> tuple[list[dict[str, Any]], int]:
+    """The last failure of each annotation that isn't done, and how many attempts failed in all."""
+    last: dict[str, dict[str, Any]] = {}
     failures = 0
-    for rows in _rows(store, "errors", fingerprint, ("annotation_id", "attempt", "error_class", "uri", "message")):
+    for rows in rows_of(store, "errors", fingerprint, FAILURE):
         failures += rows.num_rows
         for row in rows.to_pylist():
             before = last.get(row["annotation_id"])
-            if row["annotation_id"] not in done and (before is None or before[0] < row["attempt"]):
-                last[row["annotation_id"]] = (row["attempt"], row["error_class"], row["uri"], row["message"])
-    by_class: dict[str, dict[str, Any]] = {}
-    for name, count in Counter(one[1] for one in last.values()).most_common():
-        examples = [{"uri": uri, "message": said} for _, kind, uri, said in last.values() if kind == name]
-        by_class[name] = {"count": count, "examples": examples[:MOST_EXAMPLES]}
-    return {"unresolved": len(last), "failed_attempts": failures, "by_class": by_class}
+            if row["annotation_id"] not in done and (before is None or before["attempt"] < row["attempt"]):
+                last[row["annotation_id"]] = row
+    return list(last.values()), failures
 
 
 def _reconcile(annotated: int, unresolved: int, summary: dict[str, Any] | None) -> dict[str, Any]:
@@ -119,7 +129,8 @@ def _reconcile(annotated: int, unresolved: int, summary: dict[str, Any] | None) 
     return {"expected": expected, "accounted": accounted, "lost": max(0, (expected or 0) - accounted)}
 
 
-def _rows(store: Store, kind: str, fingerprint: str, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+def rows_of(store: Store, kind: str, fingerprint: str, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+    """These columns of all committed rows of one fingerprint, a file at a time."""
     seqs = list_seqs(store, kind, fingerprint)
     return (part.rows for part in read_parts(store, kind, fingerprint, seqs, columns))
 
@@ -173,19 +184,3 @@ def printable(text: str, most_chars: int = 200) -> str:
     """Text from outside made safe for a terminal: no escape sequence, no line break, no endless line."""
     shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most_chars])
     return shown if len(text) <= most_chars else f"{shown}..."
-
-
-def to_html(numbers: dict[str, Any]) -> str:
-    """The same report as one page without scripts."""
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{one['count']:,}</td><td>"
-        + "<br>".join(html.escape(f"{printable(e['uri'])}: {printable(e['message'])}") for e in one["examples"])
-        + "</td></tr>"
-        for name, one in numbers["errors"]["by_class"].items()
-    )
-    table = (
-        f"<table border=1><tr><th>error</th><th>annotations</th><th>examples</th></tr>{rows}</table>" if rows else ""
-    )
-    title = html.escape(f"Annotations of {numbers['output']}")
-    text = html.escape(to_text({**numbers, "errors": {**numbers["errors"], "by_class": {}}}))
-    return f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1><pre>{text}</pre>{table}\n'

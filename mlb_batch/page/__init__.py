@@ -1,0 +1,19 @@
+"""The page: one self-contained HTML file that shows what a job was asked, what it cost and what it says.
+
+build.py      write_page: everything gathered, put together, written
+cards.py      rows -> the clips of the gallery, at most so many, each with its answers
+kept.py       selections -> for every visual token, when it left
+thumbs.py     the clips' frames, read again by the job's own rules
+runs.py       the runs behind the rows, and their throughput
+sections.py   the page's text and figures, as HTML
+charts.py     bars and steps, as SVG
+words.py      text from outside made harmless, and what an error class means
+page.html, page.css, page.js   the frame, the looks, the gallery
+
+It opens from disk and asks the network for nothing: its content security policy allows its own style and script, by
+their hashes, and pictures that lie in the file. Rows travel as JSON that is never run, and reach the page as text.
+"""
+
+from mlb_batch.page.build import write_page
+
+__all__ = ["write_page"]

@@ -1,0 +1,86 @@
+"""The runs behind the rows: what each one did, and how fast the newest went."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlb_batch.ledger.runs import RunFolder, run_ids
+
+MOST_RUNS = 30
+MOST_STEPS = 120
+Commits = Sequence[tuple[str, float, int]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of any fingerprint; its documents are {} where it wrote none."""
+
+    run_id: str
+    plan: dict[str, Any]
+    summary: dict[str, Any]
+    progress: dict[str, Any]
+    environment: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.summary.get("fingerprint") or self.plan.get("fingerprint") or "")
+
+    @property
+    def begun_s(self) -> float | None:
+        """Run ids begin with their time."""
+        try:
+            begun = datetime.datetime.strptime(self.run_id.partition("-")[0], "%Y%m%dT%H%M%SZ")
+        except ValueError:
+            return None
+        return begun.replace(tzinfo=datetime.UTC).timestamp()
+
+
+@dataclass(frozen=True)
+class Step:
+    """From one commit to the next."""
+
+    until_s: float  # since the run began
+    per_minute: float
+
+
+def newest_runs(output_uri: str, fingerprint: str) -> list[Run]:
+    """Of this fingerprint, the newest first."""
+    found: list[Run] = []
+    for run_id in reversed(run_ids(output_uri)):
+        run = _read(output_uri, run_id)
+        if run.fingerprint == fingerprint:
+            found.append(run)
+        if len(found) == MOST_RUNS:
+            break
+    return found
+
+
+def _read(output_uri: str, run_id: str) -> Run:
+    folder = RunFolder(output_uri, run_id)
+    return Run(
+        run_id,
+        folder.read_json("plan") or {},
+        folder.read_json("summary") or {},
+        folder.read_json("progress") or {},
+        folder.read_json("environment") or {},
+    )
+
+
+def throughput(run: Run, commits: Commits) -> list[Step]:
+    """Annotations a minute between the run's commits."""
+    ours = sorted((at_s, rows) for run_id, at_s, rows in commits if run_id == run.run_id)
+    if not ours:
+        return []
+    before_s = begun_s = run.begun_s if run.begun_s is not None else ours[0][0] - 1.0
+    least_s = max(1.0, (ours[-1][0] - begun_s) / MOST_STEPS)
+    steps, waiting = [], 0
+    for number, (at_s, rows) in enumerate(ours):
+        waiting += rows
+        last = number == len(ours) - 1
+        if at_s - before_s >= least_s or last:
+            steps.append(Step(at_s - begun_s, 60 * waiting / max(at_s - before_s, 1.0)))
+            before_s, waiting = at_s, 0
+    return steps
