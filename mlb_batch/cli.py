@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,25 @@ def run(
     summary = annotate(spec, limit, replan)
     answer(summary)
     raise typer.Exit(summary["exit_code"])
+
+
+@app.command()
+def preview(
+    job: Job, sets: Sets = None, n: Annotated[int, typer.Option(min=1, help="How many videos to look at.")] = 20
+) -> None:
+    """Show a few videos' answers unpruned, as the job would give them, and with random pruning. Writes no output."""
+    spec = JobSpec.load(job, sets or ())
+    from rich.console import Console
+
+    from mlb_batch.chain.cluster import connected
+    from mlb_batch.quality import preview as look
+    from mlb_batch.quality import side_by_side
+    from mlb_batch.run import annotate
+
+    with connected():
+        found = look(spec, lambda job: annotate(job, n))
+    Console(stderr=True).print(side_by_side(found))
+    answer(found)
 
 
 @app.command()
@@ -123,6 +143,30 @@ def compact(
     if not as_json:
         say(f"{done.files_before:,} files before, {done.files_after:,} now")
     answer({"output": output, **vars(done)}, as_json)
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="EVAL.yaml", help="The evaluation file.")], sets: Sets = None
+) -> None:
+    """Compare methods and budgets on a benchmark: accuracy with intervals, costs, pictures. Resumes like any job."""
+    from mlb_batch.evaluate.spec import EvalSpec
+
+    spec = EvalSpec.load(file, sets or ())  # first: a mistake in the file is said before anything heavy is loaded
+    from mlb_batch.chain.cluster import connected
+    from mlb_batch.evaluate.job import evaluate as compare
+    from mlb_batch.run import run as annotate_all
+
+    with ExitStack() as session:
+
+        def one(job: JobSpec) -> dict[str, Any]:
+            session.enter_context(connected())  # the first cell starts Ray, or joins one; the others use it too
+            return annotate_all(job)
+
+        summary = compare(spec, one, say)
+    say(f"written to {spec.output.uri}/README.md")
+    answer(summary)
+    raise typer.Exit(summary["exit_code"])
 
 
 @app.command()
