@@ -1,0 +1,214 @@
+"""The table of benchmarks: their files' columns, their prompts' shape, and how their score is counted.
+
+`seen` says what a format was built from: `files` of the benchmark itself, or its `documentation` only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mlb_batch.evaluate.formats import File, Row
+from mlb_batch.evaluate.items import Item
+from mlb_batch.evaluate.loaders import Columns, Shape, columns, flattened, joined, load
+from mlb_batch.vlm.choices import LETTERS
+
+WORLDS = ("world", "world-image")  # made here, see world.py
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    title: str
+    files: tuple[str, ...]  # what its annotation files are called
+    items: Callable[[Sequence[File]], Iterator[Item]]
+    seen: Literal["files", "documentation"]
+    # What a question counts whose video was not there: nothing, or it is left out (counted apart either way).
+    unanswered: Literal["wrong", "apart"] = "wrong"
+    average: Literal["question", "kind"] = "question"  # the headline: over questions, or over the kinds' own averages
+    note: str = ""
+
+
+_ACTIVITYNET_KINDS = ("motion", "spatial", "temporal", "yes/no", "colour", "object", "location", "number", "other")
+_PLAIN = Shape()
+_VIDEOMME = Shape(
+    before="Select the best answer to the following multiple-choice question based on the video. "
+    "Respond with only the letter (A, B, C, or D) of the correct option.",
+    last="The best answer is:",
+)
+_MLVU = Shape(
+    question="Question: {question}", options="Options:", option="({letter}) {option}",
+    last="Only give the best option.\nBest option: (",
+)  # fmt: skip
+_LONGVIDEOBENCH = Shape(question="Question: {question}")
+
+
+def _bare(option: str) -> str:
+    """An option without the letter that its file writes before it."""
+    return re.sub(r"^\(?[A-Z][.):]\s*", "", option)
+
+
+def _letters(row: Row) -> int:
+    return LETTERS.index(str(row["answer"]).strip()[:1])
+
+
+def _numbered(prefix: str, first: int) -> Callable[[Row], list[str]]:
+    """Options in columns like a0 ... a4; none where a row has no such columns."""
+    return lambda row: [str(row[f"{prefix}{n}"]) for n in range(first, first + 5) if f"{prefix}{n}" in row]
+
+
+def _named(row: Row, numbers: Sequence[str], column: str) -> str:
+    value = str(row.get(column, ""))
+    return numbers[int(value)] if value.isdecimal() and int(value) < len(numbers) else value or "any"
+
+
+def _first_word(row: Row) -> str:
+    return str(row["question"]).split()[0].lower()
+
+
+def _number_or_text(row: Row) -> int | str:
+    """Of one file that has options' numbers as its answers, or short texts where there are no options."""
+    return int(row["answer"]) if {"a0", "a1"} & row.keys() else str(row["answer"])
+
+
+def _mapping(files: Sequence[File], of: str) -> dict[str, Any]:
+    return next((file.mapping for file in files if of in file.name and file.mapping), {})
+
+
+def _videomme(files: Sequence[File]) -> Iterator[Item]:
+    where = Columns(
+        video=columns("videoID", "video_id"), answer=_letters,
+        options=lambda row: [_bare(option) for option in row["options"]],
+        tags={"kind": columns("task_type"), "duration": columns("duration", "duration_category")},
+    )  # fmt: skip
+    return load(flattened(files, "questions"), where, _VIDEOMME)
+
+
+def _mlvu(files: Sequence[File]) -> Iterator[Item]:
+    """Each task is a file, and its videos are in a folder of that name; the last two are answered in sentences."""
+    where = Columns(
+        video=lambda row: f"{row['task']}/{row['video']}", answer=columns("answer"),
+        options=lambda row: [str(one) for one in row.get("candidates", ())],
+        tags={"kind": columns("question_type", "task")},
+    )  # fmt: skip
+    for file in files:
+        rows = [{**row, "task": file.stem, "question_id": f"{file.stem}-{n}"} for n, row in enumerate(file.rows)]
+        for item in load([replace(file, rows=tuple(rows))], where, _MLVU, open_kind="judged"):
+            yield item if item.kind == "choice" else replace(item, tags={**item.tags, "aspects": "correctness"})
+
+
+def _longvideobench(files: Sequence[File]) -> Iterator[Item]:
+    where = Columns(
+        video=columns("video_path"), answer=lambda row: row["correct_choice"], id=columns("id"),
+        options=lambda row: [str(one) for one in row["candidates"]],
+        tags={"kind": columns("question_category"), "duration": columns("duration_group")},
+    )  # fmt: skip
+    return load(files, where, _LONGVIDEOBENCH)
+
+
+def _egoschema(files: Sequence[File]) -> Iterator[Item]:
+    answers = {key: int(number) for key, number in _mapping(files, "answer").items()}
+    known = [replace(file, rows=tuple(row for row in file.rows if row["q_uid"] in answers)) for file in files]
+    where = Columns(
+        video=columns("q_uid"), answer=lambda row: answers[row["q_uid"]], id=columns("q_uid"),
+        options=_numbered("option ", 0),
+    )  # fmt: skip
+    return load(known, where, _PLAIN)
+
+
+def _nextqa(files: Sequence[File]) -> Iterator[Item]:
+    places, more = _mapping(files, "map_vid"), _mapping(files, "reference")
+    where = Columns(
+        video=lambda row: places.get(str(row["video"]), row["video"]), answer=_number_or_text,
+        id=lambda row: f"{row['video']}-{row['qid']}", options=_numbered("a", 0), tags={"kind": columns("type")},
+    )  # fmt: skip
+    for item in load(files, where, _PLAIN):
+        video, _, question = item.id.partition("-")
+        also = more.get(video, {}).get(question)
+        yield replace(item, accepted=(str(also),)) if also else item
+
+
+def _intentqa(files: Sequence[File]) -> Iterator[Item]:
+    places = _mapping(files, "map_vid")
+    where = Columns(
+        video=lambda row: places.get(str(row["video_id"]), row["video_id"]), answer=_number_or_text,
+        id=lambda row: f"{row['video_id']}-{row['qid']}", options=_numbered("a", 0), tags={"kind": columns("type")},
+    )  # fmt: skip
+    return load(files, where, _PLAIN)
+
+
+def _activitynet(files: Sequence[File]) -> Iterator[Item]:
+    where = Columns(
+        video=lambda row: f"v_{str(row['video_name']).removeprefix('v_')}", answer=columns("answer"),
+        tags={"kind": lambda row: _named(row, _ACTIVITYNET_KINDS, "type" if "type" in row else "question_type")},
+    )  # fmt: skip
+    return load(joined(files, "question_id"), where, _PLAIN)
+
+
+def _short_answers(stem: str) -> Callable[[Sequence[File]], Iterator[Item]]:
+    """MSVD-QA and MSRVTT-QA: one word each, about videos that are named, or numbered behind a word."""
+
+    def items(files: Sequence[File]) -> Iterator[Item]:
+        where = Columns(
+            video=lambda row: row.get("video_name") or f"{stem}{row['video_id']}", answer=columns("answer"),
+            id=columns("question_id", "qid", "id"), tags={"kind": _first_word},
+        )  # fmt: skip
+        return load(files, where, _PLAIN)
+
+    return items
+
+
+def _tgif(files: Sequence[File]) -> Iterator[Item]:
+    where = Columns(
+        video=columns("gif_name"), answer=_number_or_text, id=columns("vid_id"), options=_numbered("a", 1),
+        tags={"kind": lambda row: re.match("[A-Za-z]*", str(row["vid_id"]))[0].lower()},  # type: ignore[index]
+    )  # fmt: skip
+    return load(files, where, _PLAIN)
+
+
+def _vcgbench(files: Sequence[File]) -> Iterator[Item]:
+    """Answers in sentences. Two questions that ask for the same must be answered alike: they are judged together."""
+    for file in files:
+        kind = "temporal" if "temporal" in file.name else "generic"
+        aspects = "temporal" if kind == "temporal" else "correctness,detail,context"
+        for number, row in enumerate(file.rows):
+            row = {"question_id": f"{file.stem}-{number}", **row}
+            yield from _consistency(file, row) if "Q1" in row else _vcg(file, row, columns("question", "Q"), aspects)
+
+
+def _vcg(file: File, row: Row, question: Callable[[Row], Any], aspects: str) -> Iterator[Item]:
+    where = Columns(video=columns("video_name"), answer=columns("answer", "A"), question=question)
+    for item in load([replace(file, rows=(row,))], where, _PLAIN, open_kind="judged"):
+        yield replace(item, tags={"aspects": aspects})
+
+
+def _consistency(file: File, row: Row) -> Iterator[Item]:
+    for number, other in (("1", "2"), ("2", "1")):
+        here = {**row, "question_id": f"{row['question_id']}.{number}"}
+        for item in _vcg(file, here, columns(f"Q{number}"), "consistency"):
+            yield replace(item, tags={**item.tags, "twin": f"{row['question_id']}.{other}"})
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "videomme": Benchmark("VideoMME", ("test-00000-of-00001.parquet",), _videomme, "documentation",
+                          note="without subtitles"),
+    "mlvu": Benchmark("MLVU", ("1_plotQA.json", "2_needle.json", "3_ego.json", "4_count.json", "5_order.json",
+                               "6_anomaly_reco.json", "7_topic_reasoning.json"), _mlvu, "files", average="kind",
+                      note="M-Avg: the mean of the tasks' accuracies"),
+    "longvideobench": Benchmark("LongVideoBench", ("lvb_val.json",), _longvideobench, "documentation",
+                                note="without subtitles between the frames"),
+    "egoschema": Benchmark("EgoSchema", ("questions.json", "subset_answers.json"), _egoschema, "documentation",
+                           note="the 500 questions whose answers are public"),
+    "nextqa": Benchmark("NExT-QA", ("test.csv", "map_vid_vidorID.json"), _nextqa, "files",
+                        note="the multiple-choice file, or the open-ended one by match"),
+    "intentqa": Benchmark("IntentQA", ("test.csv", "map_vid_vidorID.json"), _intentqa, "files"),
+    "activitynetqa": Benchmark("ActivityNet-QA", ("test_q.json", "test_a.json"), _activitynet, "files", "apart"),
+    "msvdqa": Benchmark("MSVD-QA", ("test_qa.json",), _short_answers("vid"), "files", "apart"),
+    "msrvttqa": Benchmark("MSRVTT-QA", ("test_qa.json",), _short_answers("video"), "files", "apart"),
+    "tgifqa": Benchmark("TGIF-QA", ("Test_frameqa_question.csv", "Test_action_question.csv",
+                                    "Test_transition_question.csv"), _tgif, "files", "apart", average="kind",
+                        note="the count task is scored by match, not by squared error"),
+    "vcgbench": Benchmark("VCGBench", ("generic_qa.json", "temporal_qa.json", "consistency_qa.json"), _vcgbench,
+                          "files", "apart", average="kind", note="needs a judge"),
+}  # fmt: skip

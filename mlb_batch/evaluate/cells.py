@@ -1,0 +1,78 @@
+"""The cells of an evaluation: every model with every method at every budget, each one an ordinary job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mlb_batch.errors import SpecError
+from mlb_batch.evaluate.manifest import NAME
+from mlb_batch.evaluate.spec import EvalSpec, MethodSpec
+from mlb_batch.spec import JobSpec, ModelSpec
+from mlb_batch.storage import join
+
+PROMPTS = [
+    {"id": "asked", "kind": "qa", "column": "questions"},
+    {"id": "described", "kind": "caption", "column": "captions"},
+]
+
+
+@dataclass(frozen=True)
+class Cell:
+    name: str
+    model: str
+    method: str  # as tables call it
+    rule: str  # the method's own name
+    ratio: float  # 1.0 for none
+    job: JobSpec
+
+
+def cells(spec: EvalSpec, output: str, videos: str) -> list[Cell]:
+    """All of them, checked before the first one runs."""
+    return [
+        _cell(spec, model, short, method, ratio, output, videos)
+        for model, short in zip(spec.models, short_names([model.id for model in spec.models]), strict=True)
+        for method in spec.methods
+        for ratio in ((1.0,) if method.method == "none" else spec.ratios)
+    ]
+
+
+def short_names(ids: list[str]) -> list[str]:
+    """Names for folders and tables: the last part of each id, numbered where that is not enough."""
+    last = [re.sub(r"[^A-Za-z0-9_.\-]+", "-", re.split(r"[/:]", one.rstrip("/"))[-1]).strip("-") for one in ids]
+    return list(_apart(last))
+
+
+def _apart(names: list[str]) -> Iterator[str]:
+    for place, name in enumerate(names):
+        before = names[:place].count(name)
+        yield name if names.count(name) == 1 else f"{name}-{before + 1}"
+
+
+def _cell(spec: EvalSpec, model: ModelSpec, short: str, method: MethodSpec, ratio: float, output: str,
+          videos: str) -> Cell:  # fmt: skip
+    name = f"{short}--{method.name}" + ("" if method.method == "none" else f"--{ratio:g}")
+    return Cell(name, short, method.name, method.method, ratio, _job(spec, model, method, ratio, output, videos, name))
+
+
+def _job(spec: EvalSpec, model: ModelSpec, method: MethodSpec, ratio: float, output: str, videos: str,
+         name: str) -> JobSpec:  # fmt: skip
+    passed: dict[str, Any] = dict(spec.job)
+    prune = {**passed.pop("prune", {}), "method": method.method, "options": method.options, "select": method.select,
+             "feature_model": method.feature_model}  # fmt: skip
+    data = {
+        **passed,
+        "name": name,
+        "input": {"manifest": join(output, NAME), "id_column": "id", "changed": "never", "allow": [videos]},
+        "prompts": PROMPTS,
+        "model": model.model_dump(),
+        "prune": prune,
+        "budget": {"ratio": ratio, "scope": spec.scope},
+        "output": {"uri": join(output, f"cells/{name}")},
+    }
+    try:
+        return JobSpec.from_dict(data)
+    except SpecError as error:
+        raise SpecError("\n".join(f"job.{line}" for line in str(error).splitlines())) from None

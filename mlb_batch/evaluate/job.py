@@ -1,0 +1,202 @@
+"""evaluate(): the cells one after another, each an ordinary job; then their answers against the truth."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlb_batch.errors import BudgetError
+from mlb_batch.evaluate import bias, results, summary
+from mlb_batch.evaluate.benchmarks import BENCHMARKS
+from mlb_batch.evaluate.cells import Cell, cells, short_names
+from mlb_batch.evaluate.items import Item
+from mlb_batch.evaluate.judge import Judge
+from mlb_batch.evaluate.manifest import chosen_clips, prepared
+from mlb_batch.evaluate.memory import CaptionersPeak
+from mlb_batch.evaluate.pictures import quality_charts
+from mlb_batch.evaluate.results import Answers, Row
+from mlb_batch.evaluate.spec import EvalSpec
+from mlb_batch.evaluate.summary import Counting
+from mlb_batch.evaluate.tables import Evaluation, markdown
+from mlb_batch.planning import setup
+from mlb_batch.planning.frozen import thaw
+from mlb_batch.planning.identity import fingerprint_of, key_of
+from mlb_batch.spec import JobSpec
+from mlb_batch.storage import Store, open_store
+
+Annotate = Callable[[JobSpec], dict[str, Any]]  # a job in, its summary out
+Say = Callable[[str], None]
+_WORLD_NOTES = {"world": "the procedural world, held-out clips", "world-image": "still scenes of the procedural world"}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of one cell."""
+
+    answers: Answers
+    summary: Mapping[str, Any]  # of this call's run; empty where there was nothing left to do
+
+
+def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
+    """What is not answered yet is; then everything is scored and written again. The evaluation's summary."""
+    store = open_store(spec.output.uri)
+    judge = Judge(spec.judge, store) if spec.judge else None  # first: its mistakes cost nothing
+    say(f"preparing {spec.benchmark.name}")
+    items, videos = prepared(spec, store)
+    every = cells(spec, store.uri, videos)
+    say(f"{len(items):,} questions and captions, {len(every)} cells")
+    ran: dict[str, Ran] = {}
+    refused: dict[str, str] = {}
+    for number, cell in enumerate(every, start=1):
+        say(f"cell {number} of {len(every)}: {cell.name}")
+        try:
+            ran[cell.name] = _run(cell, items, annotate)
+        except BudgetError as error:  # what this method can't do at this budget is a finding, not the end
+            refused[cell.name] = str(error)
+            say(f"  not run: {error}")
+            continue
+        if ran[cell.name].summary.get("stopped"):
+            return _ended(spec, ran, refused, int(ran[cell.name].summary["exit_code"]))
+    if refused and not ran:
+        raise BudgetError("no cell can be run:\n" + "\n".join(f"{name}: {why}" for name, why in refused.items()))
+    _write(spec, store, judge, items, videos, [cell for cell in every if cell.name in ran], ran, refused)
+    unanswered = any(not one.answers.complete(items) for one in ran.values())
+    return _ended(spec, ran, refused, 3 if unanswered else 0)
+
+
+def _run(cell: Cell, items: Sequence[Item], annotate: Annotate) -> Ran:
+    """A cell whose every answer stands is not run again: a second evaluation starts nothing."""
+    fingerprint = _frozen(cell.job)
+    if fingerprint is not None:
+        answers = results.read_answers(cell.job.output.uri, fingerprint)
+        if answers.complete(items):
+            return Ran(answers, {})
+    with CaptionersPeak() as peak:
+        done = annotate(cell.job)
+    return Ran(results.read_answers(cell.job.output.uri, done["fingerprint"]), {**done, "peak_memory_mb": peak.mb})
+
+
+def _frozen(job: JobSpec) -> str | None:
+    """The fingerprint of the cell's rows, once an earlier run has solved its budget."""
+    means = setup(job)
+    solved = thaw(job, key_of(job, means))
+    return None if solved is None else fingerprint_of(job, means, solved)
+
+
+def _ended(spec: EvalSpec, ran: Mapping[str, Ran], refused: Mapping[str, str], exit_code: int) -> dict[str, Any]:
+    summaries = [one.summary for one in ran.values()]
+    return {
+        "output": spec.output.uri,
+        "cells": len(ran),
+        "cells_not_run": dict(refused),
+        "answers": sum(len(one.answers.said) for one in ran.values()),
+        "rows_written": sum(int(one.get("rows_written", 0)) for one in summaries),
+        "errors": sum(len(one.answers.errors) for one in ran.values()),
+        "exit_code": exit_code,
+    }
+
+
+def _write(
+    spec: EvalSpec, store: Store, judge: Judge | None, items: Sequence[Item], videos: str, done: Sequence[Cell],
+    ran: Mapping[str, Ran], refused: Mapping[str, str],
+) -> None:  # fmt: skip
+    counting, title, note = _counted(spec)
+    rows = {
+        cell.name: results.results(spec.benchmark.name, cell, items, ran[cell.name].answers, judge) for cell in done
+    }
+    estimates = summary.estimates(rows, done, counting, spec.bootstrap) if rows else []
+    costs = _costs(store, rows, done, ran)
+    found = Evaluation(
+        spec, title, note, len(items), len({item.video for item in items}), done, estimates, costs, refused,
+        {name: _facts(some) for name, some in rows.items()}, judges=judge.names() if judge else (),
+    )  # fmt: skip
+    pictures = dict(quality_charts(estimates, costs, done))
+    if spec.bias is not None:
+        found.bias = _bias(spec, store, items, videos, pictures)
+    found.pictures = list(pictures)
+    for name, picture in pictures.items():
+        store.replace(name, picture.encode())
+    if rows:
+        store.replace("results.parquet", _parquet(results.to_table([row for some in rows.values() for row in some])))
+        store.replace("summary.parquet", _parquet(summary.to_table(estimates)))
+    told = {"evaluation": spec.model_dump(mode="json"), "costs": costs, "estimates": estimates, "not_run": refused}
+    store.replace("summary.json", json.dumps(_plain(told), indent=1).encode())
+    store.replace("README.md", markdown(found).encode())
+
+
+def _counted(spec: EvalSpec) -> tuple[Counting, str, str]:
+    """How the benchmark counts, its title, and what to know of it."""
+    name = spec.benchmark.name
+    if name not in BENCHMARKS:
+        return Counting(), name, _WORLD_NOTES[name]
+    public = BENCHMARKS[name]
+    return Counting(public.unanswered, public.average), public.title, public.note
+
+
+def _costs(
+    store: Store, rows: Mapping[str, Sequence[Row]], done: Sequence[Cell], ran: Mapping[str, Ran]
+) -> dict[str, dict[str, Any]]:
+    unpruned = {cell.model: rows[cell.name] for cell in done if cell.rule == "none"}
+    peaks = _peaks(store, done, ran)
+    return {
+        cell.name: {**summary.costs(rows[cell.name], unpruned.get(cell.model)), "peak_memory_mb": peaks[cell.name]}
+        for cell in done
+    }
+
+
+def _peaks(store: Store, done: Sequence[Cell], ran: Mapping[str, Ran]) -> dict[str, float]:
+    """The captioners' peak memory of each cell, over all evaluations that worked on it; 0 where none could tell."""
+    try:
+        known = {name: float(mb) for name, mb in json.loads(store.read("memory.json")).items()}
+    except FileNotFoundError:
+        known = {}
+    for cell in done:
+        known[cell.name] = max(known.get(cell.name, 0.0), float(ran[cell.name].summary.get("peak_memory_mb", 0.0)))
+    store.replace("memory.json", json.dumps(known).encode())
+    return known
+
+
+def _facts(rows: Iterable[Row]) -> tuple[Counter[str], Counter[str]]:
+    captions = [row for row in rows if row["kind"] == "caption"]
+    return (
+        Counter(fact for row in captions for fact in row["invented"]),
+        Counter(fact for row in captions for fact in row["missed"]),
+    )
+
+
+def _bias(spec: EvalSpec, store: Store, items: Sequence[Item], videos: str, pictures: dict[str, str]) -> list[str]:
+    assert spec.bias is not None
+    chosen = chosen_clips(items, spec.bias.clips, spec.bootstrap.seed)
+    found: list[bias.Bias] = []
+    for model, short in zip(spec.models, short_names([one.id for one in spec.models]), strict=True):
+        job = JobSpec.from_dict({**spec.job, "input": {"videos": videos}, "prompts": [
+            {"id": "any", "kind": "qa", "text": "any"}], "model": model.model_dump(), "output": store.uri})  # fmt: skip
+        measured = bias.measure(short, job, chosen, videos)
+        pictures[f"bias-{short}.svg"] = bias.picture(measured)
+        pictures[f"bias-{short}-places.svg"] = bias.places_picture(measured)
+        found += measured
+    store.replace("bias.parquet", _parquet(pa.Table.from_pylist(bias.table_rows(found))))
+    return bias.lines(found)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no number that is none."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,170 @@
+"""The optional judge: an OpenAI-compatible endpoint that compares an answer with the truth.
+
+Its address is checked as every address is that a job opens, it is asked by the client that follows no redirect, and
+every verdict is kept with the model that gave it, so that a second evaluation asks nothing again. What it says is data:
+only yes, no and a number are read from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlb_batch.errors import RowError, SpecError
+from mlb_batch.evaluate.spec import JudgeSpec
+from mlb_batch.source.uris import UriPolicy
+from mlb_batch.storage import Store, foreign_errors
+from mlb_batch.web import guarded_client
+
+NAME = "verdicts.parquet"
+TRIES, PAUSE_S = 3, 1.0
+SAVE_EVERY = 200
+_ASPECTS = {
+    "match": "whether the predicted answer means the same as the correct one; synonyms and paraphrases count as right",
+    "correctness": "factual correctness: nothing in the predicted answer may contradict the correct one",
+    "detail": "detail: how complete and how specific the predicted answer is, held against the correct one",
+    "context": "context: whether the predicted answer fits what the video as a whole is about",
+    "temporal": "order in time: whether the predicted answer has the sequence of events right",
+    "consistency": "consistency: two answers to two forms of one question must agree with each other and the truth",
+}
+_SYSTEM = (
+    "You grade answers about videos. Compare the predicted answer with the correct answer and grade {aspect}. "
+    'Reply with one JSON object only, like {{"pred": "yes", "score": 4}}: pred is yes or no (is it right), score is a '
+    "whole number from 0 (wrong) to 5 (fully right)."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to be judged."""
+
+    asked: str
+    truth: str
+    said: str
+    aspect: str
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    key: str
+    right: bool
+    score: float  # 0 to 5
+    judge: str  # the model as it was asked for
+    version: str  # the model as the endpoint called itself
+    url: str
+
+
+class Judge:
+    def __init__(self, spec: JudgeSpec, store: Store) -> None:
+        self._spec, self._store = spec, store
+        self._url = _checked(spec.url)
+        self._key = _key(spec)
+        self._known = {v.key: v for v in _kept(store) if (v.judge, v.url) == (spec.model, self._url)}
+        self._others = [v for v in _kept(store) if (v.judge, v.url) != (spec.model, self._url)]
+
+    def verdicts(self, questions: Iterable[Question]) -> dict[str, Verdict]:
+        """What is known of these now, by their keys; what the endpoint did not answer well is missing."""
+        new = list({question.key: question for question in questions if question.key not in self._known}.values())
+        for start in range(0, len(new), SAVE_EVERY):
+            found = asyncio.run(self._ask_all(new[start : start + SAVE_EVERY]))
+            self._known |= {verdict.key: verdict for verdict in found}
+            self._save()
+        return self._known
+
+    def names(self) -> tuple[str, ...]:
+        """Which models graded: as asked for, and as they called themselves."""
+        return tuple(sorted({f"{one.judge} ({one.version}) at {one.url}" for one in self._known.values()}))
+
+    async def _ask_all(self, questions: Sequence[Question]) -> list[Verdict]:
+        gate = asyncio.Semaphore(self._spec.at_once)
+        async with await guarded_client(answer_s=self._spec.timeout_s) as client:
+            found = await asyncio.gather(*(self._ask(client, gate, question) for question in questions))
+        return [verdict for verdict in found if verdict is not None]
+
+    async def _ask(self, client: Any, gate: asyncio.Semaphore, question: Question) -> Verdict | None:
+        passing: tuple[type[BaseException], ...] = (*foreign_errors(), ValueError)
+        async with gate:
+            for attempt in range(TRIES):
+                if attempt:
+                    await asyncio.sleep(PAUSE_S * 2**attempt)
+                try:
+                    async with client.post(
+                        f"{self._url}/chat/completions", json=self._body(question), headers=self._headers()
+                    ) as response:
+                        if response.status == 200:
+                            return self._read(question, await response.json(content_type=None))
+                        if response.status < 500 and response.status != 429:
+                            raise SpecError(f"judge.url: {self._url} refuses: HTTP {response.status}; check its key")
+                except PermissionError as error:
+                    raise SpecError(f"judge.url: {error}") from None
+                except passing:
+                    continue
+        return None
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
+
+    def _body(self, question: Question) -> dict[str, Any]:
+        told = f"Question: {question.asked}\nCorrect answer: {question.truth}\nPredicted answer: {question.said}"
+        system = _SYSTEM.format(aspect=_ASPECTS[question.aspect])
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": told}]
+        return {"model": self._spec.model, "temperature": 0, "messages": messages}
+
+    def _read(self, question: Question, answer: Any) -> Verdict | None:
+        """Another model may write the object with single quotes, or words around it."""
+        try:
+            said = str(answer["choices"][0]["message"]["content"])
+        except (KeyError, IndexError, TypeError):
+            return None
+        right = re.search(r"pred\W+(yes|no)", said, re.I)
+        score = re.search(r"score\W+(\d+(?:\.\d+)?)", said, re.I)
+        if score is None or not 0 <= float(score[1]) <= 5:
+            return None
+        version = str(answer.get("model") or self._spec.model)
+        is_right = right[1].lower() == "yes" if right else float(score[1]) >= 3
+        return Verdict(question.key, is_right, float(score[1]), self._spec.model, version, self._url)
+
+    def _save(self) -> None:
+        file = io.BytesIO()
+        rows = [asdict(verdict) for verdict in [*self._others, *self._known.values()]]
+        pq.write_table(pa.Table.from_pylist(rows), file)
+        self._store.replace(NAME, file.getvalue())
+
+
+def _kept(store: Store) -> list[Verdict]:
+    try:
+        data = store.read(NAME)
+    except FileNotFoundError:
+        return []
+    return [Verdict(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+
+
+def _checked(url: str) -> str:
+    if not url.lower().startswith(("http://", "https://")):
+        raise SpecError(f"judge.url: {url!r} is no web address; give the base of an API, like https://host/v1")
+    try:
+        return UriPolicy("", (url,)).resolve(f"{url.rstrip('/')}/chat/completions").removesuffix("/chat/completions")
+    except RowError as error:
+        raise SpecError(f"judge.url: {error.message}") from None
+
+
+def _key(spec: JudgeSpec) -> str:
+    if spec.key_env is None:
+        return ""
+    if spec.key_env not in os.environ:
+        raise SpecError(f"judge.key_env: the environment variable {spec.key_env} is not set")
+    return os.environ[spec.key_env]

@@ -1,0 +1,125 @@
+"""Items -> the manifest that all cells of an evaluation run over, and where its videos are.
+
+Asked alone, every question is a row of its own, with a prefill of its own: that is how benchmarks are published, and a
+ratio then means what it means there. Asked together, a clip is one row with all its questions, as in a user's job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from mlb_batch.errors import InputError
+from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
+from mlb_batch.evaluate.formats import read_files
+from mlb_batch.evaluate.items import Item
+from mlb_batch.evaluate.spec import EvalSpec
+from mlb_batch.evaluate.world import write_world
+from mlb_batch.storage import Store, join, local_path, open_store
+
+NAME = "manifest.jsonl"
+
+
+def prepared(spec: EvalSpec, store: Store) -> tuple[list[Item], str]:
+    """The items and the folder of their videos; the manifest stands in the store then."""
+    given = spec.benchmark
+    if given.name in WORLDS:
+        folder, items = write_world(store, given.name, given.world)
+        videos = join(store.uri, folder)
+    else:
+        assert given.videos is not None
+        videos = _absolute(given.videos)
+        items = _public(spec, videos)
+    if given.limit is not None:
+        items = _limited(items, given.limit, spec.bootstrap.seed)
+    _check(items)
+    rows = _alone(items, videos) if spec.asked == "alone" else _together(items, videos)
+    store.replace(NAME, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return items, videos
+
+
+def _absolute(uri: str) -> str:
+    path = local_path(uri)
+    return uri.rstrip("/") if path is None else str(path)
+
+
+def _public(spec: EvalSpec, videos: str) -> list[Item]:
+    items = list(BENCHMARKS[spec.benchmark.name].items(read_files(spec.benchmark.annotations)))
+    if not items:
+        files = ", ".join(BENCHMARKS[spec.benchmark.name].files)
+        raise InputError(f"benchmark.annotations: no question is in them; {spec.benchmark.name} is read from {files}")
+    names = _Names(videos)
+    return [replace(item, video=names.file(item.video)) for item in items]
+
+
+class _Names:
+    """Files by what benchmarks call them, which is often without the ending that a download gave them."""
+
+    def __init__(self, videos: str) -> None:
+        self._videos = videos
+        self._by_stem: dict[str, dict[str, str]] = {}
+
+    def file(self, video: str) -> str:
+        """The file's name below the folder; where there is none, the name that is missing."""
+        folder, _, name = video.rpartition("/")
+        if ".." in PurePosixPath(video).parts:
+            return video  # refused when it is opened, like any path that leaves the folder
+        if folder not in self._by_stem:
+            there = open_store(join(self._videos, folder) if folder else self._videos).list("")
+            self._by_stem[folder] = {**{PurePosixPath(one).stem: one for one in there}, **{one: one for one in there}}
+        found = self._by_stem[folder].get(name, name if PurePosixPath(name).suffix else f"{name}.mp4")
+        return f"{folder}/{found}" if folder else found
+
+
+def _limited(items: Sequence[Item], videos: int, seed: int) -> list[Item]:
+    """All questions of some videos, the same ones for the same seed, and more of them keep the fewer."""
+    names = sorted({item.video for item in items}, key=lambda one: hashlib.sha256(f"{seed}:{one}".encode()).digest())
+    kept = set(names[:videos])
+    return [item for item in items if item.video in kept]
+
+
+def _check(items: Iterable[Item]) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise InputError(f"benchmark.annotations: the question id {item.id!r} stands twice; is a file named twice?")
+        seen.add(item.id)
+
+
+def _alone(items: Iterable[Item], videos: str) -> Iterable[dict[str, Any]]:
+    return (_row(item.id, f"{videos}/{item.video}", [item]) for item in items)
+
+
+def _together(items: Iterable[Item], videos: str) -> Iterable[dict[str, Any]]:
+    of_video: dict[str, list[Item]] = {}
+    for item in items:
+        of_video.setdefault(item.video, []).append(item)
+    return (_row(video, f"{videos}/{video}", some) for video, some in of_video.items())
+
+
+def _row(row_id: str, uri: str, items: Sequence[Item]) -> dict[str, Any]:
+    return {
+        "id": row_id,
+        "uri": uri,
+        "questions": [_asked(item) for item in items if item.kind != "caption"],
+        "captions": [_asked(item) for item in items if item.kind == "caption"],
+    }
+
+
+def _asked(item: Item) -> dict[str, Any]:
+    asked: dict[str, Any] = {"id": item.id, "question": item.prompt}
+    return asked if item.shaped else {**asked, "choices": list(item.choices)}
+
+
+def chosen_clips(items: Sequence[Item], count: int, seed: int) -> list[Item]:
+    """One item of each of `count` videos, spread over the benchmark."""
+    first = {item.video: item for item in reversed(items) if item.kind != "caption"}
+    videos = sorted(first)
+    picked = np.random.default_rng(seed).permutation(len(videos))[:count]
+    return [first[videos[place]] for place in sorted(picked.tolist())]

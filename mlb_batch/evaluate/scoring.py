@@ -1,0 +1,71 @@
+"""Whether an answer is right: the letter of a choice, an open answer by match, a caption by its facts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlb_batch.evaluate.items import Item
+from mlb_batch.tiny.questions import facts
+from mlb_batch.vlm.choices import LETTERS, parse_letter
+
+_LEAD = re.compile(r"^(?:the\s+)?(?:best\s+|correct\s+|final\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:\-]?\s*", re.I)
+_BRACKETED = re.compile(r"\(([A-Z])\)")
+_MARKS = re.compile(r"[^\w\s]|_")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_ARTICLES = {"a", "an", "the"}
+
+
+@dataclass(frozen=True)
+class CaptionFacts:
+    """A caption's facts against the truth's, each counted as often as it was said."""
+
+    hits: int
+    said: int
+    true: int
+    invented: tuple[str, ...]
+    missed: tuple[str, ...]
+
+
+def right(item: Item, said: str) -> bool:
+    """Of a choice or an open answer."""
+    if item.kind == "choice":
+        number = named(said, item.choices)
+        return number is not None and item.choices[number] == item.answer
+    return any(matches(said, answer) for answer in (item.answer, *item.accepted))
+
+
+def named(said: str, choices: Sequence[str]) -> int | None:
+    """The number of the option that an answer names; None where it names none, or more than one."""
+    # Options that are empty or say the same can only be named by their letters.
+    apart = [one if one and choices.count(one) == 1 else f"{one}\0{number}" for number, one in enumerate(choices)]
+    plain = _LEAD.sub("", said.strip())
+    found = parse_letter(plain, apart)
+    if found:
+        return apart.index(found)
+    letters = set(_BRACKETED.findall(plain)) & set(LETTERS[: len(choices)])
+    return LETTERS.index(letters.pop()) if len(letters) == 1 else None
+
+
+def matches(said: str, answer: str) -> bool:
+    """Equal but for case, marks, articles and how numbers are written; yes and no may be explained."""
+    one, other = normalised(said), normalised(answer)
+    return one == other or (other in ("yes", "no") and one.split(" ")[0] == other)
+
+
+def normalised(text: str) -> str:
+    words = [word for word in _MARKS.sub(" ", text.lower()).split() if word not in _ARTICLES]
+    return " ".join(_NUMBERS[int(word)] if word.isdecimal() and int(word) < len(_NUMBERS) else word for word in words)
+
+
+def caption_facts(said: str, truth: str) -> CaptionFacts:
+    told, known = Counter(facts(said)), Counter(facts(truth))
+    return CaptionFacts(
+        hits=(told & known).total(),
+        said=told.total(),
+        true=known.total(),
+        invented=tuple((told - known).elements()),
+        missed=tuple((known - told).elements()),
+    )

@@ -1,0 +1,174 @@
+"""EvalSpec: what an evaluation file may say. Its cells are ordinary jobs; what they share is passed through to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mlb_batch import spec_text
+from mlb_batch.errors import SpecError
+from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
+from mlb_batch.spec import ModelSpec
+from mlb_batch.spec_types import Count, Name, Positive, Uri
+
+Label = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9_.\-]+$")]
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+MOST_CLIPS = 100_000  # a world's seeds are apart by this
+SET_BY_EVALUATE = ("name", "input", "prompts", "model", "budget", "canary", "output")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class WorldSpec(_Part):
+    """How much of the procedural world; all of its clips are held out from training."""
+
+    clips: Annotated[int, Field(ge=2, le=MOST_CLIPS)] = 200
+    seed: Annotated[int, Field(ge=0, lt=1000)] = 0
+    frames: Annotated[int, Field(ge=4, le=4096)] = 16
+    questions: Count = 4  # of each clip, of different kinds as far as it has so many
+    captions: bool = True  # a caption of each clip too, where the world has one
+    max_acts: Annotated[int, Field(ge=1, le=4)] = 4
+    max_flashes: Annotated[int, Field(ge=0, le=3)] = 3
+    least_flash: Count = 1
+
+
+class BenchmarkSpec(_Part):
+    name: str = "world"
+    annotations: Annotated[tuple[Uri, ...], Field(strict=False)] = ()
+    videos: Uri | None = None  # the folder that the annotations' video files lie in
+    limit: Count | None = None  # only so many videos, chosen by a seed
+    world: WorldSpec = WorldSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_file(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("annotations"), str):
+            return {**data, "annotations": [data["annotations"]]}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.name not in BENCHMARKS and self.name not in WORLDS:
+            known = [*WORLDS, *BENCHMARKS]
+            hint = spec_text.did_you_mean(self.name, known)
+            raise ValueError(f"{self.name!r} is not a benchmark{hint}; one of {', '.join(known)}")
+        if self.name in BENCHMARKS and not (self.annotations and self.videos):
+            files = ", ".join(BENCHMARKS[self.name].files)
+            raise ValueError(f"{self.name} needs annotations ({files}) and videos (the folder of its video files)")
+        if self.name in BENCHMARKS and "world" in self.model_fields_set:
+            raise ValueError(f"world goes with {' and '.join(WORLDS)}, not with {self.name}")
+        if self.name in WORLDS and (self.annotations or self.videos):
+            raise ValueError(f"{self.name} makes its own videos: it has neither annotations nor videos")
+        return self
+
+
+class MethodSpec(_Part):
+    method: Name
+    label: Label | None = None  # how it is called in tables; needed where one method stands twice
+    options: dict[str, Any] = {}
+    select: Literal["per_prompt", "per_video"] = "per_prompt"
+    feature_model: Uri | None = "auto"
+
+    @property
+    def name(self) -> str:
+        return self.label or self.method
+
+
+class JudgeSpec(_Part):
+    """An OpenAI-compatible endpoint that says whether an open answer is right."""
+
+    url: Uri  # its base, like https://judge.example.com/v1
+    model: Name
+    key_env: Name | None = None  # the environment variable with its key
+    timeout_s: Positive = 60.0
+    at_once: Count = 8
+
+
+class BiasSpec(_Part):
+    """Where text looks in frozen models, on so many clips as they are, grey, repeated and reversed."""
+
+    clips: Count = 20
+
+
+class SamplingSpec(_Part):
+    replicates: Annotated[int, Field(ge=200, le=20_000)] = 2000
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class OutputSpec(_Part):
+    uri: Uri
+
+
+class EvalSpec(_Part):
+    """A whole evaluation file, checked."""
+
+    name: Name = "evaluation"
+    benchmark: BenchmarkSpec = BenchmarkSpec()
+    models: Annotated[tuple[ModelSpec, ...], Field(strict=False, min_length=1)] = (ModelSpec(),)
+    methods: Annotated[tuple[MethodSpec, ...], Field(strict=False)] = ()
+    ratios: Annotated[tuple[Ratio, ...], Field(strict=False)] = (0.273,)
+    scope: Literal["llm", "total"] = "llm"
+    asked: Literal["alone", "together"] = "alone"  # together: the questions of a clip share its layers, as in a job
+    job: dict[str, Any] = {}  # passed through to every cell: frames, generate, limits, cluster, retry, prune.selections
+    bias: BiasSpec | None = None
+    judge: JudgeSpec | None = None
+    bootstrap: SamplingSpec = SamplingSpec()
+    output: OutputSpec
+
+    @classmethod
+    def load(cls, path: str | Path, sets: Iterable[str] = ()) -> EvalSpec:
+        data = spec_text.read_yaml(Path(path))
+        for setting in sets:
+            spec_text.apply_setting(data, setting)
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EvalSpec:
+        try:
+            return cls.model_validate(spec_text.expand_environment(dict(data)))
+        except ValidationError as error:
+            raise SpecError(spec_text.explain(error, cls)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        """`output: URI`, `benchmark: NAME`, a model or a method by its name, one of them alone."""
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        for key, field in (("output", "uri"), ("benchmark", "name")):
+            if isinstance(data.get(key), str):
+                data[key] = {field: data[key]}
+        for key, field in (("models", "id"), ("methods", "method")):
+            given = data.get(key)
+            if isinstance(given, str | Mapping):
+                given = [given]
+            if isinstance(given, list | tuple):
+                data[key] = [{field: one} if isinstance(one, str) else one for one in given]
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [method.name for method in self.methods]
+        twice = sorted({one for one in names if names.count(one) > 1})
+        if twice:
+            raise ValueError(f"methods: {twice[0]!r} stands twice; give each a label of its own")
+        if not self.methods and self.bias is None:
+            raise ValueError("methods: name at least one, or measure bias")
+        if len(set(self.ratios)) < len(self.ratios):
+            raise ValueError("ratios: a ratio stands twice")
+        if any(method.method != "none" for method in self.methods) and not self.ratios:
+            raise ValueError("ratios: give at least one; only none has no budget")
+        for key in SET_BY_EVALUATE:
+            if key in self.job:
+                raise ValueError(f"job.{key}: evaluate sets it; the keys of the evaluation itself say what it shall be")
+        prune = self.job.get("prune", {})
+        wrong = [key for key in prune if key not in ("selections", "compact_cache")] if isinstance(prune, dict) else []
+        if wrong:
+            raise ValueError(f"job.prune.{wrong[0]}: say it in methods")
+        return self

@@ -1,0 +1,184 @@
+"""Results -> estimates: every cell's quality with its interval, its distance to vanilla and to random, and its cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlb_batch.evaluate.cells import Cell
+from mlb_batch.evaluate.intervals import Interval, Share, average, difference, draws, proportion
+from mlb_batch.evaluate.results import Row
+from mlb_batch.evaluate.spec import SamplingSpec
+
+NOTHING = float("nan")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a row reaches and what it could, (0, 0) where it does not count."""
+
+    name: str
+    of_row: Callable[[Row], tuple[float, float]]
+    is_share: bool = True
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How a benchmark counts: what unanswered questions are worth, and what its headline averages over."""
+
+    unanswered: str = "wrong"
+    average: str = "question"
+
+
+def metrics(counting: Counting) -> tuple[Metric, ...]:
+    def accuracy(row: Row) -> tuple[float, float]:
+        if row["kind"] not in ("choice", "open"):
+            return 0, 0
+        if not row["answered"]:
+            return 0, float(counting.unanswered == "wrong")
+        return (row["points"], 1) if row["points"] >= 0 else (0, 0)
+
+    return (
+        Metric("accuracy", accuracy),
+        Metric("score", lambda row: (row["score"], 1) if row["score"] >= 0 else (0, 0), is_share=False),
+        Metric("precision", lambda row: (row["hits"], row["facts_said"])),
+        Metric("recall", lambda row: (row["hits"], row["facts_true"])),
+    )
+
+
+def estimates(
+    of_cell: Mapping[str, Sequence[Row]], cells: Sequence[Cell], counting: Counting, sampling: SamplingSpec
+) -> list[Row]:
+    """One row a cell, metric and group of questions."""
+    videos = sorted({row["video"] for rows in of_cell.values() for row in rows})
+    number = {video: place for place, video in enumerate(videos)}
+    draws_BC = draws(len(videos), sampling.replicates, sampling.seed)
+    tables = {name: _Table(rows, number, counting) for name, rows in of_cell.items()}
+    return [
+        row
+        for cell in cells
+        if cell.name in tables
+        for row in _of_cell(cell, tables, rivals(cell, [c for c in cells if c.name in tables]), counting, draws_BC)
+    ]
+
+
+def rivals(cell: Cell, cells: Sequence[Cell]) -> dict[str, str]:
+    """The cells that a cell is held against: the unpruned one, and random pruning at its budget."""
+    of_model = [other for other in cells if other.model == cell.model and other.name != cell.name]
+    none = next((other.name for other in of_model if other.rule == "none"), "")
+    same = [other for other in of_model if other.rule == "random" and other.ratio == cell.ratio]
+    found = {"none": none, "random": same[0].name if same else ""}
+    return {name: rival for name, rival in found.items() if rival and cell.rule != name}
+
+
+class _Table:
+    """One cell's rows as shares by clip, for any metric and group."""
+
+    def __init__(self, rows: Sequence[Row], number: Mapping[str, int], counting: Counting) -> None:
+        self.groups: list[tuple[str, str]] = [("all", "all")]
+        for by in ("task", "hangs_on"):
+            self.groups += [(by, group) for group in sorted({row[by] for row in rows if row[by]})]
+        self._clips: NDArray[np.int64] = np.array([number[row["video"]] for row in rows], dtype=np.int64)
+        self._number = len(number)
+        self._of = {by: np.array([row[by] for row in rows]) for by in ("task", "hangs_on")}
+        self._worth = {
+            metric.name: np.array([metric.of_row(row) for row in rows], dtype=float).reshape(-1, 2)
+            for metric in metrics(counting)
+        }
+
+    def share(self, metric: str, by: str, group: str) -> Share:
+        chosen = slice(None) if by == "all" else self._of[by] == group
+        worth, clips = self._worth[metric][chosen], self._clips[chosen]
+        reached_C, of_C = (np.bincount(clips, worth[:, i], minlength=self._number).astype(float) for i in (0, 1))
+        return Share(reached_C, of_C)
+
+    def shares(self, metric: str, by: str, group: str, averaged: str) -> list[Share]:
+        """One; or where the headline averages over kinds, one a kind."""
+        if by == "all" and averaged == "kind" and metric in ("accuracy", "score"):
+            some = [self.share(metric, "task", one) for kind, one in self.groups if kind == "task"]
+            return [share for share in some if not share.empty]
+        return [share for share in (self.share(metric, by, group),) if not share.empty]
+
+    def differ(self, other: _Table, metric: str, by: str, group: str) -> tuple[int, int]:
+        """Questions that this cell has right and the other wrong, and the other way about."""
+        chosen = slice(None) if by == "all" else self._of[by] == group
+        mine, its = (table._worth[metric][chosen][:, 0] for table in (self, other))
+        return int((mine > its).sum()), int((mine < its).sum())
+
+
+def _of_cell(
+    cell: Cell, tables: Mapping[str, _Table], against: Mapping[str, str], counting: Counting,
+    draws_BC: NDArray[np.float32],
+) -> Iterator[Row]:  # fmt: skip
+    table = tables[cell.name]
+    same = {"cell": cell.name, "model": cell.model, "method": cell.method, "ratio": cell.ratio}
+    for metric in metrics(counting):
+        for by, group in table.groups:
+            shares = table.shares(metric.name, by, group, counting.average)
+            if not shares:
+                continue
+            whole = table.share(metric.name, by, group)
+            one = proportion(shares[0]) if len(shares) == 1 and metric.is_share else average(shares, draws_BC)
+            row: Row = {**same, "metric": metric.name, "by": by, "group": group, **vars(one),
+                        "questions": int(whole.of_C.sum()), "clips": int((whole.of_C > 0).sum())}  # fmt: skip
+            for name in ("none", "random"):
+                row |= _against(name, against, tables, table, (metric.name, by, group), counting, draws_BC)
+            yield row
+
+
+def _against(
+    name: str, against: Mapping[str, str], tables: Mapping[str, _Table], table: _Table, what: tuple[str, str, str],
+    counting: Counting, draws_BC: NDArray[np.float32],
+) -> Row:  # fmt: skip
+    found, better, worse = Interval(NOTHING, NOTHING, NOTHING), 0, 0
+    if name in against:
+        rival = tables[against[name]]
+        theirs = rival.shares(*what, counting.average)
+        if theirs:
+            found = difference(table.shares(*what, counting.average), theirs, draws_BC)
+            better, worse = table.differ(rival, *what)
+    return {f"minus_{name}": found.value, f"minus_{name}_low": found.low, f"minus_{name}_high": found.high,
+            f"better_than_{name}": better, f"worse_than_{name}": worse}  # fmt: skip
+
+
+def to_table(rows: Sequence[Row]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows))
+
+
+def costs(rows: Sequence[Row], unpruned: Sequence[Row] | None) -> dict[str, Any]:
+    """What a cell's answers cost; its share of the unpruned cell's language model on the questions that both have."""
+    told = [row for row in rows if row["first"] and row["answered"]]
+    frames = sum(row["frames_read"] for row in told)
+    executed, vanilla = (sum(row[name] for row in told) for name in ("flops_executed", "flops_vanilla"))
+    missing = [row for row in rows if row["first"] and not row["answered"]]
+    ungraded = [row for row in rows if row["answered"] and row["kind"] != "caption" and row["points"] < 0]
+    return {
+        "answered": len(told),
+        "unanswered": len(missing),
+        "unanswered_by_class": dict(Counter(row["error_class"] for row in missing)),
+        "ungraded": len(ungraded),
+        "flops_executed": executed,
+        "flops_vanilla": vanilla,
+        "flops_share": executed / vanilla if vanilla else NOTHING,
+        "llm_flops_share": _llm_share(told, unpruned),
+        "tokens_per_frame": sum(row["num_visual_tokens"] for row in told) / frames if frames else NOTHING,
+        "kept_per_frame": sum(row["num_kept_tokens"] for row in told) / frames if frames else NOTHING,
+        "model_s_per_answer": float(np.mean([row["model_s"] for row in told])) if told else NOTHING,
+        "read_s_per_answer": float(np.mean([row["read_s"] for row in told])) if told else NOTHING,
+    }
+
+
+def _llm_share(told: Sequence[Row], unpruned: Sequence[Row] | None) -> float:
+    whole = {row["item"]: _llm(row) for row in unpruned or () if row["first"] and row["answered"]}
+    both = [row for row in told if row["item"] in whole]
+    return sum(map(_llm, both)) / sum(whole[row["item"]] for row in both) if both else NOTHING
+
+
+def _llm(row: Row) -> int:
+    return int(row["flops_prefill"]) + int(row["flops_scoring"])

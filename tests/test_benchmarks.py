@@ -1,0 +1,287 @@
+"""Benchmarks in their own file formats: real annotation files where they are at hand, small ones of the same form."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlb_batch.errors import InputError
+from mlb_batch.evaluate.benchmarks import BENCHMARKS
+from mlb_batch.evaluate.formats import read_file, read_files
+from mlb_batch.evaluate.items import Item
+from mlb_batch.evaluate.manifest import prepared
+from mlb_batch.evaluate.scoring import right
+from mlb_batch.evaluate.spec import EvalSpec, WorldSpec
+from mlb_batch.evaluate.world import show, write_world
+from mlb_batch.storage import open_store
+from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
+
+REAL = Path(__file__).parents[2] / "shared" / "annotations"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotation files are not here")
+
+
+def real(name: str, *files: str) -> list[Item]:
+    return list(BENCHMARKS[name].items(read_files([str(REAL / file) for file in files])))
+
+
+def written(folder: Path, name: str, content: Any) -> str:
+    """A small file in the format that its ending says."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith(".json"):
+        path.write_text(json.dumps(content))
+    elif name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(content), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, content[0], delimiter="\t" if name.startswith("Test_") else ",")
+            writer.writeheader()
+            writer.writerows(content)
+    return str(path)
+
+
+def items_of(name: str, *files: str) -> list[Item]:
+    return list(BENCHMARKS[name].items(read_files(files)))
+
+
+# Real files.
+
+
+@needs_real
+def test_activitynet_from_its_two_files_and_from_one_are_the_same_questions() -> None:
+    two = real("activitynetqa", "activitynetqa_test_q.json", "activitynetqa_test_a.json")
+    one = real("activitynetqa", "igvlm_ActivityNet_QA.csv")
+    assert len(two) == len(one) == 8000 and len({item.id for item in two}) == 8000
+    assert len({item.video for item in two}) == 800 and all(item.kind == "open" for item in two)
+    by_id = {item.id: item for item in one}
+    for item in two:
+        other = by_id[item.id]
+        assert (item.video, item.answer, item.tags) == (other.video, other.answer, other.tags)
+    kinds = Counter(item.tags["kind"] for item in two)
+    assert kinds["motion"] == kinds["spatial"] == kinds["temporal"] == 800 and kinds["yes/no"] == 2094
+    first = two[0]
+    assert (first.id, first.video, first.answer) == ("v_1QIUV7WYKXg_3", "v_1QIUV7WYKXg", "no")
+    assert first.prompt == "is the athlete wearing trousers\nAnswer the question using a single word or phrase."
+
+
+@needs_real
+def test_msvd_and_the_generic_questions_of_vcgbench() -> None:
+    msvd = real("msvdqa", "igvlm_MSVD_QA.csv")
+    assert len({item.id for item in msvd}) == len(msvd) > 5000
+    assert (msvd[0].video, msvd[0].answer, msvd[0].tags["kind"]) == ("bQJQGoJF7_k_162_169", "someone", "who")
+    vcg = real("vcgbench", "igvlm_videochatgpt_Generic_QA.csv")
+    assert {item.kind for item in vcg} == {"judged"} and len({item.id for item in vcg}) == len(vcg) > 1500
+    assert vcg[0].video == "v_hFi6S_guB7I" and vcg[0].answer.startswith("The women dancers are a group of five")
+    assert vcg[0].tags["aspects"] == "correctness,detail,context" and vcg[0].prompt.startswith("What is the appearance")
+
+
+# Small files of the same form.
+
+
+def test_videomme(tmp_path: Path) -> None:
+    row = {"video_id": "001", "duration": "short", "videoID": "fFjv93ACGo8", "question_id": "001-1",
+           "task_type": "Counting Problem", "question": "How many?", "answer": "C",
+           "options": ["A. Apples.", "B. Candles.", "C. Berries.", "D. The three are one."]}  # fmt: skip
+    (item,) = items_of("videomme", written(tmp_path, "test-00000-of-00001.parquet", [row]))
+    assert (item.video, item.answer, item.choices[0]) == ("fFjv93ACGo8", "Berries.", "Apples.")
+    assert item.tags == {"kind": "Counting Problem", "duration": "short"}
+    lines = item.prompt.splitlines()
+    assert lines[0].endswith("Respond with only the letter (A, B, C, or D) of the correct option.")
+    assert lines[1:3] == ["How many?", "A. Apples."] and lines[-1] == "The best answer is:"
+    nested = {"videoID": "x", "duration": "long", "questions": [dict(row, videoID="x"), dict(row, question_id="001-2")]}
+    assert len(items_of("videomme", written(tmp_path, "nested.json", [nested]))) == 2
+
+
+def test_mlvu_with_its_oddities(tmp_path: Path) -> None:
+    """Its files hold an answer that no option says, an option without a word, and tasks answered in sentences."""
+    ego = [
+        {"video": "e.mp4", "question": "Where?", "candidates": ["here", "", "there"], "answer": "",
+         "question_type": "ego"},
+        {"video": "e.mp4", "question": "", "candidates": ["a bus", "a car"], "answer": "a red bus",
+         "question_type": "ego"},
+    ]  # fmt: skip
+    summary = [{"video": "s.mp4", "question": "Summarize.", "answer": "A man sails.", "question_type": "summary"}]
+    files = [written(tmp_path, "3_ego.json", ego), written(tmp_path, "9_summary.json", summary)]
+    empty, nobody, told = items_of("mlvu", *files)
+    assert (empty.video, empty.id, told.kind) == ("3_ego/e.mp4", "3_ego-0", "judged")
+    assert empty.prompt.splitlines()[:3] == ["Question: Where?", "Options:", "(A) here"]
+    assert empty.prompt.endswith("Only give the best option.\nBest option: (")
+    assert right(empty, "B") and right(empty, "(B)") and not right(empty, "") and not right(empty, "A")
+    assert not any(right(nobody, said) for said in ("A", "B", "a bus", ""))
+
+
+def test_longvideobench_and_egoschema(tmp_path: Path) -> None:
+    row = {"id": "v_0", "video_path": "v.mp4", "question": "What?", "candidates": ["x", "y"], "correct_choice": 1,
+           "question_category": "S2E", "duration_group": 600}  # fmt: skip
+    (item,) = items_of("longvideobench", written(tmp_path, "lvb_val.json", [row]))
+    assert (item.answer, item.video, item.tags["duration"]) == ("y", "v.mp4", "600")
+    assert item.prompt.startswith("Question: What?\nA. x\nB. y\nAnswer with the option's letter")
+    del row["correct_choice"]
+    with pytest.raises(InputError, match=r"lvb_test\.json, row 1: no column 'correct_choice'"):
+        items_of("longvideobench", written(tmp_path, "lvb_test.json", [row]))
+    ego = [{"q_uid": uid, "question": "Why?"} | {f"option {n}": f"o{n}" for n in range(5)} for uid in ("u1", "u2")]
+    files = [written(tmp_path, "questions.json", ego), written(tmp_path, "subset_answers.json", {"u2": 3})]
+    (item,) = items_of("egoschema", *files)
+    assert (item.id, item.answer, len(item.choices)) == ("u2", "o3", 5), "only questions whose answer is public"
+
+
+def test_nextqa_and_intentqa(tmp_path: Path) -> None:
+    options = {f"a{n}": f"o{n}" for n in range(5)}
+    row = {"video": "42", "question": "why", "answer": "4", "qid": "7", "type": "CW", **options}
+    places = written(tmp_path, "map_vid_vidorID.json", {"42": "0101/42"})
+    (item,) = items_of("nextqa", written(tmp_path, "test.csv", [row]), places)
+    assert (item.id, item.video, item.answer, item.tags["kind"]) == ("42-7", "0101/42", "o4", "CW")
+    intent = dict(row, video_id="42")
+    del intent["video"]
+    (item,) = items_of("intentqa", written(tmp_path, "intent.csv", [intent]))
+    assert (item.video, item.answer) == ("42", "o4")
+    plain = {"video": "42", "question": "why", "answer": "to eat", "qid": "7", "type": "CW"}
+    more = written(tmp_path, "add_reference_answer_test.json", {"42": {"7": "hungry"}})
+    (item,) = items_of("nextqa", written(tmp_path, "open.csv", [plain]), more)
+    assert item.kind == "open" and right(item, "To eat.") and right(item, "hungry") and not right(item, "sleep")
+
+
+def test_short_answers_and_tgif(tmp_path: Path) -> None:
+    row = {"answer": "man", "category_id": 1, "id": 5, "question": "who is there?", "video_id": 7010}
+    (item,) = items_of("msrvttqa", written(tmp_path, "test_qa.json", [row]))
+    assert (item.video, item.id, item.tags["kind"]) == ("video7010", "5", "who")
+    (item,) = items_of("msvdqa", written(tmp_path, "test_qa.json", [row]))
+    assert item.video == "vid7010"
+    frame = {"gif_name": "g1", "question": "what ?", "answer": "cookie", "type": "0", "vid_id": "FRAMEQA9", "key": "2"}
+    action = {"gif_name": "g2", "question": "what ?", **{f"a{n}": f"o{n}" for n in range(1, 6)}, "answer": "4",
+              "vid_id": "ACTION4", "key": "2"}  # fmt: skip
+    files = [written(tmp_path, "Test_frameqa_question.csv", [frame]),
+             written(tmp_path, "Test_action_question.csv", [action])]  # fmt: skip
+    one, other = items_of("tgifqa", *files)
+    assert (one.kind, one.answer, one.tags["kind"]) == ("open", "cookie", "frameqa")
+    assert (other.kind, other.answer, other.tags["kind"]) == ("choice", "o5", "action")
+
+
+def test_vcgbench_asks_twice_where_it_asks_for_consistency(tmp_path: Path) -> None:
+    generic = [{"video_name": "v_a", "Q": "What?", "A": "A dog runs."}]
+    twice = [{"video_name": "v_a", "Q1": "Is it a dog?", "Q2": "Which animal is it?", "A": "A dog."}]
+    files = [written(tmp_path, "generic_qa.json", generic), written(tmp_path, "temporal_qa.json", generic),
+             written(tmp_path, "consistency_qa.json", twice)]  # fmt: skip
+    first, temporal, one, other = items_of("vcgbench", *files)
+    assert (first.tags["aspects"], temporal.tags["aspects"]) == ("correctness,detail,context", "temporal")
+    assert (one.prompt, other.prompt) == ("Is it a dog?", "Which animal is it?")
+    assert (one.tags["twin"], other.tags["twin"]) == (other.id, one.id)
+
+
+def test_a_file_of_another_benchmark_is_named_with_what_is_missing(tmp_path: Path) -> None:
+    path = written(tmp_path, "test.csv", [{"video": "1", "question": "q"}])
+    with pytest.raises(InputError, match=r"test\.csv, row 1: no column 'options'"):
+        items_of("videomme", path)
+    with pytest.raises(InputError, match="no such file"):
+        read_file(str(tmp_path / "absent.json"))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match="not what its name says"):
+        read_file(str(tmp_path / "bad.json"))
+    with pytest.raises(InputError, match="ends in none of"):
+        read_file(written(tmp_path, "notes.txt", [{"a": 1}]))
+
+
+# Manifests.
+
+
+def public(tmp_path: Path, **more: Any) -> EvalSpec:
+    rows = [{"video_name": f"v{n // 2}", "question": f"q{n}", "question_id": f"i{n}", "answer": "yes", "type": 3}
+            for n in range(6)]  # fmt: skip
+    files = written(tmp_path, "qa.json", rows)
+    given = {"name": "activitynetqa", "annotations": files, "videos": str(tmp_path / "videos"), **more}
+    return EvalSpec.from_dict({"benchmark": given, "methods": "none", "output": str(tmp_path / "out")})
+
+
+def manifest(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+
+
+def test_a_video_is_found_whatever_its_ending_and_a_missing_one_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for name in ("v_v0.mkv", "v_v1.webm"):
+        (tmp_path / "videos" / name).touch()
+    items, videos = prepared(public(tmp_path), open_store(str(tmp_path / "out")))
+    names = ["v_v0.mkv", "v_v0.mkv", "v_v1.webm", "v_v1.webm", "v_v2.mp4", "v_v2.mp4"]
+    assert [item.video for item in items] == names
+    rows = manifest(tmp_path)
+    assert [row["uri"] for row in rows] == [f"{videos}/{name}" for name in names]
+    assert rows[0]["questions"] == [{"id": "i0", "question": items[0].prompt}] and rows[0]["captions"] == []
+
+
+def test_asked_together_a_clip_is_one_row(tmp_path: Path) -> None:
+    spec = public(tmp_path).model_copy(update={"asked": "together"})
+    prepared(spec, open_store(str(tmp_path / "out")))
+    assert [len(row["questions"]) for row in manifest(tmp_path)] == [2, 2, 2]
+
+
+def test_a_limit_takes_whole_videos_and_a_larger_one_keeps_them(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"))
+    one, _ = prepared(public(tmp_path, limit=1), store)
+    two, _ = prepared(public(tmp_path, limit=2), store)
+    assert len(one) == 2 and len(two) == 4 and {item.id for item in one} < {item.id for item in two}
+
+
+def test_a_question_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    spec = public(tmp_path)
+    files = spec.benchmark.annotations * 2
+    again = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"annotations": files})})
+    with pytest.raises(InputError, match="'i0' stands twice"):
+        prepared(again, open_store(str(tmp_path / "out")))
+
+
+# The world.
+
+
+def test_the_world_is_held_out_and_its_questions_are_spread_over_kinds(tmp_path: Path) -> None:
+    spec = WorldSpec(clips=6, questions=5, seed=3)
+    folder, items = write_world(open_store(str(tmp_path)), "world", spec)
+    assert len(list((tmp_path / folder).iterdir())) == 6
+    shown = show("world", spec, 2)
+    clip = make_clip(HELD_OUT_FROM + 300_002, 16)
+    assert (shown.pixels_FHWC == clip.pixels_FHWC).all() and shown.caption == clip.caption
+    for index in range(6):
+        of_clip = [item for item in items if item.video == f"clip-{index:06d}.mp4"]
+        asked = [item for item in of_clip if item.kind != "caption"]
+        assert len(asked) == 5 and len(of_clip) == 6
+        known = {(q.text, q.choices[ord(q.answer) - 65] if q.choices else q.answer) for q in
+                 show("world", spec, index).questions}  # fmt: skip
+        assert {(item.prompt, item.answer) for item in asked} <= known
+        kinds = [item.tags["kind"] for item in asked]
+        there = {question.kind for question in show("world", spec, index).questions}
+        assert len(set(kinds)) == min(5, len(there))
+
+
+def test_world_files_are_written_once_and_apart_by_what_shapes_them(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    folder, items = write_world(store, "world", WorldSpec(clips=2))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
+    again, more = write_world(store, "world", WorldSpec(clips=3, questions=2))
+    assert again == folder and len(more) < len(items) * 2
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert len(list((tmp_path / folder).iterdir())) == 3
+    assert write_world(store, "world", WorldSpec(clips=2, frames=8))[0] != folder
+
+
+def test_slides_ask_only_what_has_one_answer_in_the_whole_clip() -> None:
+    """Against the scenes themselves: a thing that is asked for stands once, and one that is denied stands nowhere."""
+    from mlb_batch.evaluate import world
+
+    spec, several = WorldSpec(clips=2, frames=12), 0
+    for index in range(60):
+        shown = show("world-image", spec, index)
+        assert shown.pixels_FHWC.shape == (12, world.IMAGE_WORLD_PX, world.IMAGE_WORLD_PX, 3) and shown.questions
+        changes = (shown.pixels_FHWC[1:] != shown.pixels_FHWC[:-1]).any(axis=(1, 2, 3)).sum()
+        several += bool(changes)
+        answers: dict[str, set[str]] = {}
+        for question in shown.questions:
+            answers.setdefault(question.text, set()).add(world._said(question))
+        assert all(len(told) == 1 for told in answers.values()), answers
+        assert changes or all(question.hangs_on == "any" for question in shown.questions)
+    assert several > 20
