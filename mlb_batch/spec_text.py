@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -122,6 +123,7 @@ _URI_KEYS = (
     ("prune", "feature_model"),
     ("output",),
     ("output", "uri"),
+    ("notify", "webhook"),
 )
 
 
@@ -146,6 +148,27 @@ def expand_environment(data: Any) -> Any:
     if missing:
         raise SpecError("\n".join(missing))
     return expanded
+
+
+def is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        )
+    except ValueError:
+        return False
+
+
+def without_webhook(written: str) -> str:
+    """The job as written, less the path of a webhook that is given in the open."""
+    data = yaml.safe_load(written) or {}
+    notify = data.get("notify") or {}
+    url = notify.get("webhook") if isinstance(notify, dict) else None
+    if not isinstance(url, str) or _ENV.fullmatch(url):
+        return written
+    data["notify"] = {**notify, "webhook": f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/..."}
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
 _TEMPLATE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")

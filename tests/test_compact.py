@@ -203,7 +203,7 @@ def check_readers(seen: dict[str, dict[str, int]]) -> None:
 
 
 def test_readers_see_every_row_once_while_files_are_merged(place: Place) -> None:
-    check_readers(compactions_under_readers(place, rounds=3, files=12, grace_s=2))
+    check_readers(compactions_under_readers(place, rounds=2, files=12, grace_s=2))
 
 
 @pytest.mark.slow

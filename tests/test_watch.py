@@ -1,0 +1,236 @@
+"""Watching a run: its line and its details, metrics that a Prometheus could scrape, and the word at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import RAY_FOLDER
+from ray_nodes import ray, start_head, until
+from small_jobs import MLB_BATCH, clips, job, job_file, kill_all, mlb_batch, spec, start
+
+from mlb_batch import run
+from mlb_batch.books import STEPS, Books
+from mlb_batch.chain import metrics
+from mlb_batch.chain.metrics import METRICS, values
+from mlb_batch.errors import InputError, SpecError
+from mlb_batch.ledger import Lease, RunFolder
+from mlb_batch.notify import Undelivered, post
+from mlb_batch.planning import plan
+from mlb_batch.progress import describe, latest, line, snapshot
+from mlb_batch.spec import JobSpec
+from mlb_batch.work import Counts, Outcome
+
+FLOPS = ("flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "flops_prefill", "flops_scoring",
+         "flops_generate", "macs_paper_executed")  # fmt: skip
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Books:
+    """A run on two GPUs for half an hour: 3 done, 2 failed of 8, and 1 done before."""
+    clips(tmp_path / "videos", 4)
+    job = spec(tmp_path, limits={"price_per_gpu_hour": 3.0})
+    books = Books(plan(job), job.retry, 2.0, 3.0, begun_s=time.monotonic() - 1800)
+    row = dict.fromkeys(FLOPS, 10)
+    failed = [{"error_class": kind, "attempt": 1, "retryable": False} for kind in ("timeout", "corrupt")]
+    books.add([Outcome([row, row, row], failed, counts=Counts(3, 6, 1, 0), read_s=40.0, model_s=30.0, idle_s=70.0)])
+    return books
+
+
+# --- status
+
+
+def test_status_says_what_is_asked_of_it(books: Books) -> None:
+    said = describe({"run_id": "the-run", **json.loads(json.dumps(snapshot(books, "running")))})
+    for part in ("run the-run: running", "done 4 (1 by earlier runs)", "failed 2", "left 2", "ETA", "of the budget",
+                 "starved by reading", "corrupt 1, timeout 1", "reading 0:40, model 0:30, writing 0:00", "busy 30%",
+                 "30 FLOPs of 30 unpruned", "1 GPU-hours held", "3.00 at limits.price_per_gpu_hour"):  # fmt: skip
+        assert part in said, f"{part!r} is not in\n{said}"
+    assert "price" not in describe({"run_id": "r", **snapshot(books, "ended"), "cost": None})
+    silent = {**snapshot(books, "running"), "updated_at": "2020-01-01T00:00:00Z"}
+    assert "killed, or its node is gone" in describe({"run_id": "r", **silent})
+
+
+def test_what_a_run_waits_for(books: Books) -> None:
+    assert books.starved_by == "reading" and "starved by reading" in line(books)
+    books.add([Outcome(model_s=400.0)])
+    assert books.starved_by == "model"
+    books.first_s = time.monotonic() - 100
+    books.wrote(20.0)
+    assert books.starved_by == "model", "a fifth of the time is no bottleneck"
+    books.wrote(60.0)
+    assert books.starved_by == "writing"
+
+
+# --- metrics
+
+
+def test_every_metric_is_documented_and_carries_the_books(books: Books) -> None:
+    documented = re.findall(r"^ray_mlb_batch_(\w+)(?:\{(\w+)\})?", metrics.__doc__ or "", re.MULTILINE)
+    assert dict(documented) == {name: label for name, (_, label) in METRICS.items()}
+    found = values(books)
+    assert found.keys() == METRICS.keys()
+    assert found["annotations"] == {"done": 3, "failed": 2, "skipped_done": 1, "skipped_failed": 0}
+    assert found["errors"] == {"timeout": 1, "corrupt": 1} and found["flops"]["executed"] == 30
+    assert found["step_s"] == {"reading": 40, "model": 30, "writing": 0}
+    assert found["starved_by"] == {"reading": 1, "model": 0, "writing": 0} and tuple(found["starved_by"]) == STEPS
+    assert found["gpu_hours"][""] == pytest.approx(1.0, rel=0.01) and found["cost"][""] == pytest.approx(3.0, rel=0.01)
+    books.price_per_gpu_hour = None
+    assert "cost" not in values(books)
+
+
+@pytest.mark.slow
+def test_the_cluster_exports_the_metrics(tmp_path: Path) -> None:
+    head = start_head(2)
+    process: subprocess.Popen[str] | None = None
+    try:
+        until(lambda: ray("health-check", "--address", head.address).returncode == 0, "the head")
+        clips(tmp_path / "videos", 12)
+        (tmp_path / "videos" / "empty.mp4").touch()
+        process = start(MLB_BATCH, "run", str(job_file(tmp_path, name="board", generate={"max_new_tokens": 32})),
+                        RAY_ADDRESS=head.address)  # fmt: skip
+        seen = ""
+
+        def complete() -> bool:
+            nonlocal seen
+            seen = _scraped()
+            return "ray_mlb_batch_errors{" in seen and 'outcome="done"' in seen
+
+        until(complete, "the metrics")
+    finally:
+        for one in filter(None, (process, head.process)):
+            kill_all(one)
+    samples = [text for text in seen.splitlines() if text.startswith("ray_mlb_batch_")]
+    assert {text.partition("{")[0].removeprefix("ray_mlb_batch_") for text in samples} == METRICS.keys() - {"cost"}
+    assert all('job_name="board"' in text and 'run_id="' in text for text in samples)
+    assert any(text.startswith("ray_mlb_batch_errors") and 'error_class="empty"' in text for text in samples)
+
+
+def _scraped() -> str:
+    """What the nodes that Ray lists for Prometheus export."""
+    listed = json.loads((RAY_FOLDER / "head" / "prom_metrics_service_discovery.json").read_text())
+    targets = [target for one in listed for target in one["targets"]]
+    pages = []
+    for target in targets:
+        try:
+            pages.append(urllib.request.urlopen(f"http://{target}/metrics", timeout=5).read().decode())
+        except OSError:
+            continue
+    return "\n".join(pages)
+
+
+# --- the word at the end
+
+
+@contextmanager
+def receiver(status: int = 200, location: str = "") -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+    """A web server on loopback; its address, and what was posted to it."""
+    got: list[tuple[str, dict[str, Any]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            assert self.headers["Content-Type"] == "application/json" and self.headers["Host"].startswith("127.0.0.1:")
+            got.append((self.path, json.loads(body)))
+            self.send_response(status)
+            if location:
+                self.send_header("Location", location)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            got.append((self.path, {}))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", got
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_posts_its_summary_and_hides_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips(tmp_path / "videos", 1)
+    with receiver() as (address, got):
+        monkeypatch.setenv("HOOK", f"{address}/services/s3cr3t?token=s3cr3t")
+        job = spec(tmp_path, name="nightly", notify={"webhook": "${HOOK}"})
+        summary = run(job)
+        assert got == [("/services/s3cr3t?token=s3cr3t", {"name": "nightly", **json.loads(json.dumps(summary))})]
+        with Lease(str(tmp_path / "out"), "another"), pytest.raises(Exception, match="another run"):
+            run(job)
+        assert got[1][1]["exit_code"] == 2 and "another run is writing here" in got[1][1]["error"]
+    with pytest.raises(InputError):
+        run(spec(tmp_path, input={"videos": "/nowhere/*"}, notify={"webhook": f"{address}/s3cr3t"}))
+    out, err = capsys.readouterr()
+    assert "notify.webhook on 127.0.0.1: it can't be reached (ConnectionRefusedError)" in err
+    everything = out + err + repr(job) + "".join(
+        path.read_text(errors="replace") for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )  # fmt: skip
+    assert "s3cr3t" not in everything
+
+
+def test_an_answer_that_is_no_success_is_said_and_changes_nothing(tmp_path: Path) -> None:
+    with receiver(status=500) as (address, got):
+        text = yaml.safe_dump(job(tmp_path, input={"videos": "/nowhere/*"}, notify={"webhook": f"{address}/s3cr3t"}))
+        (tmp_path / "job.yaml").write_text(text)
+        code, _, err = mlb_batch("run", str(tmp_path / "job.yaml"))
+    assert code == 2 and len(got) == 1 and "it answered 500" in err and "s3cr3t" not in err
+
+
+def test_it_is_never_sent_on(tmp_path: Path) -> None:
+    with receiver() as (elsewhere, there), receiver(status=307, location=f"{elsewhere}/on") as (address, got):
+        with pytest.raises(Undelivered, match="it answered 307, a redirect"):
+            post(f"{address}/hook", {"a": 1})
+        assert len(got) == 1 and there == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "[::ffff:169.254.169.254]", "0.0.0.0", "224.0.0.1", "127.1",
+     "2130706433", "0x7f000001"],
+)  # fmt: skip
+def test_it_goes_nowhere_where_clouds_keep_their_secrets(host: str) -> None:
+    with pytest.raises(Undelivered, match="where no webhook goes"):
+        post(f"http://{host}:9/hook", {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://example.com/x", "example.com/x", "https:///x", "https://me:word@example.com/x", "file:///etc/passwd", 7],
+)
+def test_what_is_no_web_address_is_refused_without_saying_it(tmp_path: Path, url: object) -> None:
+    with pytest.raises(SpecError) as refused:
+        JobSpec.from_dict(job(tmp_path, notify={"webhook": url}))
+    assert "webhook" in str(refused.value) and str(url) not in str(refused.value).replace("got 7", "")
+
+
+def test_the_kept_job_hides_a_webhook_that_is_given_in_the_open(tmp_path: Path) -> None:
+    open_ = JobSpec.from_dict(job(tmp_path, notify={"webhook": "https://hooks.example.com/services/s3cr3t"}))
+    assert yaml.safe_load(open_.as_written())["notify"] == {"webhook": "https://hooks.example.com/..."}
+    assert open_.notify.webhook == "https://hooks.example.com/services/s3cr3t"
+
+
+def test_the_newest_runs_progress_is_found(tmp_path: Path) -> None:
+    for run_id in ("20260101T000000Z-aaa", "20260102T000000Z-bbb"):
+        RunFolder(str(tmp_path), run_id).write_json("progress", {"state": run_id})
+    RunFolder(str(tmp_path), "20260103T000000Z-compaction").write_spec("output: x\n")
+    assert latest(str(tmp_path))["state"] == "20260102T000000Z-bbb"
