@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlb_batch.errors import InputError
+from mlb_batch.evaluate import unverified
 from mlb_batch.evaluate.benchmarks import BENCHMARKS
+from mlb_batch.evaluate.cells import cells
 from mlb_batch.evaluate.formats import read_file, read_files
 from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.manifest import prepared
@@ -186,6 +189,20 @@ def test_a_file_of_another_benchmark_is_named_with_what_is_missing(tmp_path: Pat
         read_file(str(tmp_path / "bad.json"))
     with pytest.raises(InputError, match="ends in none of"):
         read_file(written(tmp_path, "notes.txt", [{"a": 1}]))
+
+
+# The README's table.
+
+
+def test_the_readme_lists_every_benchmark_that_was_not_run_with_a_command_that_the_spec_takes() -> None:
+    root = Path(__file__).parents[1]
+    assert unverified.table() in (root / "README.md").read_text(encoding="utf-8")
+    for name, public_one in BENCHMARKS.items():
+        words = shlex.split(unverified.command(name))
+        assert words[:2] == ["mlb-batch", "evaluate"] and f"`{unverified.command(name)}`" in unverified.table()
+        spec = EvalSpec.load(root / words[2], words[4::2])
+        assert spec.benchmark.name == name and len(spec.benchmark.annotations) == len(public_one.files)
+        assert cells(spec, "/out", "/videos") and (spec.judge is not None) == (public_one.form == "judged")
 
 
 # Manifests.

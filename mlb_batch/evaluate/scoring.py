@@ -38,7 +38,7 @@ def right(item: Item, said: str) -> bool:
 
 
 def named(said: str, choices: Sequence[str]) -> int | None:
-    """The number of the option that an answer names; None where it names none, or more than one."""
+    """The number of the option that an answer names first; None where it names none."""
     # Options that are empty or say the same can only be named by their letters.
     apart = [one if one and choices.count(one) == 1 else f"{one}\0{number}" for number, one in enumerate(choices)]
     plain = _LEAD.sub("", said.strip())

@@ -1,0 +1,512 @@
+"""`mlb-batch evaluate`: scoring by hand-made cases, intervals by simulation, whole evaluations on a random model."""
+
+from __future__ import annotations
+
+import json
+import threading
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from models import Spec, folder
+
+from mlb_batch.cli import app, ended
+from mlb_batch.errors import BudgetError, JobError, SpecError
+from mlb_batch.evaluate.cells import Cell, cells, short_names
+from mlb_batch.evaluate.intervals import Share, average, difference, draws, proportion
+from mlb_batch.evaluate.items import Item
+from mlb_batch.evaluate.job import evaluate
+from mlb_batch.evaluate.judge import Judge, Question
+from mlb_batch.evaluate.results import Answers, results
+from mlb_batch.evaluate.scoring import caption_facts, named, normalised, right
+from mlb_batch.evaluate.spec import EvalSpec, JudgeSpec, SamplingSpec
+from mlb_batch.evaluate.summary import Counting, costs, estimates
+from mlb_batch.evaluate.svg import Curve, Heat, Point, chart, heat_maps
+from mlb_batch.spec import JobSpec
+from mlb_batch.storage import open_store
+from mlb_batch.video.write import write_mp4
+
+LETTERS = ("a man", "a dog", "a red ball", "nothing")
+DEEP = Spec(layers=8, heads=2, kv_heads=1, tied=True, side=4)
+
+
+# Scoring.
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("B", 1), ("(B)", 1), ("B.", 1), ("Answer: C", 2), ("The best answer is: D", 3), ("the answer is b", 1),
+        ("The correct option is (A).", 0), ("a dog", 1), ("I would say (C), since it is red", 2), ("E", None),
+        ("either (A) or (B)", None),
+        ("", None), ("A cat", None), ("Best option: (D", 3), ("nothing", 3), ("Because", None),
+    ],
+)  # fmt: skip
+def test_which_option_an_answer_names(said: str, number: int | None) -> None:
+    assert named(said, LETTERS) == number
+
+
+def test_options_that_say_the_same_or_nothing_are_named_by_letters() -> None:
+    assert named("B", ("x", "", "x")) == 1 and named("", ("x", "", "x")) is None
+    assert named("C", ("x", "", "x")) == 2 and named("x", ("x", "", "x")) is None
+    twice = Item("i", "v", "choice", "?", "x", ("x", "y", "x"))
+    assert right(twice, "A") and right(twice, "C") and not right(twice, "B") and not right(twice, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "is_right"),
+    [
+        ("The Red.", "red", True), ("a red circle", "red circle", True), ("red", "blue", False), ("3", "three", True),
+        ("Yes, he does.", "yes", True), ("No", "yes", False), ("yesterday", "yes", False),
+        ("Top left", "top left", True),
+        ("red circle", "red", False), ("", "red", False), ("12", "twelve", False),
+    ],
+)  # fmt: skip
+def test_open_answers_match_but_for_form(said: str, answer: str, is_right: bool) -> None:
+    assert right(Item("i", "v", "open", "?", answer), said) == is_right
+
+
+def test_normalising_is_stable() -> None:
+    for text in ("A red, red Ball!", "the 3 dogs", "  ", "Über-Maß 10"):
+        assert normalised(normalised(text)) == normalised(text)
+
+
+def test_facts_of_a_caption() -> None:
+    truth = "A red ring moves left. A blue square stays at the top left. A red circle flashes at the top left."
+    said = "A red ring moves left. A blue square stays at the top right. A red ring moves left."
+    found = caption_facts(said, truth)
+    assert (found.hits, found.said, found.true) == (1, 3, 3)
+    assert sorted(found.invented) == ["a blue square stays at the top right", "a red ring moves left"]
+    assert sorted(found.missed) == ["a blue square stays at the top left", "a red circle flashes at the top left"]
+    assert caption_facts(truth, truth).hits == 3 and caption_facts("", truth).said == 0
+
+
+# Intervals.
+
+
+def clips_of(rng: np.random.Generator, p: float, clips: int, each: int, alike: float) -> Share:
+    """Questions of a clip are right together: each clip has a chance of its own around p."""
+    a = max(1e-3, (1 - alike) / alike)
+    chance_C = rng.beta(p * a, (1 - p) * a, clips)
+    return Share(rng.binomial(each, chance_C).astype(float), np.full(clips, float(each)))
+
+
+@pytest.mark.parametrize(("p", "alike"), [(0.5, 0.4), (0.85, 0.3), (0.97, 0.2)])
+def test_intervals_of_a_proportion_cover_the_truth_about_95_times_in_100(p: float, alike: float) -> None:
+    rng = np.random.default_rng(1)
+    inside, naive = 0, 0
+    for _ in range(600):
+        share = clips_of(rng, p, clips=150, each=5, alike=alike)
+        found = proportion(share)
+        inside += found.low <= p <= found.high
+        half = 1.96 * np.sqrt(found.value * (1 - found.value) / 750)
+        naive += abs(found.value - p) <= half
+    assert 0.92 <= inside / 600 <= 0.98
+    assert naive / 600 < 0.92, "as if the questions of a clip were independent, it would cover less"
+
+
+def test_paired_differences_cover_the_truth_and_are_narrower_than_unpaired_ones() -> None:
+    rng = np.random.default_rng(2)
+    clips, each, drop, inside, widths, unpaired = 120, 4, 0.05, 0, [], []
+    draws_BC = draws(clips, 500, seed=0)
+    for _ in range(200):
+        one = clips_of(rng, 0.9, clips, each, 0.3)
+        lost_C = rng.binomial(one.reached_C.astype(int), drop / 0.9)
+        other = Share(one.reached_C - lost_C, one.of_C)
+        found = difference([other], [one], draws_BC)
+        inside += found.low <= -drop <= found.high
+        widths.append(found.high - found.low)
+        unpaired.append(sum((i.high - i.low) ** 2 for i in (proportion(one), proportion(other))) ** 0.5)
+    assert 0.89 <= inside / 200 <= 0.99
+    assert np.mean(widths) < 0.7 * np.mean(unpaired)
+
+
+def test_an_interval_is_never_nothing_at_the_ends() -> None:
+    perfect = proportion(Share(np.full(20, 5.0), np.full(20, 5.0)))
+    assert perfect.value == perfect.high == 1 and 0.8 < perfect.low < 0.9  # 20 clips, whatever the questions
+    none = proportion(Share(np.zeros(20), np.full(20, 5.0)))
+    assert (none.value, none.low) == (0, 0) and none.high == pytest.approx(1 - perfect.low)
+
+
+def test_draws_are_the_same_for_a_seed_and_draw_as_many_clips_as_there_are() -> None:
+    one, other = draws(30, 100, 7), draws(30, 100, 7)
+    assert np.array_equal(one, other) and not np.array_equal(one, draws(30, 100, 8))
+    assert (one.sum(axis=1) == 30).all()
+
+
+def test_an_average_over_kinds_weighs_each_kind_alike() -> None:
+    many, few = Share(np.array([90.0, 0]), np.array([100.0, 0])), Share(np.array([0.0, 1]), np.array([0.0, 10]))
+    assert average([many, few], draws(2, 200, 0)).value == pytest.approx(0.5)
+
+
+# Results.
+
+
+def job() -> JobSpec:
+    return JobSpec.from_dict({"input": {"videos": "/nowhere"}, "output": "/nowhere/out",
+                              "prompts": [{"id": "q", "kind": "qa", "text": "?"}]})  # fmt: skip
+
+
+def cell(name: str, rule: str, ratio: float = 0.25) -> Cell:
+    return Cell(name, "m", rule, rule, ratio, job())
+
+
+def answered(texts: dict[str, str], **numbers: float) -> Answers:
+    base = dict.fromkeys(("flops_executed", "flops_planned", "flops_vanilla", "flops_prefill", "flops_scoring",
+                          "num_prompt_tokens", "num_new_tokens", "num_visual_tokens", "num_kept_tokens",
+                          "frames_read"), 1) | {"read_s": 0.5, "model_s": 0.25} | numbers  # fmt: skip
+    return Answers({item: {**base, "text": text} for item, text in texts.items()}, {"lost": "not_found"})
+
+
+ITEMS = [
+    Item("a", "v1", "open", "?", "red", tags={"kind": "colour", "hangs_on": "early"}),
+    Item("b", "v1", "choice", "?", "two", ("one", "two"), tags={"kind": "count", "hangs_on": "any"}),
+    Item("c", "v2", "open", "?", "blue", tags={"kind": "colour", "hangs_on": "any"}),
+    Item("lost", "v3", "open", "?", "x", tags={"kind": "colour", "hangs_on": "any"}),
+    Item("told", "v2", "caption", "?", "A red ring moves left. A blue ring moves left."),
+]
+
+
+def compared(counting: Counting) -> dict[tuple[str, str, str], dict[str, Any]]:
+    every = [cell("none", "none", 1.0), cell("rand", "random"), cell("ours", "adatp")]
+    said = {
+        "none": answered({"a": "red", "b": "B", "c": "blue", "told": "A red ring moves left."}, flops_prefill=100),
+        "rand": answered({"a": "blue", "b": "B", "c": "green", "told": "nothing."}, flops_prefill=27, flops_scoring=0),
+        "ours": answered({"a": "Red.", "b": "(B)", "c": "green", "told": "A red ring moves left."}, flops_prefill=26),
+    }
+    rows = {one.name: results("made", one, ITEMS, said[one.name], None) for one in every}
+    found = estimates(rows, every, counting, SamplingSpec())
+    spent = costs(rows["ours"], rows["none"])
+    assert (spent["answered"], spent["unanswered"], spent["unanswered_by_class"]) == (4, 1, {"not_found": 1})
+    assert spent["llm_flops_share"] == pytest.approx(4 * 27 / (4 * 101)) and spent["ungraded"] == 0
+    return {(row["cell"], row["metric"], row["group"]): row for row in found}
+
+
+def test_estimates_are_what_one_counts_by_hand() -> None:
+    found = compared(Counting())
+    assert found["none", "accuracy", "all"]["value"] == 3 / 4 and found["none", "accuracy", "all"]["questions"] == 4
+    assert found["rand", "accuracy", "all"]["value"] == 1 / 4
+    ours = found["ours", "accuracy", "all"]
+    assert ours["value"] == 2 / 4 and ours["minus_none"] == -1 / 4 and ours["minus_random"] == 1 / 4
+    assert (ours["better_than_random"], ours["worse_than_random"], ours["worse_than_none"]) == (1, 0, 1)
+    assert ours["clips"] == 3 and ours["low"] < ours["value"] < ours["high"]
+    assert found["ours", "accuracy", "early"]["value"] == 1 and found["rand", "accuracy", "early"]["value"] == 0
+    assert found["none", "accuracy", "colour"]["value"] == pytest.approx(2 / 3)
+    assert (found["none", "recall", "all"]["value"], found["none", "precision", "all"]["value"]) == (1 / 2, 1)
+    assert np.isnan(found["none", "accuracy", "all"]["minus_none"])
+
+
+def test_unanswered_questions_count_as_the_benchmark_says() -> None:
+    apart = compared(Counting(unanswered="apart"))["none", "accuracy", "all"]
+    assert apart["value"] == 1 and apart["questions"] == 3
+    by_kind = compared(Counting(average="kind"))["ours", "accuracy", "all"]
+    assert by_kind["value"] == pytest.approx((1 / 3 + 1) / 2)
+
+
+# The file.
+
+
+def spec(tmp_path: Path, **more: Any) -> EvalSpec:
+    return EvalSpec.from_dict({"methods": ["none", "random"], "output": str(tmp_path / "out"), **more})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mehtods": ["none"]}, "mehtods"), ({"benchmark": "wordl"}, "world"), ({"ratios": [1.5]}, "ratios"),
+        ({"methods": ["adatp", "adatp"]}, "label"), ({"methods": []}, "methods"),
+        ({"benchmark": "mlvu"}, "4_count.json"), ({"job": {"budget": {"ratio": 0.5}}}, "job.budget"),
+        ({"job": {"prune": {"method": "adatp"}}}, "job.prune.method"),
+        ({"benchmark": {"name": "world", "videos": "/x"}}, "neither"), ({"ratios": [0.5, 0.5]}, "twice"),
+        ({"methods": [{"method": "adatp", "label": "../up"}]}, "label"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_file_is_said_in_a_line(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says.replace(".", r"\.")):
+        spec(tmp_path, **change)
+
+
+def test_a_mistake_in_what_is_passed_through_is_found_before_anything_runs(tmp_path: Path) -> None:
+    wrong = spec(tmp_path, job={"frames": {"count": "many"}})
+    with pytest.raises(SpecError, match=r"job\.frames\.count"):
+        cells(wrong, str(tmp_path), str(tmp_path))
+
+
+def test_cells_are_models_times_methods_times_budgets(tmp_path: Path) -> None:
+    given = spec(
+        tmp_path, models=["embedded:tiny", "/models/tiny/"], ratios=[0.5, 0.1], asked="alone",
+        methods=["none", "random", {"method": "adatp", "label": "plain", "options": {"global": "none"}}],
+        job={"frames": {"count": 5}, "prune": {"selections": 0.5}},
+    )  # fmt: skip
+    every = cells(given, "/out", "/videos")
+    assert len(every) == 2 * (1 + 2 * 2) and len({one.name for one in every}) == len(every)
+    last = next(one for one in every if one.name == "tiny-2--plain--0.1")
+    assert (last.rule, last.job.budget.ratio, last.job.frames.count) == ("adatp", 0.1, 5)
+    assert last.job.prune.options == {"global": "none"} and last.job.prune.selections == 0.5
+    assert last.job.input.manifest == "/out/manifest.jsonl" and last.job.output.uri == "/out/cells/tiny-2--plain--0.1"
+    assert short_names(["a/b", "c/b", "embedded:tiny"]) == ["b-1", "b-2", "tiny"]
+
+
+def test_the_example_is_a_good_file() -> None:
+    example = EvalSpec.load(Path(__file__).parents[1] / "jobs" / "evaluate.yaml")
+    assert example.benchmark.name == "world" and cells(example, "/out", "/videos")
+
+
+# Pictures.
+
+
+def test_charts_are_xml_with_a_curve_and_a_name_for_each_method() -> None:
+    curves = [Curve(name, tuple(Point(x, y, y - 0.1, y + 0.1) for x in (0.1, 0.5))) for name, y in
+              (("adatp <&>", 0.8), ("random", 0.8))]  # fmt: skip
+    root = ElementTree.fromstring(chart("t", "x", "y", curves, Point(1.0, 0.9, 0.88, 0.92)))
+    texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"adatp <&>", "random", "unpruned", "50 %"} <= set(texts)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}polyline"))) == 2
+    names = [one for one in root.iter("{http://www.w3.org/2000/svg}text") if one.text in ("adatp <&>", "random")]
+    assert abs(float(names[0].get("y", 0)) - float(names[1].get("y", 0))) >= 14, "names don't lie over each other"
+    same = chart("one point", "x", "y", [Curve("a", (Point(0.5, 0.5, 0.5, 0.5),))])
+    assert "NaN" not in same and ElementTree.fromstring(same) is not None
+
+
+def test_heat_maps_are_white_where_even() -> None:
+    root = ElementTree.fromstring(heat_maps("t", [Heat("h", [[1.0, 4.0, 0.25]], ["layer 1"])], neutral=1.0))
+    cells_drawn = [one.get("fill") for one in root.iter("{http://www.w3.org/2000/svg}rect")][1:]
+    assert cells_drawn == ["#ffffff", "#b2182b", "#2166ac"]
+
+
+# The judge: a real server on this machine.
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint that finds an answer right when it holds the truth."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.fail_first = 0
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.asked.append(body)
+                endpoint.keys.append(self.headers.get("Authorization", ""))
+                status, answer = endpoint.reply(body)
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(answer).encode())
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://localhost:{self._server.server_port}/v1"
+
+    def reply(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.fail_first:
+            self.fail_first -= 1
+            return 503, {}
+        told = dict(line.split(": ", 1) for line in body["messages"][1]["content"].splitlines() if ": " in line)
+        if told["Predicted answer"] == "babble":
+            return 200, {"choices": [{"message": {"content": "I can't say."}}]}
+        is_right = told["Correct answer"] in told["Predicted answer"]
+        said = f"{{'pred': '{'yes' if is_right else 'no'}', 'score': {4 if is_right else 1}}}"
+        return 200, {"model": "judge-2026-01", "choices": [{"message": {"content": said}}]}
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    made = Endpoint()
+    yield made
+    made.close()
+
+
+def judge(endpoint: Endpoint, tmp_path: Path, **more: Any) -> Judge:
+    return Judge(JudgeSpec(url=endpoint.url, model="judge", **more), open_store(str(tmp_path)))
+
+
+def test_a_verdict_is_asked_for_once_and_says_who_gave_it(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    good, bad = Question("who?", "a man", "it is a man", "match"), Question("who?", "a man", "a dog", "match")
+    given = judge(endpoint, tmp_path, key_env="JUDGE_KEY").verdicts([good, bad, good])
+    assert (given[good.key].right, given[good.key].score, given[bad.key].right) == (True, 4.0, False)
+    assert len(endpoint.asked) == 2 and set(endpoint.keys) == {"Bearer secret"}
+    assert endpoint.asked[0]["model"] == "judge" and endpoint.asked[0]["temperature"] == 0
+    again = judge(endpoint, tmp_path)
+    assert again.verdicts([good, bad]) == given and len(endpoint.asked) == 2
+    assert again.names() == (f"judge (judge-2026-01) at {endpoint.url}",)
+    assert b"secret" not in (tmp_path / "verdicts.parquet").read_bytes()
+
+
+def test_an_endpoint_that_hiccups_is_asked_again_and_one_that_babbles_gives_no_verdict(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlb_batch.evaluate.judge.PAUSE_S", 0.01)
+    endpoint.fail_first = 1
+    good, babble = Question("?", "x", "x", "match"), Question("?", "x", "babble", "match")
+    given = judge(endpoint, tmp_path).verdicts([good, babble])
+    assert given[good.key].right and babble.key not in given and len(endpoint.asked) == 3
+
+
+@pytest.mark.parametrize("url", ["ftp://host/v1", "http://user:pw@host/v1", "https://host/../v1", "file:///etc"])
+def test_a_judge_lives_at_a_plain_web_address(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SpecError, match=r"judge\.url"):
+        Judge(JudgeSpec(url=url, model="m"), open_store(str(tmp_path)))
+
+
+def test_judged_answers_have_a_row_an_aspect_and_twins_are_graded_once(endpoint: Endpoint, tmp_path: Path) -> None:
+    tags = {"aspects": "consistency"}
+    items = [
+        Item("g", "v", "judged", "what?", "a dog", tags={"aspects": "correctness,detail"}),
+        Item("t.1", "v", "judged", "is it?", "a dog", tags={**tags, "twin": "t.2"}),
+        Item("t.2", "v", "judged", "which?", "a dog", tags={**tags, "twin": "t.1"}),
+        Item("o", "v", "open", "who?", "man"), Item("n", "v", "open", "who?", "babble"),
+    ]  # fmt: skip
+    said = answered({"g": "a dog runs", "t.1": "a dog", "t.2": "a cat", "o": "it is a man", "n": "babble"})
+    rows = results("made", cell("c", "none"), items, said, judge(endpoint, tmp_path))
+    marks = [(row["item"], row["task"], row["points"], row["score"]) for row in rows]
+    assert marks == [("g", "correctness", 1, 4), ("g", "detail", 1, 4), ("t.1", "consistency", 1, 4),
+                     ("t.2", "consistency", -1, -1), ("o", "open", 1, 4), ("n", "open", -1, -1)]  # fmt: skip
+    assert sum(row["first"] for row in rows) == 5
+    twin = next(body for body in endpoint.asked if "consistency" in body["messages"][0]["content"])
+    assert "a dog" in twin["messages"][1]["content"] and "a cat" in twin["messages"][1]["content"]
+    plain = results("made", cell("c", "none"), items, said, None)
+    assert [row["points"] for row in plain] == [-1, -1, -1, -1, 0, 1], "without a judge, by match"
+
+
+# Whole evaluations.
+
+
+class Annotate:
+    """`run`, and how often it was called; it can fail like a job whose storage went away."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.jobs: list[str] = []
+        self._fail_at = fail_at
+
+    def __call__(self, job: JobSpec) -> dict[str, Any]:
+        from mlb_batch.run import run
+
+        self.jobs.append(job.name)
+        if len(self.jobs) == self._fail_at:
+            raise JobError("the storage is gone")
+        return run(job)
+
+
+def small(tmp_path: Path, **more: Any) -> EvalSpec:
+    given: dict[str, Any] = {
+        "benchmark": {"name": "world", "world": {"clips": 3, "frames": 8, "questions": 2}},
+        "models": [{"id": str(folder(DEEP)), "device": "cpu"}],
+        "methods": ["none", "random", {"method": "adatp", "feature_model": None}],
+        "ratios": [0.6],
+        "job": {"frames": {"count": 4}, "generate": {"max_new_tokens": 4}},
+        "bootstrap": {"replicates": 200},
+        "output": str(tmp_path / "out"),
+    }
+    return EvalSpec.from_dict({**given, **more})
+
+
+def compare(given: EvalSpec, annotate: Annotate) -> dict[str, Any]:
+    return evaluate(given, annotate, lambda text: None)
+
+
+def rows(tmp_path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+
+
+def said(tmp_path: Path) -> dict[tuple[str, str], str]:
+    return {(row["method"], row["item"]): row["said"] for row in rows(tmp_path)}
+
+
+def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    given, first = small(tmp_path, bias={"clips": 2}), Annotate()
+    found = compare(given, first)
+    assert (found["exit_code"], found["cells"], found["rows_written"], len(first.jobs)) == (0, 3, 27, 3)
+    out = tmp_path / "out"
+    results_before, text = rows(tmp_path), (out / "README.md").read_text()
+    assert len(results_before) == 27 and all(row["answered"] for row in results_before)
+    by_cell = {row["cell"]: row for row in json.loads((out / "summary.json").read_text())["estimates"]
+               if (row["metric"], row["by"]) == ("accuracy", "all")}  # fmt: skip
+    for name, row in by_cell.items():
+        own = [one["points"] for one in results_before if one["cell"] == name and one["kind"] != "caption"]
+        assert row["value"] == pytest.approx(sum(own) / 6) and row["questions"] == 6 and f"| {row['method']} |" in text
+    told = json.loads((out / "summary.json").read_text())["costs"]
+    shares = {name: cost["llm_flops_share"] for name, cost in told.items()}
+    model = next(iter(by_cell)).partition("--")[0]
+    assert shares[f"{model}--none"] == 1 and all(0.4 < shares[f"{model}--{m}--0.6"] <= 0.6 for m in ("random", "adatp"))
+    assert all(cost["peak_memory_mb"] > 50 for cost in told.values()), "Ray runs under this process here"
+    for name in (f"accuracy-{model}.svg", f"bias-{model}.svg", f"bias-{model}-places.svg"):
+        ElementTree.fromstring((out / name).read_text())
+        assert f"({name})" in text
+    assert "grey" in text and (out / "bias.parquet").exists() and (out / "summary.parquet").exists()
+    again = Annotate()
+    assert compare(given, again)["rows_written"] == 0 and again.jobs == []
+    assert rows(tmp_path) == results_before and (out / "README.md").read_text() == text
+
+
+def test_an_evaluation_that_broke_off_goes_on_where_it_was(ray_cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(JobError):
+        compare(small(tmp_path), Annotate(fail_at=2))
+    second = Annotate()
+    found = compare(small(tmp_path), second)
+    assert len(second.jobs) == 2 and found["exit_code"] == 0 and found["rows_written"] == 18
+    more = Annotate()
+    grown = compare(small(tmp_path, benchmark={"name": "world", "world": {"clips": 4, "frames": 8, "questions": 2}},
+                          methods=["none"]), more)  # fmt: skip
+    assert grown["rows_written"] == 3 and len(more.jobs) == 1, "more clips add only their own answers"
+
+
+def test_asked_together_or_alone_the_unpruned_model_says_the_same(ray_cluster: None, tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    compare(small(alone, methods=["none"]), Annotate())
+    compare(small(together, methods=["none"], asked="together"), Annotate())
+    assert said(alone) == said(together) and len(said(alone)) == 9
+
+
+def test_videos_that_are_missing_are_unanswered_and_counted_apart(ray_cluster: None, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_mp4(videos / "v_here.mkv", np.zeros((6, 16, 16, 3), np.uint8), fps=4)
+    asked = [{"video_name": name, "question": "is it?", "question_id": name, "answer": "yes", "type": 3}
+             for name in ("here", "gone")]  # fmt: skip
+    (tmp_path / "qa.json").write_text(json.dumps(asked))
+    given = {"name": "activitynetqa", "annotations": str(tmp_path / "qa.json"), "videos": str(videos)}
+    found = compare(small(tmp_path, benchmark=given, methods=["none"]), Annotate())
+    assert (found["exit_code"], found["answers"], found["errors"]) == (3, 1, 1)
+    by_item = {row["item"]: row for row in rows(tmp_path)}
+    assert by_item["here"]["answered"] and not by_item["gone"]["answered"]
+    assert by_item["gone"]["error_class"] == "not_found" and "not_found 1" in (tmp_path / "out/README.md").read_text()
+    (row,) = [one for one in json.loads((tmp_path / "out" / "summary.json").read_text())["estimates"]
+              if one["by"] == "all"]  # fmt: skip
+    assert row["questions"] == 1, "this benchmark scores what was answered"
+
+
+def test_a_budget_that_a_method_cannot_meet_is_said_and_the_rest_goes_on(ray_cluster: None, tmp_path: Path) -> None:
+    given = small(tmp_path, methods=["none", "random"], ratios=[0.0001])
+    found = compare(given, Annotate())
+    ((name, why),) = found["cells_not_run"].items()
+    assert name.endswith("--random--0.0001") and "floor" in why and found["cells"] == 1
+    assert name in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(BudgetError, match="no cell can be run"):
+        compare(small(tmp_path, methods=["random"], ratios=[0.0001]), Annotate())
+
+
+def test_the_command_says_a_mistake_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "eval.yaml"
+    path.write_text("methods: [none]\nmodel: x\noutput: out\n")
+    assert ended(lambda: app(["evaluate", str(path)])) == 2
+    assert "model: unknown key (did you mean models?)" in " ".join(capsys.readouterr().err.split()).replace("'", "")
