@@ -16,6 +16,7 @@ from browser import CHROMIUM, Browser, Page, browser
 from ledger_rows import FINGERPRINT, annotation, error
 from small_jobs import clips, job, job_file, mlb_batch
 
+from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Ledger, RunFolder, publish
 from mlb_batch.page import write_page
 from mlb_batch.page.cards import Clip, Index, chosen
@@ -322,6 +323,12 @@ def test_a_video_that_cannot_be_shown_says_why(tmp_path: Path, spoil: Any, reaso
     write_page(str(tmp_path / "out"), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert f'"problem":"{reason}' in page and '"picture":' not in page
+
+
+def test_a_place_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> None:
+    Ledger(str(tmp_path / "out"), FINGERPRINT, RUN).commit([annotation(1)], [])
+    with pytest.raises(OutputError, match=r"can't write .*/no/page\.html"):
+        write_page(str(tmp_path / "out"), tmp_path / "no" / "page.html")
 
 
 def test_a_token_leaves_once() -> None:

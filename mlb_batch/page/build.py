@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from mlb_batch.columns import ANNOTATION_COLUMNS
-from mlb_batch.errors import UserError
+from mlb_batch.errors import OutputError, UserError
 from mlb_batch.ledger.parts import list_seqs, read_part
 from mlb_batch.page import sections
 from mlb_batch.page.cards import MOST_ROWS, Clip, Index, chosen, clips, index
@@ -56,7 +56,11 @@ def write_page(output_uri: str, path: Path) -> dict[str, Any]:
     seen = _pictures(job, some[:MOST_PICTURES])
     failed, _ = unresolved(store, fingerprint, found.done)
     shown = gallery(some, seen, failed)
-    path.write_text(page(numbers, job, runs, found, shown), encoding="utf-8")
+    text = page(numbers, job, runs, found, shown)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"can't write {path}: {error.strerror}") from None
     return numbers
 
 

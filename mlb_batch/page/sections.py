@@ -114,10 +114,10 @@ def budget(numbers: Json, plan: Json, spent: tuple[int, int, str] | None) -> str
         bills = [("Unpruned", whole, plan["vanilla"]), ("Planned", whole, plan["planned"]), *bills]
     most = max(sum(bill.values()) for _, _, bill in bills)
     lines = [_bill_bar(name, what, bill, most) for name, what, bill in bills]
-    meter = "" if not spent else _meter(*spent, numbers, plan)
+    meter = "" if not spent else _meter(*spent, plan)
     note = (
-        "<p class='hint'>Every answer's prefill and scoring cost what was planned for them, to the operation; "
-        f"planned for the answers that are here: {amount(sums['flops_planned'], 'FLOPs')} in all parts, unpruned "
+        "<p class='hint'>Planned for the answers that are here, with generation at its expected length: "
+        f"{amount(sums['flops_planned'], 'FLOPs')}. Unpruned they would cost "
         f"{amount(sums['flops_vanilla'], 'FLOPs')}. Failed attempts are in no bar. In the papers' measure: "
         f"{amount(sums['macs_paper_executed'], 'multiply-adds')} of "
         f"{amount(sums['macs_paper_vanilla'], 'multiply-adds')}.</p>"
@@ -126,7 +126,7 @@ def budget(numbers: Json, plan: Json, spent: tuple[int, int, str] | None) -> str
                     f'{meter}<ul class="bars">{"".join(lines)}</ul>{_bill_table(bills)}{note}')  # fmt: skip
 
 
-def _meter(paid: int, limit: int, unit: str, numbers: Json, plan: Json) -> str:
+def _meter(paid: int, limit: int, unit: str, plan: Json) -> str:
     what = "prefill and scoring" if plan["budget"]["scope"] == "llm" else "all parts"
     if plan["budget"]["convention"] == "paper":
         what = "the papers' multiply-adds"
