@@ -77,15 +77,13 @@ RETRYABLE: dict[str, bool] = {
 class RowError(MlbBatchError):
     """One annotation's failure: a stable class, a message for a person, and whether to try again."""
 
-    def __init__(self, error_class: str, message: str) -> None:
+    def __init__(self, error_class: str, message: str, retryable: bool | None = None) -> None:
+        """`retryable`: where this one differs from its class."""
         assert error_class in RETRYABLE, error_class
         super().__init__(f"{error_class}: {message}")
         self.error_class = error_class
         self.message = message
+        self.retryable = RETRYABLE[error_class] if retryable is None else retryable
 
-    @property
-    def retryable(self) -> bool:
-        return RETRYABLE[self.error_class]
-
-    def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
-        return type(self), (self.error_class, self.message)
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str, bool]]:
+        return type(self), (self.error_class, self.message, self.retryable)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -20,8 +20,20 @@ from mlb_batch.errors import JobError, RowError, UserError
 from mlb_batch.rows import Constants, annotation_row
 from mlb_batch.source import clip_spans
 from mlb_batch.spec import JobSpec
-from mlb_batch.video import FrameSize, Header, Limits, Reader, Sampling, open_uri, probe
-from mlb_batch.work import History, Outcome, Read, Row, Work, error_row, item_table, items, read_table, reads
+from mlb_batch.video import FrameSize, Limits, Reader, Sampling
+from mlb_batch.work import (
+    History,
+    Outcome,
+    Read,
+    Row,
+    Work,
+    error_row,
+    in_storage,
+    item_table,
+    items,
+    read_table,
+    reads,
+)
 
 if TYPE_CHECKING:
     from mlb_batch.vlm.captioner import Answer, Captioner, Clip
@@ -58,8 +70,7 @@ class ReadFrames:
         history: ray.ObjectRef[History] | None,
     ) -> None:
         """`history` is needed where the clips, and so their ids, are found here."""
-        self._limits = Limits(video_s=spec.limits.video_s)
-        self._reader = Reader(sampling, size, self._limits)
+        self._reader = Reader(sampling, size, Limits(video_s=spec.limits.video_s))
         self._clips, self._strikes = spec.clips, strikes
         self._history: History | None = ray.get(history) if history else None
 
@@ -73,9 +84,10 @@ class ReadFrames:
         if self._clips is None or self._history is None or not work.asks or work.video.problem is not None:
             return [work]
         video = work.video
-        header = attempt(lambda: _header(video.uri, self._limits), "corrupt")
+        header = attempt(lambda: self._reader.probe(video.uri), "corrupt")
         if isinstance(header, RowError):
-            return [replace(work, video=replace(video, problem=(header.error_class, header.message)))]
+            video = replace(video, problem=(header.error_class, header.message))
+            return [replace(work, video=video, in_storage=in_storage(header))]
         spans = clip_spans(header.duration_s, self._clips, video.start_s, video.end_s) if header.duration_s else []
         if not spans:
             return [work]  # without a duration the video is one clip, or the error that reading it gives
@@ -86,24 +98,19 @@ class ReadFrames:
         if not work.asks:
             return Read(work)
         if work.video.problem is not None:
-            return Read(work, problem=RowError(*work.video.problem))
+            return Read(work, problem=RowError(*work.video.problem), in_storage=work.in_storage)
         key = f"read {work.key}"
         if self._strikes.deaths([key])[0] >= STRIKES:
             return Read(work, problem=RowError("decoder_crash", f"{STRIKES} reading processes died on this video"))
-        begun_s = time.monotonic()
+        begun_s, fetched = time.monotonic(), self._reader.bytes_fetched
         with self._strikes.watching([key]):
             frames = attempt(
                 lambda: self._reader.read(work.video.uri, work.start_s, work.end_s, work.version or None), "corrupt"
             )
-        read_s = time.monotonic() - begun_s
+        cost = Read(work, read_s=time.monotonic() - begun_s, bytes_fetched=self._reader.bytes_fetched - fetched)
         if isinstance(frames, RowError):
-            return Read(work, problem=frames, read_s=read_s)
-        return Read(work, frames=frames, read_s=read_s)
-
-
-def _header(uri: str, limits: Limits) -> Header:
-    with open_uri(uri) as file:
-        return probe(file, limits)
+            return replace(cost, problem=frames, in_storage=in_storage(frames))
+        return replace(cost, frames=frames, in_storage="found")
 
 
 class Caption:
@@ -140,7 +147,7 @@ class Caption:
         yield from self._annotate([clip for clip, count in zip(clips, deaths, strict=True) if count == 0])
         for clip, count in zip(clips, deaths, strict=True):
             if count >= STRIKES:
-                poison = RowError("model_error", f"{STRIKES} captioning processes died on this clip")
+                poison = RowError("model_error", f"{count} captioning processes died on this clip", retryable=False)
                 yield _unread(replace(clip, problem=poison))
             elif count > 0:
                 yield from self._annotate([clip])
@@ -150,7 +157,7 @@ class Caption:
             return
         batch, captioner = [_clip(clip) for clip in clips], self._captioner
         assert captioner is not None
-        with self._strikes.watching([_key(clip) for clip in clips]):
+        with self._strikes.watching([_key(clip) for clip in clips], lasting=True):
             answers = attempt(lambda: captioner.annotate(batch), "model_error")
         if not isinstance(answers, RowError):
             yield from (self._outcome(clip, some) for clip, some in zip(clips, answers, strict=True))
@@ -171,7 +178,7 @@ class Caption:
             else:
                 annotations.append(annotation_row(work, ask, frames, answer, clip.read_s, self._same))
                 selections += answer.selections
-        return Outcome(annotations, errors, selections, work.counts + work.before, read_s=clip.read_s)
+        return Outcome(annotations, errors, selections, **_of_reading(clip))
 
 
 class Measure:
@@ -190,7 +197,12 @@ class Measure:
 def _unread(clip: Read) -> Outcome:
     """What a clip comes to that has no frames, or no answers."""
     errors = [error_row(clip.work, ask, clip.problem) for ask in clip.work.asks] if clip.problem else []
-    return Outcome(errors=errors, counts=clip.work.counts + clip.work.before, read_s=clip.read_s)
+    return Outcome(errors=errors, **_of_reading(clip))
+
+
+def _of_reading(clip: Read) -> dict[str, Any]:
+    counts = clip.work.counts + clip.work.before
+    return dict(counts=counts, read_s=clip.read_s, bytes_fetched=clip.bytes_fetched, in_storage=clip.in_storage)
 
 
 def _key(clip: Read) -> str:

@@ -1,7 +1,8 @@
 """Small files on any storage: listed, read, replaced whole, and created only where nothing stands yet.
 
 The one boundary at which foreign storage errors become ours: a refusal (403, no such bucket, disk full) is a JobError
-at once, a hiccup (5xx, 409, a reset, a timeout) is tried again with full jitter until patience ends.
+at once, a hiccup (5xx, 409, a reset, a timeout) is tried again with full jitter until patience ends. Clients don't try
+again by themselves: theirs and ours would multiply, to hours on a server that hangs.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from typing import Any, Protocol, TypeVar
 import fsspec
 
 from mlb_batch.errors import JobError, OutputError
+from mlb_batch.web import guarded_client
 
 PATIENCE_S = 120.0
 LONGEST_PAUSE_S = 10.0
+ANSWER_S = 10.0  # how long a server may be silent
+DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 HIDDEN = ".tmp"  # where a local store writes before it links; readers pass over dotted folders
 
 _T = TypeVar("_T")
@@ -65,15 +69,25 @@ def join(uri: str, name: str) -> str:
 
 def filesystem(uri: str) -> tuple[Any, str]:
     """The fsspec filesystem of a uri and the path in it."""
+    scheme = scheme_of(uri)
     options: dict[str, Any] = {}
-    if scheme_of(uri) in ("s3", "s3a"):
+    if scheme in ("s3", "s3a"):
         # Listings must be true, and older gateways refuse the checksums that newer clients add unasked.
-        config = {"connect_timeout": 5, "read_timeout": 20, "request_checksum_calculation": "when_required"}
+        config = {"connect_timeout": 5, "read_timeout": ANSWER_S, "retries": {"total_max_attempts": 1}}
+        config["request_checksum_calculation"] = "when_required"
         options = {"use_listings_cache": False, "config_kwargs": config}
+    elif scheme in ("http", "https"):
+        options = {"get_client": guarded_client, "client_kwargs": {"answer_s": ANSWER_S}}
     try:
         fs, path = fsspec.core.url_to_fs(uri, **options)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        driver = DRIVERS.get(scheme)
+        remedy = f"{scheme}:// needs the package {driver}: pip install {driver}" if driver else str(error)
+        raise OutputError(f"{uri}: can't open this storage: {remedy}") from None
+    except ValueError as error:
         raise OutputError(f"{uri}: can't open this storage: {error}") from None
+    if scheme in ("s3", "s3a"):
+        fs.retries = 1
     return fs, path
 
 
@@ -200,24 +214,33 @@ class RemoteStore:
             raise JobError(f"{self.uri}: no such bucket or container: {first_line(error)}") from error
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
-        deadline_s = time.monotonic() + self.patience_s
-        for pause_s in _pauses():
-            try:
-                return call()
-            except foreign_errors() as error:
-                kind = error_kind(error)
-                if kind == "exists":
-                    raise FileExistsError(str(error)) from error
-                if kind == "missing":
-                    raise FileNotFoundError(str(error)) from error
-                if kind == "refused":
-                    remedy = "check the credentials, and that the bucket exists"
-                    raise JobError(f"{self.uri}: the storage refused: {first_line(error)}; {remedy}") from error
-                if time.monotonic() + pause_s > deadline_s:
-                    waited = f"{self.uri}: the storage didn't answer well for {self.patience_s:.0f} s"
-                    raise JobError(f"{waited}: {first_line(error)}; run the same command again to resume") from error
-            time.sleep(pause_s)
-        raise AssertionError("pauses never end")
+        try:
+            return patiently(call, self.patience_s)
+        except foreign_errors() as error:
+            kind = error_kind(error)
+            if kind == "exists":
+                raise FileExistsError(str(error)) from error
+            if kind == "missing":
+                raise FileNotFoundError(str(error)) from error
+            if kind == "refused":
+                raise refusal(self.uri, error) from error
+            raise outage(self.uri, error, self.patience_s) from error
+
+
+def patiently(
+    call: Callable[[], _T], patience_s: float = PATIENCE_S, may_pass: Callable[[BaseException], bool] | None = None
+) -> _T:
+    """The call's result; its foreign error where that is final, or where patience has ended."""
+    may_pass = may_pass or (lambda error: error_kind(error) == "hiccup")
+    deadline_s = time.monotonic() + patience_s
+    for pause_s in _pauses():
+        try:
+            return call()
+        except foreign_errors() as error:
+            if not may_pass(error) or time.monotonic() + pause_s > deadline_s:
+                raise
+        time.sleep(pause_s)
+    raise AssertionError("pauses never end")
 
 
 def _pauses() -> Iterator[float]:
@@ -225,6 +248,16 @@ def _pauses() -> Iterator[float]:
     while True:
         yield random.uniform(0, longest_s)
         longest_s = min(longest_s * 2, LONGEST_PAUSE_S)
+
+
+def refusal(uri: str, error: BaseException) -> JobError:
+    remedy = "check the credentials, and that the bucket exists"
+    return JobError(f"{uri}: the storage refused: {first_line(error)}; {remedy}, then run the same command to resume")
+
+
+def outage(uri: str, error: BaseException, patience_s: float) -> JobError:
+    waited = f"{uri}: the storage didn't answer well for {patience_s:.0f} s"
+    return JobError(f"{waited}: {first_line(error)}; run the same command again to resume")
 
 
 @cache
@@ -247,7 +280,14 @@ def foreign_errors() -> tuple[type[BaseException], ...]:
 
 
 _EXISTS = frozenset({"PreconditionFailed", "412", "ConditionNotMet", "BlobAlreadyExists"})
-_REFUSED = frozenset({"NoSuchBucket", "InvalidBucketName", "NoCredentialsError", "PartialCredentialsError"})
+# Nothing that this job asks for will be answered: no one object is to blame.
+_ALL_REFUSED = frozenset({
+    "NoSuchBucket", "InvalidBucketName", "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError",
+    "ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError", "SSOTokenLoadError", "InvalidAccessKeyId",
+    "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired",
+    "RequestTimeTooSkewed", "AllAccessDisabled", "AccountProblem", "NotSignedUp", "AuthenticationFailed",
+    "InvalidAuthenticationInfo", "ContainerNotFound", "ClientAuthenticationError",
+})  # fmt: skip
 
 
 def error_kind(error: BaseException) -> str:
@@ -255,20 +295,31 @@ def error_kind(error: BaseException) -> str:
     words = set(_codes(error))
     if isinstance(error, FileExistsError) or words & _EXISTS:
         return "exists"
-    if isinstance(error, PermissionError) or words & _REFUSED:
+    if isinstance(error, PermissionError) or words & _ALL_REFUSED or "PermissionError" in words:
         return "refused"
     return "missing" if isinstance(error, FileNotFoundError) else "hiccup"
 
 
-def _codes(error: BaseException | None) -> Iterator[str]:
+def refuses_all(error: BaseException) -> bool:
+    """Bad or expired credentials, no such bucket: not this object is refused, but everything."""
+    return not _ALL_REFUSED.isdisjoint(_codes(error))
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was made from: clients translate, and not all of them say from what."""
     while error is not None:
-        yield type(error).__name__
-        response = getattr(error, "response", None)
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _codes(error: BaseException) -> Iterator[str]:
+    for one in causes(error):
+        yield type(one).__name__
+        response = getattr(one, "response", None)
         if isinstance(response, dict):
             yield str(response.get("Error", {}).get("Code", ""))
         for attribute in ("code", "error_code"):
-            yield str(getattr(error, attribute, ""))
-        error = error.__cause__
+            yield str(getattr(one, attribute, ""))
 
 
 def first_line(error: BaseException) -> str:

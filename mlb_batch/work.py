@@ -13,7 +13,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from mlb_batch.spec import RetrySpec
 from mlb_batch.video import Frames
 
 Row = dict[str, Any]
+InStorage = Literal["found", "failed", ""]  # what storage said to a video that was asked for
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Work:
     asks: tuple[Ask, ...]
     counts: Counts  # of this clip
     before: Counts = Counts()  # of the videos since the last work that was sent, this one included
+    in_storage: InStorage = ""  # what is known of it before it is read
 
     @property
     def key(self) -> str:
@@ -76,6 +78,8 @@ class Read:
     frames: Frames | None = None  # pixels are carried apart
     problem: RowError | None = None
     read_s: float = 0.0
+    bytes_fetched: int = 0
+    in_storage: InStorage = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Outcome:
     selections: list[Row] = field(default_factory=list)
     counts: Counts = Counts()
     read_s: float = 0.0
+    bytes_fetched: int = 0
+    in_storage: InStorage = ""
     model_s: float = 0.0  # the captioner's wall clock
     idle_s: float = 0.0  # what it waited for frames before
 
@@ -125,6 +131,15 @@ def error_row(work: Work, ask: Ask, error: RowError) -> Row:
         "retryable": error.retryable,
         "attempt": ask.attempt,
     }
+
+
+def in_storage(answer: object) -> InStorage:
+    """By what became of a video that was asked for; a timeout may be the storage's or the video's."""
+    if not isinstance(answer, RowError):
+        return "found"
+    if answer.error_class in ("storage", "forbidden"):
+        return "failed"
+    return "" if answer.error_class == "timeout" else "found"
 
 
 # Tables.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from small_jobs import kill_all, start
 
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context
@@ -85,3 +89,25 @@ def test_a_model_that_kills_every_process_that_loads_it_ends_the_job() -> None:
     with pytest.raises(JobError, match="while they loaded the model") as ended:
         list(outcomes(load))
     assert "\n" not in str(ended.value)
+
+
+def test_a_clip_that_takes_the_driver_along_is_found_by_the_runs_after(tmp_path: Path) -> None:
+    """Every run dies of it until one knows better: a batch, the batch's clips one by one, and an error row."""
+    notes, command = tmp_path / "notes", str(Path(__file__).with_name("deadly_clip.py"))
+    for died in itertools.count():
+        assert died <= 1 + STRIKES, notes.read_text()
+        process = start(sys.executable, command, str(tmp_path / "out"), str(notes))
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            kill_all(process)
+        if process.returncode != -signal.SIGKILL:
+            break
+    assert process.returncode == 0, err[-2000:]
+    became = json.loads(out.splitlines()[-1])
+    assert became.pop("v2") == ["model_error", False] and set(map(tuple, became.values())) == {("bad_prompt", False)}
+    touched = [line.strip() for line in notes.read_text().splitlines() if "2" in line]
+    assert touched[:2] == ["[0, 1, 2, 3]"] * 2, "the first run that dies knows nothing, the second one takes notes"
+    assert touched[2:] == ["[2]"] * (STRIKES - 1)
+    left = json.loads((tmp_path / "out" / "strikes" / f"{'f' * 16}.json").read_text())
+    assert left == {"run": "", "begun": {f"caption {2:032x}": STRIKES}}

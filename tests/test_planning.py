@@ -151,20 +151,21 @@ def test_frames_by_header_are_the_frames_that_are_read(
     wanted = FramesSpec(**frames)
     layout = survey.Layout(wanted, None, 4, 3, 1)
     with Reader(Sampling(wanted.count, wanted.strategy, wanted.fps), MODEL_SIZE, Limits()) as reader:
-        for path in sorted(clips_folder.iterdir()):
+        paths = sorted(clips_folder.iterdir())
+        for path, look in zip(paths, survey.looks_at([str(path) for path in paths]), strict=True):
             video = Video(str(path), str(path), *span, (), {})
             try:
                 read = len(reader.read(str(path), *span).times_s)
             except RowError:
                 continue  # nothing of the video lies in the span
-            assert list(survey.expected_frames(video, survey.look(str(path)), layout)) == [read]
+            assert list(survey.expected_frames(video, look, layout)) == [read]
 
 
 def test_clips_by_header_are_the_clips_that_are_read(clips_folder: Path) -> None:
     layout = survey.Layout(FramesSpec(count=12), ClipsSpec(every_s=1.5, overlap_s=0.5), 4, 3, 1)
     path = clips_folder / "080.mp4"
     video = Video(str(path), str(path), None, None, (), {})
-    planned = list(survey.expected_frames(video, survey.look(str(path)), layout))
+    planned = list(survey.expected_frames(video, survey.looks_at([str(path)])[0], layout))
     with Reader(Sampling(12), MODEL_SIZE, Limits()) as reader:
         assert planned == [len(reader.read(str(path), *at).times_s) for at in clip_spans(8.0, layout.clips)]
     assert len(planned) == 8
@@ -176,7 +177,8 @@ def test_headers_of_public_videos_tell_the_frames() -> None:
     """Of those that are read whole, all but the one whose edit list hides frames that its header counts."""
     layout, wrong, whole = survey.Layout(FramesSpec(count=32), None, 4, 3, 1), [], 0
     with Reader(Sampling(32), MODEL_SIZE, Limits(video_s=20)) as reader:
-        for path in sorted(CORPUS.rglob("*.mp4")):
+        paths = sorted(CORPUS.rglob("*.mp4"))
+        for path, look in zip(paths, survey.looks_at([str(path) for path in paths]), strict=True):
             video = Video(str(path), str(path), None, None, (), {})
             try:
                 frames = reader.read(str(path))
@@ -184,7 +186,7 @@ def test_headers_of_public_videos_tell_the_frames() -> None:
                 continue
             if not frames.partial:
                 whole += 1
-                planned = list(survey.expected_frames(video, survey.look(str(path)), layout))
+                planned = list(survey.expected_frames(video, look, layout))
                 wrong += [path.name] if planned != [len(frames.times_s)] else []
     assert whole > 50 and wrong == ["discard_first_keyframe.mp4"]
 

@@ -16,6 +16,7 @@ from video_files import cut, write_audio, write_bomb, write_encrypted, write_vid
 from mlb_batch import run
 from mlb_batch.chain.cluster import data_context
 from mlb_batch.chain.pools import pools
+from mlb_batch.chain.strikes import Strikes
 from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS
 from mlb_batch.errors import BudgetError, ClusterError, InputError, OutputError
 from mlb_batch.ledger import Lease, Ledger, read_current, verify
@@ -234,7 +235,7 @@ def test_reading_and_captioning_are_steps_of_their_own(tmp_path: Path) -> None:
     history = History(priced.fingerprint, ledger.done(), ledger.attempts(), job.retry)
     sizes = pools(job, [node["Resources"] for node in ray.nodes()])
     with DataContext.current(data_context()):
-        done = chain(job, priced, sizes, found, history, None, None).materialize()
+        done = chain(job, priced, sizes, found, history, Strikes(), None, 1.0, None).materialize()
     steps = [
         line.split(":")[0].split(maxsplit=2)[2] for line in done.stats().splitlines() if line.startswith("Operator")
     ]

@@ -14,7 +14,7 @@ import pytest
 from video_files import MODEL_SIZE, numbers, write_video
 
 from mlb_batch.errors import RowError
-from mlb_batch.video import Limits, Reader, Sampling, fetch, open_uri, probe, version_of
+from mlb_batch.video import Limits, Reader, Sampling, remote, version_of
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader() -> Iterator[Reader]:
-    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=20)) as one:
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=20, patience_s=1)) as one:
         yield one
 
 
@@ -121,7 +121,7 @@ def test_answers_that_break_off_are_asked_for_again(reader: Reader, server: str)
 def test_large_files_go_to_a_nameless_file(
     reader: Reader, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(remote, "IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert len(reader.read(f"{server}/200/v.mp4").times_s) == 8
     assert list(tmp_path.iterdir()) == []
@@ -148,8 +148,6 @@ def test_versions_tell_a_changed_file(reader: Reader, good: Path, server: str, t
     assert error_class(reader, f"{server}/200/v.mp4", version="abd") == "changed_during_read"
 
 
-def test_headers_are_read_by_ranges(server: str, good: Path) -> None:
-    with open_uri(f"{server}/200/v.mp4") as file:
-        assert probe(file).frames == 200
-    with open_uri(str(good)) as file:
-        assert probe(file).frames == 200
+def test_headers_are_read_by_ranges(reader: Reader, server: str, good: Path) -> None:
+    there, here = reader.probe(f"{server}/200/v.mp4"), reader.probe(str(good))
+    assert there == here and here.frames == 200 and here.num_bytes == good.stat().st_size

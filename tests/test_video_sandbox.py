@@ -152,7 +152,7 @@ def test_a_child_outlives_neither_its_supervisor_nor_its_deadline(good: Path) ->
     reader.read(str(good))
     assert reader._child is not None
     child = reader._child
-    child._socket.close()  # what the kernel does when a supervisor dies
+    child.socket.close()  # what the kernel does when a supervisor dies
     assert child.process.wait(timeout=10) == 0
 
 

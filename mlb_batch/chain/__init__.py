@@ -5,4 +5,5 @@ pools.py     how the job's actors fit that cluster
 feed.py      the source as a Ray Data datasource
 strikes.py   which rows are suspected of having killed an actor
 arrivals.py  finished rows, as they come out of the chain
+breaker.py   ends a run whose storage gives it nothing
 """

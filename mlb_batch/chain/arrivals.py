@@ -13,6 +13,7 @@ import ray
 from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
+from mlb_batch.chain.breaker import Breaker
 from mlb_batch.errors import JobError, MlbBatchError, UserError
 from mlb_batch.work import items
 
@@ -22,7 +23,8 @@ AHEAD = 4  # tables; when the driver falls behind, the chain waits
 class Arrivals:
     """Runs a dataset in a thread of its own and hands over what arrives."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, breaker: Breaker | None) -> None:
+        self._breaker = breaker
         self._tables: queue.Queue[pa.Table | None] = queue.Queue(AHEAD)
         self._error: BaseException | None = None
         self._closed = threading.Event()
@@ -30,14 +32,18 @@ class Arrivals:
         threading.Thread(target=self._pump, args=(dataset,), name="arrivals", daemon=True).start()
 
     def take(self, wait_s: float) -> list[Any] | None:
-        """What has arrived within `wait_s`; None at the end of the chain. JobError where the chain broke."""
+        """What has arrived within `wait_s`; None at the end. JobError where the chain broke, or has to."""
         try:
             table = self._tables.get(timeout=wait_s)
         except queue.Empty:
             return []
         if table is None and self._error is not None:
             raise _translated(self._error) from self._error
-        return list(items(table)) if table is not None else None
+        if table is None:
+            self._tables.put(None)  # to be found by the next call
+            return (self._breaker.rest() if self._breaker else None) or None
+        arrived = list(items(table))
+        return self._breaker.passed(arrived) if self._breaker else arrived
 
     def close(self) -> None:
         self._closed.set()
@@ -63,8 +69,8 @@ class Arrivals:
 
 
 @contextmanager
-def arriving(dataset: Dataset) -> Iterator[Arrivals]:
-    arrivals = Arrivals(dataset)
+def arriving(dataset: Dataset, breaker: Breaker | None = None) -> Iterator[Arrivals]:
+    arrivals = Arrivals(dataset, breaker)
     try:
         yield arrivals
     finally:

@@ -20,7 +20,7 @@ from mlb_batch.source import Inspection, Video, videos
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import attempt
 from mlb_batch.video import version_of
-from mlb_batch.work import Counts, History, Work, work_table
+from mlb_batch.work import Counts, History, Work, in_storage, work_table
 
 STAT_THREADS = 16  # looking up a video's version is one small request, and a bucket answers many at once
 AHEAD = 16 * STAT_THREADS
@@ -88,8 +88,8 @@ def _work(spec: JobSpec, history: History, video: Video) -> Work:
         found = attempt(lambda: version_of(video.uri), "storage")
         if isinstance(found, RowError):
             video = replace(video, problem=(found.error_class, found.message))
-        else:
-            version = found
+            return replace(history.work(video, "", (video.start_s, video.end_s)), in_storage=in_storage(found))
+        version = found
     return history.work(video, version, (video.start_s, video.end_s))
 
 

@@ -2,51 +2,114 @@
 
 So every step says what it is about to touch, to an actor that outlives it. What was begun and never ended is a
 suspect: it runs alone from then on, and after STRIKES deaths it becomes an error row.
+
+A row may take the driver along too (the node runs out of memory), and then the next run must know. What captioners
+touch is written to OUTPUT/strikes/<fingerprint>.json before they do, wherever there is reason to: for suspects, and for
+everything once a run has died without an end. A run that nothing happens to writes two small files there, and no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 
+from mlb_batch.storage import Store, open_store
+
 STRIKES = 3
+
+
+class Trace:
+    """The file: the run that is at work ("" once it has ended), and how often each key was begun without an end."""
+
+    def __init__(self, output_uri: str, fingerprint: str, run_id: str) -> None:
+        self._store: Store = open_store(output_uri)
+        self._name, self._run_id = f"strikes/{fingerprint}.json", run_id
+
+    def read(self) -> tuple[bool, dict[str, int]]:
+        """Whether the last run died, and what it left."""
+        try:
+            left = json.loads(self._store.read(self._name))
+            return bool(left["run"]), {str(key): int(count) for key, count in left["begun"].items()}
+        except FileNotFoundError:
+            return False, {}
+        except (ValueError, KeyError, TypeError):
+            return True, {}  # damaged: the careful reading of it
+
+    def write(self, begun: Mapping[str, int], at_work: bool = True) -> None:
+        value = {"run": self._run_id if at_work else "", "begun": dict(begun)}
+        self._store.replace(self._name, json.dumps(value).encode())
 
 
 class Record:
     """The actor: how often each key was begun without having ended."""
 
-    def __init__(self) -> None:
-        self._begun: dict[str, int] = {}
+    def __init__(self, begun: Mapping[str, int], trace: Trace | None, careful: bool) -> None:
+        self._begun, self._deaths = dict(begun), dict(begun)
+        self._trace, self._careful = trace, careful
+        self._lasting = set(begun)
 
     def deaths(self, keys: Sequence[str]) -> list[int]:
-        return [self._begun.get(key, 0) for key in keys]
+        """Asked by who is about to begin: what is begun now has died."""
+        counts = [self._begun.get(key, 0) for key in keys]
+        self._deaths.update((key, count) for key, count in zip(keys, counts, strict=True) if count)
+        return counts
 
-    def begin(self, keys: Sequence[str]) -> None:
-        self._begun.update({key: count + 1 for key, count in zip(keys, self.deaths(keys), strict=True)})
+    def begin(self, keys: Sequence[str], lasting: bool) -> None:
+        for key in keys:
+            self._begun[key] = self._begun.get(key, 0) + 1
+        if not lasting or self._trace is None:
+            return
+        self._lasting.update(keys)
+        if self._careful or any(self._begun[key] > 1 for key in keys):
+            self._trace.write({key: self._begun[key] for key in self._lasting})
 
     def end(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._begun.pop(key, None)
+            self._deaths.pop(key, None)
+            self._lasting.discard(key)
+
+    def known_deaths(self) -> dict[str, int]:
+        """What an orderly end leaves: a key that is at work just then has not died."""
+        return {key: count for key, count in self._deaths.items() if key in self._lasting}
 
 
 class Strikes:
     """A step's side of the record."""
 
-    def __init__(self) -> None:
-        # Costs nothing and must outlive the workers. Should it die itself, it starts again with a clean record.
-        self._record: Any = ray.remote(Record).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    def __init__(self, begun: Mapping[str, int] | None = None, trace: Trace | None = None, careful: bool = False):
+        # Costs nothing and must outlive the workers. Should it die itself, it starts again with what it began with.
+        actor = ray.remote(Record).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        self.record: Any = actor.remote(begun or {}, trace, careful)
 
     def deaths(self, keys: Sequence[str]) -> list[int]:
-        counts: list[int] = ray.get(self._record.deaths.remote(keys))
+        counts: list[int] = ray.get(self.record.deaths.remote(keys))
         return counts
 
     @contextmanager
-    def watching(self, keys: Sequence[str]) -> Iterator[None]:
-        ray.get(self._record.begin.remote(keys))  # must be on record before anything can happen
+    def watching(self, keys: Sequence[str], lasting: bool = False) -> Iterator[None]:
+        """`lasting`: the next run is to know, should this one die with it."""
+        ray.get(self.record.begin.remote(keys, lasting))  # must be on record before anything can happen
         try:
             yield
         finally:  # an exception is no death
-            self._record.end.remote(keys)
+            self.record.end.remote(keys)
+
+
+@contextmanager
+def lasting_strikes(output_uri: str, fingerprint: str, run_id: str, forget: bool) -> Iterator[Strikes]:
+    """`forget`: what earlier runs died of is tried afresh."""
+    trace = Trace(output_uri, fingerprint, run_id)
+    died, begun = trace.read()
+    begun = {} if forget else begun
+    trace.write(begun)
+    strikes = Strikes(begun, trace, careful=died)
+    try:
+        yield strikes
+    finally:
+        with suppress(ray.exceptions.RayError):  # a cluster that is gone leaves the file as it is
+            trace.write(ray.get(strikes.record.known_deaths.remote()), at_work=False)

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from queue import SimpleQueue
 
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import RowError
 from mlb_batch.source import Prompt, Video, clip_spans
 from mlb_batch.spec import ClipsSpec, FramesSpec
-from mlb_batch.video import Header, open_uri, probe
+from mlb_batch.storage import local_path
+from mlb_batch.video import Limits, Prober
 
 PROBE_ALL = 5_000  # up to so many videos, every header is probed
 SAMPLE = 2_000  # of more, these
-PROBE_THREADS = 16  # headers wait for storage far more than for a core
+# Each has a child process of its own, which takes a quarter of a second to start. Headers in storage are waited for.
+PROBERS_LOCAL, PROBERS_REMOTE = 2, 16
+VIDEOS_PER_PROBER = 50
 MOST_CACHED_PROMPTS = 100_000
 
 Lengths = Callable[[Prompt], int]  # a prompt's tokens behind the visual ones; RowError where it can't be asked
@@ -78,9 +82,8 @@ class Layout:
 def survey(videos: Iterable[Video], layout: Layout, lengths: Lengths) -> Survey:
     kept, count, problems = _counted(videos)
     cached = lru_cache(maxsize=MOST_CACHED_PROMPTS)(lengths)
-    with ThreadPoolExecutor(PROBE_THREADS) as pool:
-        looks = pool.map(look, [video.uri for video in kept])
-        seen = tuple(_seen(video, header, layout, cached) for video, header in zip(kept, looks, strict=True))
+    looks = looks_at([video.uri for video in kept])
+    seen = tuple(_seen(video, header, layout, cached) for video, header in zip(kept, looks, strict=True))
     return Survey(count, problems, seen)
 
 
@@ -108,14 +111,27 @@ def _lot(video: Video) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
-def look(uri: str) -> Look | None:
+def looks_at(uris: Sequence[str]) -> list[Look | None]:
     """What the headers say; None where they can't be read, which reading will find out and record."""
+    most = PROBERS_LOCAL if all(local_path(uri) is not None for uri in uris) else PROBERS_REMOTE
+    probers: SimpleQueue[Prober] = SimpleQueue()
+    count = min(most, -(-len(uris) // VIDEOS_PER_PROBER))
+    with ExitStack() as stack:
+        for _ in range(count):
+            probers.put(stack.enter_context(Prober(Limits())))
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, count)))
+        return list(pool.map(partial(_look, probers), uris))
+
+
+def _look(probers: SimpleQueue[Prober], uri: str) -> Look | None:
+    prober = probers.get()
     try:
-        with open_uri(uri) as file:
-            header: Header = probe(file)
-            return Look(header.duration_s, header.average_fps, header.frames, file.seek(0, io.SEEK_END))
+        header = prober.probe(uri)
     except RowError:
         return None
+    finally:
+        probers.put(prober)
+    return Look(header.duration_s, header.average_fps, header.frames, header.num_bytes)
 
 
 def _seen(video: Video, header: Look | None, layout: Layout, lengths: Lengths) -> Seen:

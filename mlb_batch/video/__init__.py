@@ -1,12 +1,17 @@
 """Videos in, sampled frames at the model's input size out. The only package that imports `av`.
 
-fetch.py       a uri -> an open file (fsspec), and its version
-sandbox.py     Reader: the supervisor of one killable child process, in which
+fetch.py       a uri -> a file to read from, and its version:
+remote.py        what is in storage, fetched as far as it is wanted (fsspec)
+refusals.py      what storage says, as a video's error or the job's end
+sandbox.py     Reader, Prober: the supervisors of
+process.py       one killable child process, in which
 child.py         a loop runs
+parts.py         over a file that may have holes
 frames.py          read_frames: container -> timeline -> sampling -> runs -> model size
 container.py   opening safely, and what is wrong with a file that does not open
 timeline.py    every packet: what is shown when, what each frame needs, what is missing
 sampling.py    which frames are wanted
+ranges.py      which bytes the wanted frames need
 runs.py        the wanted frames by the shortest way ...
 straight.py    ... and by the long way, where packets do not say what they hold
 packets.py     packets out of a container, frames out of packets
@@ -14,10 +19,10 @@ resize.py      a raw frame -> upright RGB at the model's input size
 probe.py       what the headers say
 """
 
-from mlb_batch.video.fetch import open_uri, version_of
+from mlb_batch.video.fetch import version_of
 from mlb_batch.video.frames import read_frames
 from mlb_batch.video.probe import probe
-from mlb_batch.video.sandbox import Reader
+from mlb_batch.video.sandbox import Prober, Reader
 from mlb_batch.video.values import Frames, FrameSize, Header, Limits, Sampling
 
 __all__ = [
@@ -25,9 +30,9 @@ __all__ = [
     "Frames",
     "Header",
     "Limits",
+    "Prober",
     "Reader",
     "Sampling",
-    "open_uri",
     "probe",
     "read_frames",
     "version_of",

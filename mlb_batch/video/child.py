@@ -1,7 +1,8 @@
 """The child process in which other people's videos are read. It knows its socket and nothing else.
 
 A job comes as one JSON message with the video's file descriptor beside it; the answer is one JSON message, with the
-pixels and their times in shared memory beside it. The process has no credentials (its environment is made for it), no
+pixels and their times in shared memory beside it. Between the two, where the file is not all here, the child may ask
+for parts of it, which the supervisor brings. The process has no credentials (its environment is made for it), no
 network where the kernel lets it give that up, and a bound on its memory; it dies by itself when its supervisor does, or
 some seconds after a deadline that the supervisor did not enforce.
 """
@@ -17,13 +18,18 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlb_batch.errors import RowError
-from mlb_batch.video.frames import Pixels, read_frames
+from mlb_batch.video.frames import Known, Pixels, read_frames
+from mlb_batch.video.parts import Parts, Range
+from mlb_batch.video.probe import probe
 from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
 
 JOB_BYTES = 1 << 16
@@ -34,7 +40,7 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
 def main() -> None:
     drop_rights()
-    limited = False
+    limited, file, known = False, "", Known()
     with socket.socket(fileno=int(sys.argv[1])) as supervisor:
         supervisor.send(READY)
         while True:
@@ -47,10 +53,16 @@ def main() -> None:
                 limited = True
             signal.alarm(math.ceil(job["limits"]["video_s"]) + ORPHAN_S)
             shared = SharedPixels()
+            path = Path(f"/proc/self/fd/{fds[0]}")
+            parts = Parts(path, job["size_in_storage"], partial(ask, supervisor)) if "size_in_storage" in job else None
+            if job["file"] != file:
+                file, known = job["file"], Known()
             try:
-                answer = work(job, fds[0], shared)
+                answer = work(job, path, parts, shared, known)
             finally:
                 os.close(fds[0])
+                if parts is not None:
+                    parts.close()
             socket.send_fds(supervisor, [json.dumps(answer).encode()], [shared.fd] if "shape" in answer else [])
             shared.close()
             signal.alarm(0)
@@ -68,17 +80,30 @@ def limit_memory(growth_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def work(job: dict[str, Any], fd: int, shared: SharedPixels) -> dict[str, Any]:
+def ask(supervisor: socket.socket, ranges: Sequence[Range]) -> None:
+    """Returns when they are here. The supervisor keeps the time meanwhile, and kills whom it has nothing to tell."""
+    seconds = signal.alarm(0)
+    supervisor.send(json.dumps({"bring": ranges}).encode())
+    if not supervisor.recv(JOB_BYTES):
+        sys.exit()
+    signal.alarm(seconds)
+
+
+def work(job: dict[str, Any], path: Path, parts: Parts | None, shared: SharedPixels, known: Known) -> dict[str, Any]:
     """The answer."""
     try:
+        if "sampling" not in job:
+            return {"header": asdict(probe(parts or path, Limits(**job["limits"])))}
         frames = read_frames(
-            Path(f"/proc/self/fd/{fd}"),
+            path,
             Sampling(**job["sampling"]),
             frame_size(job["size"]),
             Limits(**job["limits"]),
             job["start_s"],
             job["end_s"],
             shared.allocate,
+            parts,
+            known,
         )
     except RowError as error:
         return {"error_class": error.error_class, "message": error.message}

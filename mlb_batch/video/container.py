@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -22,9 +22,10 @@ from av.video.stream import VideoStream
 from mlb_batch.errors import RowError
 from mlb_batch.video.values import Limits
 
-Source = BinaryIO | Path
+Source = BinaryIO | io.RawIOBase | Path
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,gif,ogg,asf,nut,mxf,rm,dv,ivf"
+BY_INDEX = {"fflags": "noparse+nofillin"}
 STILL = Disposition.attached_pic | Disposition.timed_thumbnails  # cover art is not a video
 
 # What the first bytes of a video file may be, for telling a broken video from something that never was one.
@@ -33,14 +34,17 @@ MAGICS = (b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"GIF8", b"\x00\x00\x01\xba", b"\x0
 
 
 @contextmanager
-def opened(source: Source, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and the video stream to read. Raises RowError."""
+def opened(source: Source, limits: Limits, by_index: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and the video stream to read. Raises RowError.
+
+    `by_index`: packets are as the container's index lists them; nobody looks into them.
+    """
     size = size_of(source)
     if size == 0:
         raise RowError("empty", "the file has 0 bytes")
     if limits.max_bytes is not None and size > limits.max_bytes:
         raise RowError("too_large", f"the file has {size:,} bytes, the limit is {limits.max_bytes:,}")
-    with _open(source, limits) as container:
+    with _open(source, limits, BY_INDEX if by_index else {}) as container:
         yield container, _video_stream(container, limits)
 
 
@@ -53,13 +57,13 @@ def picture_limit(limits: Limits) -> dict[str, str]:
     return {"max_pixels": str(limits.max_pixels)}
 
 
-def _open(source: Source, limits: Limits) -> InputContainer:
+def _open(source: Source, limits: Limits, more: dict[str, str]) -> InputContainer:
     if isinstance(source, Path):
         file: str | BinaryIO = f"file:{source.absolute()}"  # the prefix keeps a name like "concat:a|b" a name
     else:
         source.seek(0)
-        file = source
-    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file", **picture_limit(limits)}
+        file = cast(BinaryIO, source)
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file", **picture_limit(limits), **more}
     try:
         return av.open(file, mode="r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:  # also "no memory": headers that claim absurd counts
@@ -112,20 +116,23 @@ def _read_at(source: Source, offset: int, length: int) -> bytes:
 
 
 def _has_whole_moov(source: Source) -> bool:
-    """Walks the boxes of the top level; at most a few hundred, whatever the file says."""
+    end = size_of(source)
+    return any(kind == b"moov" and last <= end for kind, _, last in top_boxes(source))
+
+
+def top_boxes(source: Source) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of an MP4 file's boxes of the top level; at most a thousand, whatever the file says."""
     offset, end = 0, size_of(source)
     for _ in range(1000):
         head = _read_at(source, offset, 16)
         if len(head) < 8:
-            return False
+            return
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
         elif length == 0:
             length = end - offset
-        if kind == b"moov":
-            return offset + length <= end
+        yield kind, offset, offset + length
         if length < 8:
-            return False
+            return
         offset += length
-    return False

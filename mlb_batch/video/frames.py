@@ -9,7 +9,7 @@ the frames' times (old AVI, invisible frames), every frame is read, in order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
@@ -19,6 +19,8 @@ from av.video.frame import VideoFrame
 from mlb_batch.errors import RowError
 from mlb_batch.video.container import Source, opened, size_of
 from mlb_batch.video.packets import Deadline, Trouble
+from mlb_batch.video.parts import Parts
+from mlb_batch.video.ranges import listed, needed
 from mlb_batch.video.resize import to_model_size
 from mlb_batch.video.runs import NotAsListed, Video, read_runs
 from mlb_batch.video.sampling import Ints, clip_frames, pick
@@ -44,47 +46,108 @@ def read_frames(
     start_s: float | None = None,
     end_s: float | None = None,
     allocate: Allocate = _new_array,
+    parts: Parts | None = None,
+    known: Known | None = None,
 ) -> Frames:
     """The sampled frames of the clip [start_s, end_s) of a video. Raises RowError.
 
     Blocks up to `limits.video_s`, and for ever in a hanging codec: on files of others use `Reader`. `allocate` says
-    where the pixels go.
+    where the pixels go. With `parts`, `source` is their path and has holes: what is needed is brought. `known`: what
+    an earlier clip of the same file found out.
     """
-    deadline = Deadline(limits.video_s)
-    with opened(source, limits) as (container, stream):
-        timeline = scan(container, stream, deadline)
-    if limits.max_duration_s is not None and timeline.duration_s > limits.max_duration_s:
-        raise RowError("too_long", f"{timeline.duration_s:.0f} s long, the limit is {limits.max_duration_s:g} s")
-    video = Video(source, limits, deadline)
-    wanted = _wanted(timeline, sampling, start_s, end_s)
-    film = _Film(size, allocate, len(wanted))
+    deadline = Deadline(limits.video_s, (lambda: parts.waited_s) if parts is not None else (lambda: 0.0))
+    clip, known = _Clip(sampling, size, limits, deadline, start_s, end_s, allocate), known or Known()
+    if parts is not None:
+        frames = _from_parts(clip, parts, known)
+        if frames is not None:
+            return frames
+        parts.bring_all()
+    if known.timeline is None:
+        with opened(source, limits) as (container, stream):
+            known.timeline = scan(container, stream, deadline)
+    return _from_whole(clip, Video(source, limits, deadline), known.timeline)
+
+
+@dataclass
+class Known:
+    """Of one file: a pass over all its packets takes a second an hour, and every clip of it needs the same."""
+
+    listed: Timeline | None = None
+    timeline: Timeline | None = None
+    needs_whole: bool = False
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """What is wanted of a video."""
+
+    sampling: Sampling
+    size: FrameSize
+    limits: Limits
+    deadline: Deadline
+    start_s: float | None
+    end_s: float | None
+    allocate: Allocate
+
+
+def _from_parts(clip: _Clip, parts: Parts, known: Known) -> Frames | None:
+    """None where the file is not as its index says, or has none: then only the whole of it tells."""
+    if known.listed is None and not known.needs_whole:
+        known.listed = listed(parts, clip.limits, clip.deadline)
+    known.needs_whole = True  # unless what follows goes well
+    timeline = known.listed
+    if timeline is None:
+        return None
+    wanted = _wanted(timeline, clip)
+    parts.bring(needed(timeline, wanted, parts.size))
+    film = _Film(clip.size, clip.allocate, len(wanted))
+    try:
+        trouble = read_runs(Video(parts.path, clip.limits, clip.deadline, by_index=True), timeline, wanted, film.put)
+    except NotAsListed:
+        return None
+    if trouble.errors or len(film.ranks) < len(wanted):
+        return None
+    known.needs_whole = False
+    return _frames(clip, parts.path, timeline, wanted, film)
+
+
+def _from_whole(clip: _Clip, video: Video, timeline: Timeline) -> Frames:
+    wanted = _wanted(timeline, clip)
+    film = _Film(clip.size, clip.allocate, len(wanted))
     try:
         trouble = read_runs(video, timeline, wanted, film.put)
     except NotAsListed:
         timeline, trouble = scan_frames(video, timeline)
-        wanted = _wanted(timeline, sampling, start_s, end_s)
-        film = _Film(size, allocate, len(wanted))
+        wanted = _wanted(timeline, clip)
+        film = _Film(clip.size, clip.allocate, len(wanted))
         read_positions(video, wanted, film.put)
     _refuse_unreadable(timeline, wanted, len(film.ranks), trouble)
+    return _frames(clip, video.source, timeline, wanted, film)
+
+
+def _frames(clip: _Clip, source: Source, timeline: Timeline, wanted: Ints, film: _Film) -> Frames:
     got = film.ranks
     return Frames(
         pixels_FHWC=film.pixels_FHWC(),
         times_s=tuple(timeline.times_s[wanted[got]].tolist()),
         wanted=len(wanted),
-        duration_s=_clip_s(timeline, start_s, end_s),
+        duration_s=_clip_s(timeline, clip.start_s, clip.end_s),
         partial=len(got) < len(wanted),
         bytes_read=size_of(source),
     )
 
 
-def _wanted(timeline: Timeline, sampling: Sampling, start_s: float | None, end_s: float | None) -> Ints:
-    """Positions in `timeline.shown`."""
-    times_s = timeline.times_s
+def _wanted(timeline: Timeline, clip: _Clip) -> Ints:
+    """Positions in `timeline.shown`. Raises RowError where the clip is not in the video, or the video too long."""
+    most_s, times_s = clip.limits.max_duration_s, timeline.times_s
+    if most_s is not None and timeline.duration_s > most_s:
+        raise RowError("too_long", f"{timeline.duration_s:.0f} s long, the limit is {most_s:g} s")
+    start_s, end_s = clip.start_s, clip.end_s
     frames = clip_frames(times_s, timeline.duration_s, start_s, end_s)
     if len(frames) == 0:
         raise RowError("truncated", f"the clip starts at {start_s} s, the video ends at {timeline.duration_s:.3f} s")
     end_s = timeline.duration_s if end_s is None else min(end_s, timeline.duration_s)
-    wanted = pick(times_s, timeline.is_key[timeline.shown], frames, start_s or 0.0, end_s, sampling)
+    wanted = pick(times_s, timeline.is_key[timeline.shown], frames, start_s or 0.0, end_s, clip.sampling)
     return wanted if len(wanted) else frames[:1]  # a clip without a keyframe: the frame that it begins with
 
 

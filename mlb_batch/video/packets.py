@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,14 @@ DEMUX_ERRORS = 100  # in one pass, before the rest of the file is given up
 class Deadline:
     """A point in time on the monotonic clock; `check` raises once it has passed."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, waited_s: Callable[[], float] = lambda: 0.0) -> None:
+        """`waited_s`: how much of the time since now was lost on waiting, which others keep the time of."""
         self.seconds = seconds
-        self._end = time.monotonic() + seconds
+        self._waited_s = waited_s
+        self._end = time.monotonic() + seconds - waited_s()
 
     def check(self) -> None:
-        if time.monotonic() > self._end:
+        if time.monotonic() > self._end + self._waited_s():
             raise RowError("timeout", f"reading took longer than {self.seconds:g} s")
 
 

@@ -1,10 +1,13 @@
-"""What a video's headers say, without reading a frame. For plans and estimates; reading finds out what is true."""
+"""What a video's headers say, without reading a frame. For plans and estimates; reading finds out what is true.
+
+Headers are other people's data too: on files of others use `Prober`.
+"""
 
 from __future__ import annotations
 
 import av
 
-from mlb_batch.video.container import Source, opened
+from mlb_batch.video.container import Source, opened, size_of
 from mlb_batch.video.values import Header, Limits
 
 INDEXED = ("mov,", "avi", "matroska,", "flv")  # formats that carry an index; whether this file does is seen below
@@ -28,4 +31,5 @@ def probe(source: Source, limits: Limits | None = None) -> Header:
             average_fps=float(stream.average_rate) if stream.average_rate else None,
             frames=stream.frames or None,
             has_index=container.format.name.startswith(INDEXED) and len(stream.index_entries) > 1,
+            num_bytes=size_of(source),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ from mlb_batch.video.values import Limits
 
 JUMP_PACKETS = 300  # 100 to 1,000 read equally fast; never jumping is several times slower on a day-long video
 
+Numbered: TypeAlias = "Iterator[tuple[int, Packet[Any]]]"  # with their ordinals
 Put = Callable[[int, VideoFrame], None]  # (rank among the wanted frames, the frame)
 
 
@@ -43,6 +44,7 @@ class Video:
     source: Source
     limits: Limits
     deadline: Deadline
+    by_index: bool = False  # the timeline was made without looking into the packets: what comes has to be what it says
 
 
 @dataclass
@@ -81,7 +83,9 @@ def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: b
         decoder = Decoder(stream, trouble)
         cursor = _Cursor(container, stream, timeline, video.deadline)
         for run in plan_runs(timeline, ordinals[readable]):
-            for frame in _in_order(_frames_of(run, cursor, decoder, timeline, jump)):
+            packets = cursor.between(run.first, run.last, jump)
+            packets = _as_listed(packets, run, timeline) if video.by_index else packets
+            for frame in _in_order(_frames_of(run, packets, decoder, timeline)):
                 if frame.pts in ranks:
                     put(ranks.pop(frame.pts), frame)
     if ranks and not trouble.errors:
@@ -89,8 +93,17 @@ def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: b
     return trouble
 
 
-def _frames_of(run: Run, cursor: _Cursor, decoder: Decoder, timeline: Timeline, jump: bool) -> Iterator[VideoFrame]:
-    for ordinal, packet in cursor.between(run.first, run.last, jump):
+def _as_listed(packets: Numbered, run: Run, timeline: Timeline) -> Numbered:
+    for ordinal, packet in packets:
+        if packet.pos != timeline.place[ordinal] or packet.size != timeline.length[ordinal]:
+            raise NotAsListed
+        if ordinal == run.first and not packet.is_keyframe:
+            raise NotAsListed
+        yield ordinal, packet
+
+
+def _frames_of(run: Run, packets: Numbered, decoder: Decoder, timeline: Timeline) -> Iterator[VideoFrame]:
+    for ordinal, packet in packets:
         if timeline.sealed[ordinal]:
             continue
         # The frames of an open GOP that are shown before its keyframe lean on what was not read: their failing is no
@@ -118,7 +131,7 @@ class _Cursor:
         self._packets = self._from_here(0)
         self._next = 0
 
-    def between(self, first: int, last: int, jump: bool) -> Iterator[tuple[int, Packet[Any]]]:
+    def between(self, first: int, last: int, jump: bool) -> Numbered:
         if jump and first - self._next > JUMP_PACKETS:
             self._packets = self._jump(first)
         for ordinal, packet in self._packets:
@@ -128,10 +141,10 @@ class _Cursor:
             if ordinal >= last:
                 return
 
-    def _from_here(self, ordinal: int) -> Iterator[tuple[int, Packet[Any]]]:
+    def _from_here(self, ordinal: int) -> Numbered:
         return zip(count(ordinal), real_packets(self._container, [self._stream], self._deadline), strict=False)
 
-    def _jump(self, first: int) -> Iterator[tuple[int, Packet[Any]]]:
+    def _jump(self, first: int) -> Numbered:
         """To the packet, or somewhat before it."""
         try:
             self._container.seek(int(self._timeline.seek_time[first]), stream=self._stream)

@@ -1,66 +1,55 @@
-"""Reader: reads videos in one persistent child process, and lives on whatever they do to it.
+"""Reader and Prober: they read videos in one persistent child process, and live on whatever videos do to it.
 
 A hanging codec can hold the interpreter's lock for ever, a crashing one takes its process along, a bomb eats memory: so
-the videos are read in a child that can be killed from outside, and the supervisor only waits, with a deadline. Videos
-are fetched here, so that the child needs neither credentials nor network; its answers are data (JSON and pixels in
-shared memory), checked before use.
+videos are opened in a child that can be killed from outside, and the supervisor only waits, with a deadline. Videos are
+fetched here, as far as the child asks for them, so that it needs neither credentials nor network; its answers are data
+(JSON and pixels in shared memory), checked before use.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import mmap
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from mlb_batch.errors import JobError, RowError
-from mlb_batch.video.fetch import fetched
-from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
+from mlb_batch.errors import RowError
+from mlb_batch.video.fetch import Fetched, Fetcher
+from mlb_batch.video.process import Child
+from mlb_batch.video.refusals import Clock
+from mlb_batch.video.values import Frames, FrameSize, Header, Limits, Sampling
 
 GRACE_S = 1.0  # for the child to notice its deadline itself, which spares a fresh one
-ANSWER_BYTES = 1 << 16
-START_S = 60.0
+GROWTH_SHARE = 0.5  # of the memory that a video may ask for: a child that has kept so much is replaced
 ENTRY = ("-m", "mlb_batch.video.child")
 
 
-class Reader:
-    """Not for two threads at once. Raises JobError where the child cannot even start: that is no video's fault."""
+class Prober:
+    """What headers say. Not for two threads at once."""
 
-    def __init__(self, sampling: Sampling, size: FrameSize, limits: Limits, entry: Sequence[str] = ENTRY) -> None:
+    def __init__(self, limits: Limits, entry: Sequence[str] = ENTRY) -> None:
         """`entry`: the interpreter's arguments that start the child; its socket's number is added."""
         self._limits = limits
-        self._job = {"sampling": asdict(sampling), "size": asdict(size), "limits": asdict(limits)}
         self._entry = tuple(entry)
-        self._child: _Child | None = None
+        self._fetcher = Fetcher(limits)
+        self._child: Child | None = None
+        self.bytes_fetched = 0  # from the beginning, of failed videos too
 
-    def read(
-        self, uri: str, start_s: float | None = None, end_s: float | None = None, version: str | None = None
-    ) -> Frames:
-        """The sampled frames of [start_s, end_s). With `version`, the file must still be that one. Raises RowError."""
-        end = time.monotonic() + self._limits.video_s
-        with fetched(uri, self._limits, version) as file:
-            left_s = end - time.monotonic()
-            limits = {**self._job["limits"], "video_s": left_s}
-            return self._ask({**self._job, "limits": limits, "start_s": start_s, "end_s": end_s}, file.fd, left_s)
+    def probe(self, uri: str) -> Header:
+        """Raises RowError, and JobError where no video is to blame."""
+        answer, _ = self._answer(uri, {})
+        return Header(**answer["header"])
 
     def close(self) -> None:
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
+        self._fetcher.close()
+        self._kill()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,86 +59,80 @@ class Reader:
     def child_pid(self) -> int | None:
         return None if self._child is None else self._child.process.pid
 
-    def _ask(self, job: dict[str, Any], fd: int, left_s: float) -> Frames:
-        if left_s <= 0:
-            raise RowError("timeout", f"reading took longer than {self._limits.video_s:g} s")
-        if self._child is None or self._child.process.poll() is not None:
-            self.close()
-            self._child = _Child(self._entry)
+    def _answer(self, uri: str, job: dict[str, Any], version: str | None = None) -> tuple[dict[str, Any], list[int]]:
+        clock = Clock(self._limits.video_s)
+        with self._fetcher.fetched(uri, clock, version) as file:
+            try:
+                answer, fds = self._asked({**job, "file": f"{uri} {file.version}"}, file, clock)
+            finally:
+                self.bytes_fetched += file.bytes_fetched()
+        if self._child is not None and self._child.grown_mb > GROWTH_SHARE * self._limits.memory_mb:
+            self._kill()
+        return {**answer, "bytes_read": file.bytes_fetched()}, fds
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def _asked(self, job: dict[str, Any], file: Fetched, clock: Clock) -> tuple[dict[str, Any], list[int]]:
+        clock.check()
+        if self._child is None or not self._child.alive:
+            self._kill()
+            self._child = Child(self._entry)
+        limits = {**asdict(self._limits), "video_s": clock.left_s}
+        size = {} if file.bring is None else {"size_in_storage": file.size}
         try:
-            answer, fds = self._child.ask(job, fd, left_s + GRACE_S)
+            answer, fds = self._conversation(self._child, {**job, **size, "limits": limits}, file, clock)
         except TimeoutError:
-            self.close()
+            self._kill()
             raise RowError("timeout", f"reading took longer than {self._limits.video_s:g} s") from None
         except OSError:
-            raise self._death() from None
-        except BaseException:  # an interrupt: an answer is still to come, which nobody will wait for
-            self.close()
+            death = self._child.cause_of_death(self._limits.video_s)
+            self._kill()
+            raise death from None
+        except BaseException:  # an answer is still to come, which nobody will wait for
+            self._kill()
             raise
         if "error_class" in answer:
             if answer["error_class"] == "out_of_memory":
-                self.close()  # a fresh heap for the next video
+                self._kill()  # a fresh heap for the next video
             raise RowError(answer["error_class"], answer["message"])
+        return answer, fds
+
+    def _conversation(
+        self, child: Child, job: dict[str, Any], file: Fetched, clock: Clock
+    ) -> tuple[dict[str, Any], list[int]]:
+        child.send(job, [file.fd])
+        answer, fds = child.receive(clock.left_s + GRACE_S)
+        while "bring" in answer and file.bring is not None:
+            file.bring(_within(answer["bring"], file.size))
+            child.send({})
+            answer, fds = child.receive(clock.left_s + GRACE_S)
+        return answer, fds
+
+
+class Reader(Prober):
+    """Sampled frames."""
+
+    def __init__(self, sampling: Sampling, size: FrameSize, limits: Limits, entry: Sequence[str] = ENTRY) -> None:
+        super().__init__(limits, entry)
+        self._job = {"sampling": asdict(sampling), "size": asdict(size)}
+
+    def read(
+        self, uri: str, start_s: float | None = None, end_s: float | None = None, version: str | None = None
+    ) -> Frames:
+        """The frames of [start_s, end_s). With `version`, the file must still be that one. Raises RowError."""
+        answer, fds = self._answer(uri, {**self._job, "start_s": start_s, "end_s": end_s}, version)
         return _frames(answer, fds[0])
 
-    def _death(self) -> RowError:
-        """Why the child is gone."""
-        assert self._child is not None
-        code = self._child.process.wait()
-        self.close()
-        if code == -signal.SIGKILL:
-            return RowError(
-                "out_of_memory", "the reading process was killed from outside, as a rule for want of memory"
-            )
-        if code == -signal.SIGALRM:
-            return RowError("timeout", f"reading took longer than {self._limits.video_s:g} s")
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return RowError("decoder_crash", f"the reading process died ({cause})")
 
-
-class _Child:
-    def __init__(self, entry: Sequence[str]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, *entry, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_environment(),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is the supervisor's to answer
-            )
-        self._socket = ours
-        ours.settimeout(START_S)
-        try:
-            ready = ours.recv(ANSWER_BYTES)
-        except OSError:
-            ready = b""
-        if not ready:
-            self.kill()
-            raise JobError(f"the reading process does not start ({sys.executable} {' '.join(entry)})")
-
-    def ask(self, job: dict[str, Any], fd: int, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
-        """Raises TimeoutError, and another OSError when the child is gone."""
-        self._socket.settimeout(timeout_s)
-        socket.send_fds(self._socket, [json.dumps(job).encode()], [fd])
-        message, fds, _, _ = socket.recv_fds(self._socket, ANSWER_BYTES, 1)
-        if not message:
-            raise ConnectionResetError("the child closed its end")
-        return json.loads(message), fds
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._socket.close()
-
-
-def _environment() -> dict[str, str]:
-    """What Python needs to find this package, and nothing that this process knows."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG") if name in os.environ}
-    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-    return {"PYTHONPATH": path, **single, **kept}
+def _within(ranges: Any, size: int) -> list[tuple[int, int]]:
+    """The child's wish, if it is one that it may have."""
+    wished = [(int(start), int(end)) for start, end in ranges]
+    if any(not 0 <= start < end <= size for start, end in wished):
+        raise RowError("decoder_crash", "the reading process asked for what is not in the file")
+    return wished
 
 
 def _frames(answer: dict[str, Any], fd: int) -> Frames:

@@ -43,6 +43,8 @@ def scan_frames(video: Video, announced: Timeline) -> tuple[Timeline, Trouble]:
         is_key=np.array([*keys, *[False] * (frames - len(keys))], bool),
         sealed=np.zeros(frames, bool),
         missing=np.arange(frames) >= len(times),
+        place=np.full(frames, -1),
+        length=np.zeros(frames, np.int64),
         shown=np.arange(frames),
         origin=min(announced.origin, int(pts[0])),
         end=int(pts[-1]) + step,

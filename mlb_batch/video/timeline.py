@@ -40,6 +40,8 @@ class Timeline:
     is_key: Bools
     sealed: Bools  # encrypted
     missing: Bools  # promised by the container, not in the file
+    place: Ints  # in the file; -1 where unknown
+    length: Ints
     shown: Ints  # ordinals of the frames, by time
     time_base: Fraction
     origin: int  # the pts that is the video's start
@@ -72,6 +74,8 @@ class _Entry(NamedTuple):
     is_key: bool
     hidden: bool  # decoded, never shown: an edit list cuts it away
     sealed: bool
+    place: int = -1
+    length: int = 0
     missing: bool = False
 
 
@@ -99,7 +103,9 @@ def _present(container: InputContainer, stream: VideoStream, deadline: Deadline)
         if packet.stream_index == stream.index:
             half = half + 1 if packet.is_corrupt else 0
             sealed = packet.has_sidedata("encryption_info")
-            entries.append(_Entry(packet.pts, packet.dts, duration, packet.is_keyframe, packet.is_discard, sealed))
+            at = -1 if packet.pos is None else packet.pos
+            entry = (packet.pts, packet.dts, duration, packet.is_keyframe, packet.is_discard, sealed, at, packet.size)
+            entries.append(_Entry(*entry))
     return entries[: len(entries) - half], last_end_s
 
 
@@ -158,6 +164,8 @@ def _timeline(entries: list[_Entry], container: InputContainer, stream: VideoStr
         is_key=np.array([entry.is_key for entry in entries]),
         sealed=np.array([entry.sealed for entry in entries]),
         missing=missing,
+        place=np.array([entry.place for entry in entries], np.int64),
+        length=np.array([entry.length for entry in entries], np.int64),
         shown=shown,
         time_base=time_base,
         origin=start,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mlb_batch.storage import PATIENCE_S
+
 
 @dataclass(frozen=True)
 class FrameSize:
@@ -30,7 +32,8 @@ class Sampling:
 class Limits:
     """What one video may cost before it becomes an error row."""
 
-    video_s: float = 60.0  # wall clock, fetching included
+    video_s: float = 60.0  # wall clock, fetching included, but for a storage that doesn't answer:
+    patience_s: float = PATIENCE_S  # that is waited for so long
     max_pixels: int = 33_177_600  # of one raw frame (8K)
     memory_mb: int = 2048  # what the child's address space may grow by
     max_bytes: int | None = None  # of the file: more is too_large, before anything is fetched
@@ -49,6 +52,7 @@ class Header:
     average_fps: float | None
     frames: int | None
     has_index: bool  # the container says where the keyframes are, so that a reader can jump
+    num_bytes: int  # of the file
 
 
 @dataclass(frozen=True)
@@ -60,4 +64,4 @@ class Frames:
     wanted: int  # distinct frames that the sampling asked for: never more than the clip has
     duration_s: float  # of the clip
     partial: bool  # some of the wanted frames could not be read
-    bytes_read: int  # of the file
+    bytes_read: int  # from storage; of a local file, its size

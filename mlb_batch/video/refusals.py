@@ -1,0 +1,132 @@
+"""Storage's errors, as one video's error class, or as the job's end where no video is to blame.
+
+What may pass is tried again with jitter. Time that a video loses to a storage that does not answer is not the video's:
+its clock stands still meanwhile, for as long as patience lasts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mlb_batch.errors import RowError
+from mlb_batch.storage import (
+    causes,
+    error_kind,
+    first_line,
+    foreign_errors,
+    local_path,
+    outage,
+    patiently,
+    refusal,
+    refuses_all,
+    scheme_of,
+)
+
+WEB_PATIENCE_S = 10.0  # a host on the web that is gone may be gone for good
+
+_T = TypeVar("_T")
+
+
+class Short(OSError):
+    """An answer that broke off."""
+
+    status = 200  # it is there, if not whole
+
+
+class Clock:
+    """What is left of a video's time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._stands_since: float | None = None
+
+    @property
+    def left_s(self) -> float:
+        return self._end - (time.monotonic() if self._stands_since is None else self._stands_since)
+
+    def stand(self, since: float) -> None:
+        self._stands_since = since if self._stands_since is None else self._stands_since
+
+    def go_on(self) -> None:
+        if self._stands_since is not None:
+            self._end += time.monotonic() - self._stands_since
+            self._stands_since = None
+
+    def check(self) -> None:
+        if self.left_s <= 0:
+            raise RowError("timeout", f"reading took longer than {self.seconds:g} s")
+
+
+def asked(uri: str, call: Callable[[], _T], patience_s: float, clock: Clock | None = None) -> _T:
+    """What storage answers. Raises RowError, and JobError where it would answer no video of this job."""
+    clock = clock or Clock(0)
+
+    def one_try() -> _T:
+        begun = time.monotonic()
+        try:
+            answer = call()
+        except foreign_errors():
+            clock.stand(begun)
+            raise
+        clock.go_on()
+        return answer
+
+    on_web = scheme_of(uri) in ("http", "https")
+    patience_s = 0.0 if local_path(uri) is not None else min(patience_s, WEB_PATIENCE_S) if on_web else patience_s
+    try:
+        return patiently(one_try, patience_s, _may_pass)
+    except foreign_errors() as error:
+        raise _error(uri, error, patience_s) from error
+
+
+def refused(error: BaseException) -> bool:
+    """The server's word is no, and it is not about haste, or about something that isn't there."""
+    status = _status(error)
+    return status is not None and 400 <= status < 500 and status not in (404, 408, 409, 410, 412, 425, 429)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return row_error(error).error_class == "storage" and not refuses_all(error) and not refused(error)
+
+
+def _error(uri: str, error: BaseException, patience_s: float) -> Exception:
+    if refuses_all(error):
+        return refusal(uri, error)
+    final = row_error(error)
+    # On the web one host of many may be gone; a bucket's whole service may not.
+    unreachable = final.error_class == "storage" and _status(error) is None
+    if unreachable and scheme_of(uri) not in ("http", "https", "file", "local"):
+        return outage(uri, error, patience_s)
+    return final
+
+
+def row_error(error: BaseException) -> RowError:
+    """By the server's own word where there is one: some clients call every failure a missing file."""
+    chain = list(causes(error))
+    status = _status(error)
+    if isinstance(error, IsADirectoryError | NotADirectoryError):
+        return RowError("not_found", first_line(error))
+    if any(type(one).__name__ == "FileExpired" for one in chain) or status == 412:  # s3fs reads with If-Match
+        return RowError("changed_during_read", "the object was overwritten while it was read")
+    if status in (401, 403) or error_kind(error) == "refused":
+        return RowError("forbidden", first_line(chain[-1]))
+    unanswered = status is None and not isinstance(chain[-1], FileNotFoundError)
+    if error_kind(error) == "missing" and status in (None, 404, 410) and not unanswered:
+        return RowError("not_found", "no such file")
+    return RowError("storage", first_line(chain[-1]))
+
+
+def _status(error: BaseException) -> int | None:
+    return next(filter(None, map(_own_status, causes(error))), None)
+
+
+def _own_status(error: BaseException) -> int | None:
+    """As aiohttp and botocore keep it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else None

@@ -1,0 +1,200 @@
+"""A video in storage, of which the parts that were asked for lie in a nameless local file, at their places.
+
+Every part is asked of the same version (If-Match where the store knows it, else checked afterwards), has the length
+that was asked for, and comes within the video's time. Nothing is left behind whatever happens, since the copy has no
+name.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, BinaryIO, cast
+
+from fsspec.spec import AbstractBufferedFile
+
+from mlb_batch.errors import OutputError, RowError
+from mlb_batch.storage import filesystem, first_line, foreign_errors, scheme_of
+from mlb_batch.video.parts import Range
+from mlb_batch.video.refusals import Clock, Short, asked, refused
+from mlb_batch.video.values import Limits
+
+IN_MEMORY_BYTES = 64 << 20
+PIECE_BYTES = 8 << 20  # of one request; several run side by side
+AT_ONCE = 8
+LOOK_S = 0.2
+
+
+class Remote:
+    def __init__(self, uri: str, limits: Limits, clock: Clock) -> None:
+        """Asks what it is, and fetches nothing."""
+        self.uri, self._limits, self._clock = uri, limits, clock
+        self._fs, self._name = remote(uri)
+        self._file, info = self._asked(lambda: _opened(self._fs, self._name))
+        if info.get("type") == "directory":
+            raise RowError("not_found", "it is a folder")
+        self.version = remote_version(info)
+        self.size = self._within_limits(int(info.get("size") or 0))
+        self.bytes_fetched = 0
+        self._here: list[Range] = []
+        self._copy = _nameless(self.size)
+        os.ftruncate(self.fd, self.size)
+        if info.get("size") is None:
+            self._stream()
+
+    @property
+    def fd(self) -> int:
+        return self._copy.fileno()
+
+    @property
+    def is_small(self) -> bool:
+        """Little enough is here to be kept for a while."""
+        return sum(end - start for start, end in self._here) <= IN_MEMORY_BYTES
+
+    def begin(self, clock: Clock) -> None:
+        """For the next clip of the same file."""
+        self._clock, self.bytes_fetched = clock, 0
+
+    def bring(self, wanted: Sequence[Range]) -> None:
+        """Raises RowError."""
+        missing = [gap for one in wanted for gap in _missing(one, self._here)]
+        pieces = [piece for gap in missing for piece in _pieces(gap)]
+        if not pieces:
+            return
+        self._clock.check()
+        if not isinstance(self._file, AbstractBufferedFile):
+            self._stream()
+            return
+        pool = ThreadPoolExecutor(min(AT_ONCE, len(pieces)))
+        try:
+            self._gather({pool.submit(self._fetch, piece): piece for piece in pieces})
+        except ValueError:  # fsspec's word for a web server that gives a file only from its beginning
+            self._stream()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def check_unchanged(self) -> None:
+        """For stores that can't be asked for one version only."""
+        if scheme_of(self.uri) in ("s3", "s3a"):
+            return
+        now = remote_version(self._asked(lambda: self._fs.info(self._name)))
+        if now != self.version:
+            raise RowError("changed_during_read", f"the file is {now} by now, it was {self.version}")
+
+    def close(self) -> None:
+        self._copy.close()
+
+    def _gather(self, running: dict[Future[bytes], Range]) -> None:
+        while running:
+            done, _ = wait(running, LOOK_S, FIRST_COMPLETED)
+            for one in done:
+                start, end = running.pop(one)
+                os.pwrite(self.fd, one.result(), start)
+                self._here.append((start, end))
+            if running:
+                self._clock.check()
+
+    def _fetch(self, piece: Range) -> bytes:
+        start, end = piece
+
+        def fetch() -> bytes:
+            data = bytes(self._file._fetch_range(start, end))
+            self.bytes_fetched += len(data)
+            if len(data) != end - start:
+                raise Short(f"{len(data):,} of {end - start:,} bytes came")
+            return data
+
+        return self._asked(fetch)
+
+    def _stream(self) -> None:
+        """All of it from the beginning, where parts can't be had, or the size isn't known before."""
+        self._asked(self._copy_all)
+        self._here = [(0, self.size)]
+
+    def _copy_all(self) -> None:
+        self._copy.seek(0)
+        self._copy.truncate()
+        options = {"block_size": 0} if scheme_of(self.uri) in ("http", "https") else {}
+        with self._fs.open(self._name, "rb", **options) as file:
+            while chunk := file.read(PIECE_BYTES):
+                self._copy.write(chunk)
+                self.bytes_fetched += len(chunk)
+                self._within_limits(self._copy.tell())
+                self._clock.check()
+        self._copy.flush()
+        if self.size and self._copy.tell() != self.size:
+            raise Short(f"{self._copy.tell():,} of {self.size:,} bytes came")
+        self.size = self._copy.tell()
+
+    def _within_limits(self, size: int) -> int:
+        most = self._limits.max_bytes
+        if most is not None and size > most:
+            raise RowError("too_large", f"the file has {size:,} bytes, the limit is {most:,}")
+        return size
+
+    def _asked(self, call: Callable[[], Any]) -> Any:
+        return asked(self.uri, call, self._limits.patience_s, self._clock)
+
+
+def remote(uri: str) -> tuple[Any, str]:
+    try:
+        return filesystem(uri)
+    except OutputError as error:
+        raise RowError("not_found", str(error)) from error
+
+
+def look_up(fs: Any, name: str) -> dict[str, Any]:
+    """The store's entry of a file, or its refusal with the reason: that of a HEAD has none."""
+    try:
+        return dict(fs.info(name))
+    except foreign_errors() as error:
+        if "s3" in fs.protocol and refused(error):
+            fs.cat_file(name, start=0, end=1)
+        raise
+
+
+def _opened(fs: Any, name: str) -> tuple[Any, dict[str, Any]]:
+    try:
+        file = fs.open(name, "rb", cache_type="none")  # s3fs looks the object up, and reads no other version of it
+    except foreign_errors():
+        file = None  # what is wrong, the look at it will say
+    has_entry = "s3" in fs.protocol and isinstance(file, AbstractBufferedFile)
+    return file, file.details if has_entry else look_up(fs, name)
+
+
+def remote_version(info: dict[str, Any]) -> str:
+    """Stores name the etag differently; one without it at least knows size and time."""
+    for key in ("ETag", "etag", "md5Hash", "content_settings"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    times = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
+    changed = next((info[key] for key in times if key in info), "")
+    return f"{changed}-{info.get('size')}"
+
+
+def _nameless(size: int) -> BinaryIO:
+    try:
+        if size <= IN_MEMORY_BYTES:
+            return os.fdopen(os.memfd_create("video", os.MFD_CLOEXEC), "w+b")
+        return cast(BinaryIO, tempfile.TemporaryFile())
+    except OSError as error:
+        raise RowError("storage", f"no room for a copy of the video: {first_line(error)}") from error
+
+
+def _missing(wanted: Range, here: Sequence[Range]) -> Iterator[Range]:
+    """What of `wanted` isn't here."""
+    start, end = wanted
+    for first, last in sorted(here):
+        if start < first < end:
+            yield start, min(first, end)
+        if first <= start < last or start < first:
+            start = max(start, last)
+    if start < end:
+        yield start, end
+
+
+def _pieces(gap: Range) -> Iterator[Range]:
+    start, end = gap
+    return ((at, min(at + PIECE_BYTES, end)) for at in range(start, end, PIECE_BYTES))
