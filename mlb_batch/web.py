@@ -7,6 +7,8 @@ metadata service: both are refused before anything is sent there.
 from __future__ import annotations
 
 import ipaddress
+import re
+import socket
 from typing import Any
 
 CONNECT_S = 5.0
@@ -39,7 +41,23 @@ async def guarded_client(*, loop: Any = None, answer_s: float) -> Any:
 
 def inside(address: str) -> bool:
     """This machine, or link-local, where clouds keep their metadata."""
+    one = _plain(address)
+    return one.is_loopback or one.is_unspecified or is_metadata(address)
+
+
+def is_metadata(host: str) -> bool:
+    """A link-local address written out, with a port or without; also as the one number that C libraries take."""
+    bare = re.sub(r":\d*$", "", host) if host.count(":") == 1 or host.startswith("[") else host
+    try:
+        one = _plain(socket.inet_ntoa(socket.inet_aton(bare)))  # also 0xa9fea9fe, 2852039166 and 169.254.43518
+    except OSError:
+        try:
+            one = _plain(bare.strip("[]"))
+        except ValueError:
+            return False  # a name
+    return one.is_link_local or str(one) == "fd00:ec2::254"
+
+
+def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     one = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(one, "ipv4_mapped", None)
-    one = mapped or one
-    return one.is_loopback or one.is_link_local or one.is_unspecified or str(one) == "fd00:ec2::254"
+    return getattr(one, "ipv4_mapped", None) or one

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from mlb_batch.errors import RowError
 from mlb_batch.spec import InputSpec
 from mlb_batch.storage import local_path, scheme_of
+from mlb_batch.web import is_metadata
 
 MOST_CHARS = 4096
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -103,8 +104,12 @@ def _suspicious(uri: str) -> str | None:
     scheme = _HAS_SCHEME.match(uri)
     if scheme and not uri.startswith("//", scheme.end()):
         return "a scheme without //"
-    if scheme_of(uri) in ("http", "https") and "@" in uri.partition("://")[2].partition("/")[0]:
-        return "a user name in the host"
+    if scheme_of(uri) in ("http", "https"):
+        host = urlsplit(uri).netloc
+        if "@" in host:
+            return "a user name in the host"
+        if is_metadata(host):
+            return "a link-local address"
     plain = uri
     for _ in range(3):  # %252e is %2e to whoever decodes twice
         if ".." in re.split(r"[/\\]", plain):

@@ -1,0 +1,99 @@
+"""http as storage goes to the host that was named, and nowhere else: not where it redirects, not inside."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from video_files import MODEL_SIZE, write_video
+
+from mlb_batch.errors import OutputError, RowError
+from mlb_batch.source.uris import UriPolicy
+from mlb_batch.spec import InputSpec
+from mlb_batch.storage import filesystem
+from mlb_batch.video import Limits, Reader, Sampling, version_of
+from mlb_batch.web import inside, is_metadata
+
+METADATA = ["169.254.169.254", "169.254.169.254:80", "2852039166", "0xa9fea9fe", "169.254.43518", "[fe80::1]",
+            "[::ffff:169.254.169.254]", "[fd00:ec2::254]:80", "0251.0376.0251.0376"]  # fmt: skip
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    data, elsewhere = b"", ""
+
+    def do_GET(self) -> None:
+        moved = self.path.startswith("/moved")
+        self.send_response(302 if moved else 200)
+        if moved:
+            self.send_header("Location", self.elsewhere)
+        self.send_header("Content-Length", "0" if moved else str(len(self.data)))
+        self.end_headers()
+        if self.command == "GET" and not moved:
+            self.wfile.write(self.data)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[int]:
+    _Handler.data = write_video(tmp_path / "v.mp4").read_bytes()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as one:
+        threading.Thread(target=one.serve_forever, daemon=True).start()
+        yield one.server_address[1]
+        one.shutdown()
+
+
+def test_a_redirect_is_refused_and_nothing_is_sent_there(server: int) -> None:
+    with socket.socket() as canary, Reader(Sampling(4), MODEL_SIZE, Limits(patience_s=1)) as reader:
+        canary.bind(("127.0.0.1", 0))
+        canary.listen()
+        canary.settimeout(0)
+        _Handler.elsewhere = f"http://127.0.0.1:{canary.getsockname()[1]}/v.mp4"
+        assert len(reader.read(f"http://127.0.0.1:{server}/v.mp4").times_s) == 4
+        for look in (reader.read, reader.probe, version_of):
+            with pytest.raises(RowError) as caught:
+                look(f"http://127.0.0.1:{server}/moved.mp4")
+            assert caught.value.error_class == "forbidden" and "redirects" in caught.value.message
+        with pytest.raises(BlockingIOError):
+            canary.accept()
+
+
+def test_a_name_that_leads_inside_is_refused(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is allowed, and its owner lets it point here: the system's own look-up is what answers so."""
+    usual = socket.getaddrinfo
+
+    def rebound(host: object, *rest: object, **options: object) -> object:
+        return usual("127.0.0.1" if host == "videos.example.com" else host, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebound)
+    with Reader(Sampling(4), MODEL_SIZE, Limits(patience_s=1)) as reader, pytest.raises(RowError) as caught:
+        reader.read(f"http://videos.example.com:{server}/v.mp4")
+    assert caught.value.error_class == "forbidden" and "inside" in caught.value.message
+
+
+@pytest.mark.parametrize("host", METADATA)
+def test_metadata_addresses_are_refused_even_where_they_are_allowed(host: str) -> None:
+    policy = UriPolicy.of(InputSpec(manifest="/videos.csv", allow=(f"http://{host}/",)))
+    with pytest.raises(RowError, match="link-local|::"):
+        policy.resolve(f"http://{host}/latest/meta-data/v.mp4")
+    assert is_metadata(host)
+
+
+def test_what_is_inside() -> None:
+    assert all(
+        inside(one) for one in ("127.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "fe80::1%eth0", "::ffff:127.0.0.1")
+    )
+    assert not any(inside(one) for one in ("93.184.216.34", "10.0.0.1", "2606:4700::1111"))
+    assert not any(is_metadata(one) for one in ("example.com", "10.0.0.1:80", "localhost", "[2606:4700::1111]"))
+
+
+@pytest.mark.parametrize(("uri", "package"), [("gs://bucket/v.mp4", "gcsfs"), ("az://box/v.mp4", "adlfs")])
+def test_a_driver_that_is_not_installed_is_named(uri: str, package: str) -> None:
+    with pytest.raises(OutputError, match=f"pip install {package}"):
+        filesystem(uri)
