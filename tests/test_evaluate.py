@@ -411,7 +411,7 @@ def small(tmp_path: Path, **more: Any) -> EvalSpec:
         "models": [{"id": str(folder(DEEP)), "device": "cpu"}],
         "methods": ["none", "random", {"method": "adatp", "feature_model": None}],
         "ratios": [0.6],
-        "job": {"frames": {"count": 4}, "generate": {"max_new_tokens": 4}},
+        "job": {"frames": {"count": 4}, "generate": {"max_new_tokens": 4}, "prune": {"selections": 1.0}},
         "bootstrap": {"replicates": 200},
         "output": str(tmp_path / "out"),
     }
@@ -449,10 +449,12 @@ def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
     model = next(iter(by_cell)).partition("--")[0]
     assert shares[f"{model}--none"] == 1 and all(0.4 < shares[f"{model}--{m}--0.6"] <= 0.6 for m in ("random", "adatp"))
     assert all(cost["peak_memory_mb"] > 50 for cost in told.values()), "Ray runs under this process here"
-    for name in (f"accuracy-{model}.svg", f"bias-{model}.svg", f"bias-{model}-places.svg"):
+    for name in (f"accuracy-{model}.svg", f"bias-{model}.svg", f"bias-{model}-places.svg", f"kept-{model}.svg"):
         ElementTree.fromstring((out / name).read_text())
         assert f"({name})" in text
     assert "grey" in text and (out / "bias.parquet").exists() and (out / "summary.parquet").exists()
+    drawn = (out / f"kept-{model}.svg").read_text()
+    assert "adatp at 60 % (9 answers)" in drawn and "random at 60 %" in drawn and "plain top" in drawn
     again = Annotate()
     assert compare(given, again)["rows_written"] == 0 and again.jobs == []
     assert rows(tmp_path) == results_before and (out / "README.md").read_text() == text

@@ -9,6 +9,7 @@ job.py         evaluate(): runs the cells, scores them, writes what was found
 results.py     a cell's annotations joined with the truth, marked by scoring.py or by judge.py
 summary.py     ... and summed up, with the intervals of intervals.py
 tables.py      as Markdown; pictures.py and svg.py as pictures
+kept.py        which frames were kept
 bias.py        where frozen models look
 memory.py      what captioners took at most
 """

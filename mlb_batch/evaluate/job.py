@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlb_batch.errors import BudgetError
-from mlb_batch.evaluate import bias, results, summary
+from mlb_batch.evaluate import bias, kept, results, summary
 from mlb_batch.evaluate.benchmarks import BENCHMARKS
 from mlb_batch.evaluate.cells import Cell, cells, short_names
 from mlb_batch.evaluate.items import Item
@@ -41,6 +41,7 @@ _WORLD_NOTES = {"world": "the procedural world, held-out clips", "world-image": 
 class Ran:
     """What became of one cell."""
 
+    fingerprint: str
     answers: Answers
     summary: Mapping[str, Any]  # of this call's run; empty where there was nothing left to do
 
@@ -78,10 +79,11 @@ def _run(cell: Cell, items: Sequence[Item], annotate: Annotate) -> Ran:
     if fingerprint is not None:
         answers = results.read_answers(cell.job.output.uri, fingerprint)
         if answers.complete(items):
-            return Ran(answers, {})
+            return Ran(fingerprint, answers, {})
     with CaptionersPeak() as peak:
         done = annotate(cell.job)
-    return Ran(results.read_answers(cell.job.output.uri, done["fingerprint"]), {**done, "peak_memory_mb": peak.mb})
+    answers = results.read_answers(cell.job.output.uri, done["fingerprint"])
+    return Ran(done["fingerprint"], answers, {**done, "peak_memory_mb": peak.mb})
 
 
 def _frozen(job: JobSpec) -> str | None:
@@ -119,6 +121,7 @@ def _write(
         {name: _facts(some) for name, some in rows.items()}, judges=judge.names() if judge else (),
     )  # fmt: skip
     pictures = dict(quality_charts(estimates, costs, done))
+    pictures |= dict(kept.pictures(done, {name: one.fingerprint for name, one in ran.items()}))
     if spec.bias is not None:
         found.bias = _bias(spec, store, items, videos, pictures)
     found.pictures = list(pictures)

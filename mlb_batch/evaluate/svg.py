@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 720, 440
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 44, 52
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 56, 52
+_DODGE = 4.0  # pixels between methods at one cost, so that their intervals don't lie over each other
 # Told apart by colour and, where colour is not seen, by their marks and the names at their ends.
 _COLOURS = (
     "#1b6ca8",
@@ -23,6 +24,7 @@ _COLOURS = (
     "#1e3a8a",
 )
 _MARKS = ("circle", "square", "diamond")
+_SCALE = "white: an even share; red: up to 4 times as much; blue: down to a quarter of it"
 _FONT = 'font-family="system-ui, sans-serif"'
 
 
@@ -60,7 +62,8 @@ def chart(title: str, x_name: str, y_name: str, curves: Sequence[Curve], level: 
         parts += _level(axes, level)
     ends = _spread([axes.y(curve.points[-1].y) for curve in curves])
     for number, (curve, end) in enumerate(zip(curves, ends, strict=True)):
-        parts += _curve(axes, curve, _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)], end)
+        aside = _DODGE * (number - (len(curves) - 1) / 2)
+        parts += _curve(axes, curve, _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)], end, aside)
     return _document(WIDTH, HEIGHT, parts)
 
 
@@ -105,12 +108,12 @@ def _level(axes: _Axes, level: Point) -> list[str]:
         f'<rect x="{_LEFT}" width="{end - _LEFT}" y="{top:.1f}" height="{bottom - top:.1f}" '
         'fill="#888" opacity="0.15"/>',
         f'<line x1="{_LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" stroke="#555" stroke-dasharray="5 4"/>',
-        _text(_LEFT + 6, y - 5, "unpruned", size=11),
+        _text(end - 6, y - 5, "unpruned", anchor="end", size=11),
     ]
 
 
-def _curve(axes: _Axes, curve: Curve, colour: str, mark: str, end: float) -> list[str]:
-    at = [(axes.x(point.x), axes.y(point.y), axes.y(point.low), axes.y(point.high)) for point in curve.points]
+def _curve(axes: _Axes, curve: Curve, colour: str, mark: str, end: float, aside: float) -> list[str]:
+    at = [(axes.x(point.x) + aside, axes.y(point.y), axes.y(point.low), axes.y(point.high)) for point in curve.points]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in at)
     parts = [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.8"/>']
     for x, y, low, high in at:
@@ -150,9 +153,12 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(place * step, 10) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def heat_maps(title: str, maps: Sequence[Heat], neutral: float, cell: int = 22) -> str:
+def heat_maps(title: str, maps: Sequence[Heat], neutral: float) -> str:
     """Maps one below the other, on one scale: `neutral` is white, more is red, less is blue."""
-    parts, y, width = [_text(16, 26, title, size=16)], 44.0, 320.0
+    parts = [_text(16, 26, title, size=16), _text(16, 44, _SCALE, size=11)]
+    y, width = 58.0, 560.0
+    columns = max((len(values) for heat in maps for values in heat.values), default=1)
+    cell = max(6, min(22, 1200 // columns))
     for heat in maps:
         parts.append(_text(16, y + 12, heat.title))
         y += 20

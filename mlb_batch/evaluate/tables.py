@@ -16,6 +16,11 @@ MOST_EXAMPLES = 8
 _HEADLINE = {"accuracy": "accuracy", "score": "judge's score (0 to 5)", "precision": "facts that are so (precision)",
              "recall": "facts that were told (recall)"}  # fmt: skip
 
+_QUALITY = ("model", "method", "budget", "FLOPs", "value", "less unpruned", "less random",
+            "right where random is wrong, wrong where right")  # fmt: skip
+_COST = ("cell", "FLOPs of the prefill", "all FLOPs", "tokens a frame", "left behind the last cut", "model s an answer",
+         "reading s", "captioner's peak memory", "answered", "not answered")  # fmt: skip
+
 
 @dataclass
 class Evaluation:
@@ -37,8 +42,8 @@ class Evaluation:
 
 
 def markdown(found: Evaluation) -> str:
-    return "\n".join([*_head(found), *_metrics(found), *_cost(found), *_groups(found), *_captions(found),
-                      *_refused(found), *_bias(found), *_pictures(found), *_reading()]) + "\n"  # fmt: skip
+    return "\n".join([*_head(found), *_metrics(found), *_refused(found), *_pictures(found), *_cost(found),
+                      *_groups(found), *_captions(found), *_bias(found), *_reading()]) + "\n"  # fmt: skip
 
 
 def _head(found: Evaluation) -> Iterator[str]:
@@ -66,15 +71,14 @@ def _metrics(found: Evaluation) -> Iterator[str]:
             continue
         yield f"## {_HEADLINE[metric].capitalize()}"
         yield ""
-        yield "| model | method | budget | FLOPs | value | less unpruned | less random | right where random is wrong, wrong where right |"  # noqa: E501
-        yield "|---|---|---|---|---|---|---|---|"
+        yield from _header(_QUALITY)
         for row in rows:
             share = found.costs[row["cell"]]["llm_flops_share"]
             against = f"+{row['better_than_random']:,} −{row['worse_than_random']:,}"
             yield _line(
                 row["model"], row["method"], _percent(row["ratio"]), _percent(share), _interval(row, metric),
                 _difference(row, "none", metric), _difference(row, "random", metric),
-                "" if math.isnan(row["minus_random"]) else against,
+                against if metric == "accuracy" and not math.isnan(row["minus_random"]) else "",
             )  # fmt: skip
         yield ""
 
@@ -82,8 +86,10 @@ def _metrics(found: Evaluation) -> Iterator[str]:
 def _cost(found: Evaluation) -> Iterator[str]:
     yield "## Cost"
     yield ""
-    yield "| cell | FLOPs of the prefill | all FLOPs | tokens a frame | kept a frame | model s an answer | reading s | captioner's peak memory | answered | not answered |"  # noqa: E501
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "FLOPs are shares: the prefill's of the unpruned cell's on the same questions, all of them (vision, a paired"
+    yield "model, generation) of what the plan prices an unpruned answer at. Memory is the host's."
+    yield ""
+    yield from _header(_COST)
     for cell in found.cells:
         cost = found.costs.get(cell.name)
         if cost is None:
@@ -119,8 +125,7 @@ def _groups(found: Evaluation) -> Iterator[str]:
 
 def _across(rows: Sequence[Row]) -> Iterator[str]:
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    yield _line("", "questions", *methods)
-    yield "|" + "---|" * (len(methods) + 2)
+    yield from _header(("", "questions", *methods))
     for group in dict.fromkeys(row["group"] for row in rows):
         of_group = {row["method"]: row for row in rows if row["group"] == group}
         told = (_interval(of_group[m], of_group[m]["metric"]) if m in of_group else "" for m in methods)
@@ -132,8 +137,7 @@ def _captions(found: Evaluation) -> Iterator[str]:
         return
     yield "## What captions invented and missed"
     yield ""
-    yield "| cell | most often invented | most often missed |"
-    yield "|---|---|---|"
+    yield from _header(("cell", "most often invented", "most often missed"))
     for name, (invented, missed) in found.facts.items():
         yield _line(name, *(_list(f"{_plain(fact)} ({n})" for fact, n in some.most_common(MOST_EXAMPLES))
                             for some in (invented, missed)))  # fmt: skip
@@ -192,6 +196,11 @@ def _difference(row: Row, name: str, metric: str) -> str:
 
 def _percent(share: float) -> str:
     return "" if math.isnan(share) else f"{100 * share:.4g} %"
+
+
+def _header(names: Sequence[str]) -> Iterator[str]:
+    yield _line(*names)
+    yield "|" + "---|" * len(names)
 
 
 def _line(*cells: str) -> str:
