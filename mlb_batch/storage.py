@@ -2,7 +2,7 @@
 
 The one boundary at which foreign storage errors become ours: a refusal (403, no such bucket, disk full) is a JobError
 at once, a hiccup (5xx, 409, a reset, a timeout) is tried again with full jitter until patience ends. Clients don't try
-again by themselves: theirs and ours would multiply, to hours on a server that hangs.
+again by themselves then: theirs and ours would multiply, to hours on a server that hangs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mlb_batch.errors import JobError, OutputError
 from mlb_batch.web import guarded_client
 
 PATIENCE_S = 120.0
+CLIENT_TRIES = 6
 LONGEST_PAUSE_S = 10.0
 ANSWER_S = 10.0  # how long a server may be silent
 DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
@@ -67,13 +68,15 @@ def join(uri: str, name: str) -> str:
     return f"{uri.rstrip('/')}/{name}"
 
 
-def filesystem(uri: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a uri and the path in it."""
+def filesystem(uri: str, tries: int = 1) -> tuple[Any, str]:
+    """The fsspec filesystem of a uri and the path in it. `tries`: of each request by the client, for whoever hands the
+    file on to a library that knows no patience.
+    """
     scheme = scheme_of(uri)
     options: dict[str, Any] = {}
     if scheme in ("s3", "s3a"):
         # Listings must be true, and older gateways refuse the checksums that newer clients add unasked.
-        config = {"connect_timeout": 5, "read_timeout": ANSWER_S, "retries": {"total_max_attempts": 1}}
+        config = {"connect_timeout": 5, "read_timeout": ANSWER_S, "retries": _retries(tries)}
         config["request_checksum_calculation"] = "when_required"
         options = {"use_listings_cache": False, "config_kwargs": config}
     elif scheme in ("http", "https"):
@@ -89,6 +92,10 @@ def filesystem(uri: str) -> tuple[Any, str]:
     if scheme in ("s3", "s3a"):
         fs.retries = 1
     return fs, path
+
+
+def _retries(tries: int) -> dict[str, Any]:
+    return {"total_max_attempts": tries, "mode": "standard"}
 
 
 class LocalStore:

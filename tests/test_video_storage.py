@@ -24,13 +24,15 @@ from mlb_batch.errors import JobError, RowError
 from mlb_batch.video import Frames, Limits, Reader, Sampling, version_of
 
 LONG_FRAMES = 3000
+# 50 kB a second, whatever is in the picture
+HEAVY = {"b": "400k", "minrate": "400k", "maxrate": "400k", "bufsize": "400k", "x264-params": "nal-hrd=cbr:filler=1"}
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two minutes, 5 MB, a keyframe every two seconds; its index stands at its end."""
-    options = {"codec_options": {"qp": "4"}, "gop": 50}
-    return write_video(tmp_path_factory.mktemp("long") / "long.mp4", LONG_FRAMES, (288, 384), **options)
+    """Two minutes, 6 MB, a keyframe every two seconds; its index stands at its end."""
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    return write_video(path, LONG_FRAMES, (144, 192), gop=50, codec_options=HEAVY)
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +117,10 @@ def test_what_has_no_plain_index_is_fetched_whole_and_read_as_ever(
     path = tmp_path / name
     given = {"fragments.mp4": {"options": {"movflags": "frag_keyframe+empty_moov"}}}.get(name, {})
     if name == "cut.mp4":
-        path.write_bytes(write_video(tmp_path / "f.mp4", 3000, (288, 384), codec_options={"qp": "4"},
+        path.write_bytes(write_video(tmp_path / "f.mp4", 3000, (144, 192), codec_options=HEAVY,
                                      options={"movflags": "faststart"}).read_bytes()[:3_000_000])  # fmt: skip
     else:
-        write_video(path, 3000, (288, 384), codec_options={"qp": "4"}, **given)
+        write_video(path, 3000, (144, 192), codec_options=HEAVY, **given)
     if name == "lies.mp4":  # every frame is a keyframe, says the index
         data = path.read_bytes()
         at = data.index(b"stss")

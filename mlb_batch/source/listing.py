@@ -11,7 +11,7 @@ import re
 
 from mlb_batch.errors import InputError
 from mlb_batch.spec import InputSpec
-from mlb_batch.storage import error_kind, filesystem, first_line, foreign_errors, local_path, scheme_of
+from mlb_batch.storage import CLIENT_TRIES, error_kind, filesystem, first_line, foreign_errors, local_path, scheme_of
 
 # fmt: off
 VIDEO_ENDINGS = (
@@ -39,7 +39,7 @@ def _is_glob(place: str) -> bool:
 
 
 def _names(place: str) -> list[str]:
-    fs, path = filesystem(place)
+    fs, path = filesystem(place, CLIENT_TRIES)
     try:
         if _is_glob(place):
             found = fs.glob(path, detail=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlb_batch.errors import InputError
-from mlb_batch.storage import error_kind, filesystem, first_line, foreign_errors
+from mlb_batch.storage import CLIENT_TRIES, error_kind, filesystem, first_line, foreign_errors
 
 Row = dict[str, Any]
 BATCH_ROWS = 4096
@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 def opened(uri: str) -> Iterator[IO[bytes]]:
     """The manifest's bytes; what goes wrong with its storage is the user's to mend."""
     try:
-        fs, path = filesystem(uri)
+        fs, path = filesystem(uri, CLIENT_TRIES)
         with fs.open(path, "rb") as file:
             yield file
     except foreign_errors() as error:

@@ -17,7 +17,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from mlb_batch.errors import OutputError, RowError
 from mlb_batch.storage import filesystem, first_line, foreign_errors, scheme_of
-from mlb_batch.video.parts import Range
+from mlb_batch.video.parts import Range, merged
 from mlb_batch.video.refusals import Clock, Short, asked, refused
 from mlb_batch.video.values import Limits
 
@@ -186,11 +186,12 @@ def _nameless(size: int) -> BinaryIO:
 def _missing(wanted: Range, here: Sequence[Range]) -> Iterator[Range]:
     """What of `wanted` isn't here."""
     start, end = wanted
-    for first, last in sorted(here):
-        if start < first < end:
-            yield start, min(first, end)
-        if first <= start < last or start < first:
-            start = max(start, last)
+    for first, last in merged(here, 0):
+        if last <= start or first >= end:
+            continue
+        if start < first:
+            yield start, first
+        start = last
     if start < end:
         yield start, end
 
