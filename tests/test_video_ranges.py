@@ -1,0 +1,114 @@
+"""Reading a file of which only the wanted parts are here gives what reading all of it gives; public and made videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from video_files import CORPUS, MODEL_SIZE, corpus, flip, write_video
+
+from mlb_batch.errors import RowError
+from mlb_batch.video import Frames, Limits, Sampling, read_frames
+from mlb_batch.video.parts import Parts, Range, merged
+from mlb_batch.video.remote import _missing
+
+PUBLIC = [entry["file"] for entry in corpus() if entry["file"].endswith((".mp4", ".mov", ".mkv", ".webm", ".avi"))]
+
+
+class Holes:
+    """A copy of a file into which only what is asked for is written."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self._data, self._path = source.read_bytes(), folder / "holes"
+        self._path.write_bytes(bytes(len(self._data)))
+        self.brought: list[Range] = []
+
+    def parts(self) -> Parts:
+        return Parts(self._path, len(self._data), self._bring)
+
+    def _bring(self, ranges: Sequence[Range]) -> None:
+        with self._path.open("r+b") as file:
+            for start, end in ranges:
+                file.seek(start)
+                file.write(self._data[start:end])
+        self.brought += ranges
+
+    @property
+    def share(self) -> float:
+        return sum(end - start for start, end in merged(self.brought, 0)) / len(self._data)
+
+
+def both(source: Path, folder: Path, count: int, *span: float) -> tuple[Frames | str, Frames | str, float]:
+    holes = Holes(source, folder)
+    out: list[Frames | str] = []
+    with holes.parts() as parts:
+        for path, more in ((source, {}), (parts.path, {"parts": parts})):
+            try:
+                out.append(read_frames(path, Sampling(count), MODEL_SIZE, Limits(), *span, **more))  # type: ignore[arg-type]
+            except RowError as error:
+                out.append(error.error_class)
+    return out[0], out[1], holes.share
+
+
+def check(whole: Frames | str, parts: Frames | str) -> None:
+    if isinstance(whole, str) or isinstance(parts, str):
+        assert whole == parts
+        return
+    assert (whole.times_s, whole.wanted, whole.partial) == (parts.times_s, parts.wanted, parts.partial)
+    assert whole.duration_s == parts.duration_s
+    np.testing.assert_array_equal(whole.pixels_FHWC, parts.pixels_FHWC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_videos(name: str, tmp_path: Path) -> None:
+    whole, parts, _ = both(CORPUS / name, tmp_path, 4)
+    check(whole, parts)
+
+
+@pytest.mark.skipif(not PUBLIC, reason="the public files are not here")
+def test_clips_of_public_videos_need_a_part_of_them(tmp_path: Path) -> None:
+    long = CORPUS / "iejMac+video2dataset" / "test_video.mp4"
+    for start_s in (0.0, 31.7, 90.2):
+        whole, parts, share = both(long, tmp_path, 8, start_s, start_s + 5)
+        check(whole, parts)
+        assert share < 0.25
+
+
+@pytest.mark.skipif(not PUBLIC, reason="the public files are not here")
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 1000), marks=pytest.mark.slow)])
+def test_a_damaged_index_never_gives_other_frames(seeds: range, tmp_path: Path) -> None:
+    """Bytes are changed in the index only: it lies about places, times and keyframes."""
+    small = [name for name in PUBLIC if name.endswith(".mp4") and (CORPUS / name).stat().st_size < 300_000]
+    for seed in seeds:
+        data = (CORPUS / small[seed % len(small)]).read_bytes()
+        at = data.find(b"moov")
+        end = at + int.from_bytes(data[at - 4 : at], "big") if at > 0 else 0
+        path = tmp_path / "mutant.mp4"
+        path.write_bytes(data[:at] + flip(data[at:end], seed)[: end - at] + data[end:] if end > at else data)
+        whole, parts, _ = both(path, tmp_path, 4)
+        check(whole, parts)
+
+
+def test_where_every_frame_lies_decides_what_is_brought(tmp_path: Path) -> None:
+    for name, options in (("end.mp4", {}), ("start.mp4", {"options": {"movflags": "faststart"}})):
+        heavy = {"b": "400k", "minrate": "400k", "maxrate": "400k", "bufsize": "400k",
+                 "x264-params": "nal-hrd=cbr:filler=1"}  # fmt: skip
+        path = write_video(tmp_path / name, 1500, (96, 128), gop=25, codec_options=heavy, **options)  # type: ignore[arg-type]
+        whole, parts, share = both(path, tmp_path, 4)
+        check(whole, parts)
+        assert share < 0.3, name
+
+
+ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda one: (one[0], one[0] + one[1])))
+
+
+@given(ranges, ranges.filter(bool))
+def test_what_is_missing_is_exactly_what_is_not_here(here: list[Range], wanted: list[Range]) -> None:
+    have = {byte for start, end in here for byte in range(start, end)}
+    for one in wanted:
+        missing = [byte for start, end in _missing(one, here) for byte in range(start, end)]
+        assert sorted(missing) == sorted(set(range(*one)) - have)
