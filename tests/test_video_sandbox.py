@@ -14,14 +14,14 @@ import pytest
 from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
 
 from mlb_batch.errors import RETRYABLE, JobError, RowError
-from mlb_batch.video import Limits, Reader, Sampling, read_frames
+from mlb_batch.video import Limits, Prober, Reader, Sampling, probe, read_frames
 
 # A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
 TROUBLEMAKER = """
-import ctypes, os, pathlib, sys, time
+import ctypes, functools, os, pathlib, sys, time
 from mlb_batch.video import child
-usual = child.read_frames
-def read_frames(source, *rest):
+kept = []
+def troubled(usual, source, *rest):
     name = os.path.basename(os.readlink(source))
     if name == "abort.mp4": os.abort()
     if name == "segfault.mp4": ctypes.string_at(0)
@@ -30,9 +30,11 @@ def read_frames(source, *rest):
         while True: pass
     if name == "hold-lock.mp4": ctypes.PyDLL(None).sleep(1000)
     if name == "greedy.mp4": bytearray(8 << 30)
+    if name == "leak.mp4": kept.append(bytearray(40 << 20))
     if name == "disobey.mp4": time.sleep = None; os.kill(os.getpid(), 19)
     return usual(source, *rest)
-child.read_frames = read_frames
+child.read_frames = functools.partial(troubled, child.read_frames)
+child.probe = functools.partial(troubled, child.probe)
 child.main()
 """
 
@@ -94,6 +96,29 @@ def test_a_child_in_trouble_is_one_error(name: str, expected: str, good: Path, t
         assert caught.value.error_class == expected
         assert time.monotonic() - start < limits.video_s + 2
         assert len(reader.read(str(good)).times_s) == 8
+
+
+def test_a_child_that_keeps_memory_is_replaced_before_it_has_none_left(good: Path, tmp_path: Path) -> None:
+    leak = tmp_path / "leak.mp4"
+    leak.write_bytes(good.read_bytes())
+    children = set()
+    with Reader(Sampling(8), MODEL_SIZE, Limits(memory_mb=200), entry=("-c", TROUBLEMAKER)) as reader:
+        for _ in range(12):
+            assert len(reader.read(str(leak)).times_s) == 8
+            children.add(reader.child_pid)
+    assert 3 <= len(children - {None}) <= 5
+
+
+def test_headers_are_read_in_the_child_too(good: Path, tmp_path: Path) -> None:
+    for name, expected in (("segfault.mp4", "decoder_crash"), ("loop.mp4", "timeout")):
+        bad = tmp_path / name
+        bad.write_bytes(good.read_bytes())
+        with Prober(Limits(video_s=2), entry=("-c", TROUBLEMAKER)) as prober:
+            assert prober.probe(str(good)).frames == 50
+            with pytest.raises(RowError) as caught:
+                prober.probe(str(bad))
+            assert caught.value.error_class == expected
+            assert prober.probe(str(good)) == probe(good)
 
 
 def test_a_child_that_cannot_start_is_not_the_videos_fault(good: Path) -> None:
