@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from mlb_batch.errors import JobError
 from mlb_batch.ledger import Attempt, Ledger, pending
 from mlb_batch.planning import Plan
 from mlb_batch.spec import JobSpec, RetrySpec
+from mlb_batch.storage import hurried
 from mlb_batch.work import Counts, Outcome, Row
 
 COMMIT_S = 30.0  # a slow model's rows are committed after this time, however few they are
@@ -186,7 +188,8 @@ class Uncommitted:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if not self._ledger_broke:
-            self._commit()
+            with hurried() if isinstance(error, JobError) else nullcontext():
+                self._commit()
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

@@ -11,9 +11,11 @@ import errno
 import importlib
 import os
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,6 +26,7 @@ from mlb_batch.errors import JobError, OutputError
 from mlb_batch.web import guarded_client
 
 PATIENCE_S = 120.0
+HURRIED_S = 5.0
 CLIENT_TRIES = 6
 LONGEST_PAUSE_S = 10.0
 ANSWER_S = 10.0  # how long a server may be silent
@@ -221,8 +224,9 @@ class RemoteStore:
             raise JobError(f"{self.uri}: no such bucket or container: {first_line(error)}") from error
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
+        patience_s = min(self.patience_s, _patience.most_s)
         try:
-            return patiently(call, self.patience_s)
+            return patiently(call, patience_s)
         except foreign_errors() as error:
             kind = error_kind(error)
             if kind == "exists":
@@ -231,7 +235,24 @@ class RemoteStore:
                 raise FileNotFoundError(str(error)) from error
             if kind == "refused":
                 raise refusal(self.uri, error) from error
-            raise outage(self.uri, error, self.patience_s) from error
+            raise outage(self.uri, error, patience_s) from error
+
+
+class _Patience(threading.local):
+    most_s = float("inf")
+
+
+_patience = _Patience()
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """On the way out of a job that has broken, storage is not waited for once more and once more."""
+    _patience.most_s = HURRIED_S
+    try:
+        yield
+    finally:
+        _patience.most_s = _Patience.most_s
 
 
 def patiently(

@@ -17,7 +17,8 @@ from typing import Any
 
 import ray
 
-from mlb_batch.storage import Store, open_store
+from mlb_batch.errors import JobError
+from mlb_batch.storage import Store, hurried, open_store
 
 STRIKES = 3
 
@@ -110,6 +111,13 @@ def lasting_strikes(output_uri: str, fingerprint: str, run_id: str, forget: bool
     strikes = Strikes(begun, trace, careful=died)
     try:
         yield strikes
-    finally:
-        with suppress(ray.exceptions.RayError):  # a cluster that is gone leaves the file as it is
-            trace.write(ray.get(strikes.record.known_deaths.remote()), at_work=False)
+    except JobError:  # what broke may be the storage; then the file stays as it is, and the next run is careful
+        with hurried(), suppress(JobError):
+            _ended(strikes, trace)
+        raise
+    _ended(strikes, trace)
+
+
+def _ended(strikes: Strikes, trace: Trace) -> None:
+    with suppress(ray.exceptions.RayError):  # a cluster that is gone leaves the file as it is
+        trace.write(ray.get(strikes.record.known_deaths.remote()), at_work=False)
