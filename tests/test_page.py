@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import s3fs
 from browser import CHROMIUM, Browser, Page, browser
 from ledger_rows import FINGERPRINT, annotation, error
 from small_jobs import clips, job, job_file, mlb_batch
@@ -24,7 +25,7 @@ from mlb_batch.page.gallery import MOST_TEXT_BYTES, gallery
 from mlb_batch.page.kept import kept
 from mlb_batch.planning import plan
 from mlb_batch.spec import JobSpec
-from mlb_batch.video import FrameSize, Limits, Sampling, open_uri, read_frames
+from mlb_batch.video import FrameSize, Limits, Sampling, read_frames
 
 RUN = "20260101T000000Z-page"
 PHONE = {"width": 390, "height": 844, "phone": True}
@@ -76,7 +77,7 @@ def opened(folder: Path, passthrough: pa.Schema | None = None, **changes: Any) -
 
 
 def frame_times(path: Path) -> list[float]:
-    with open_uri(str(path)) as file:
+    with path.open("rb") as file:
         return list(read_frames(file, Sampling(4), FrameSize((16, 16)), Limits()).times_s)
 
 
@@ -323,6 +324,24 @@ def test_a_video_that_cannot_be_shown_says_why(tmp_path: Path, spoil: Any, reaso
     write_page(str(tmp_path / "out"), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert f'"problem":"{reason}' in page and '"picture":' not in page
+
+
+def test_a_storage_that_gives_nothing_costs_the_pictures_and_not_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clips(tmp_path / "videos", 1)[0]
+    ledger = opened(tmp_path, input={"videos": f"{tmp_path}/videos/*", "allow": ["s3://nobody/"]})
+    rows = [row for n in range(6) for row in good(n, path, frame_times(path))]
+    ledger.commit([{**{k: v for k, v in row.items() if k != "title"}, "uri": "s3://nobody/v.mp4"} for row in rows], [])
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    s3fs.S3FileSystem.clear_instance_cache()
+    write_page(str(tmp_path / "out"), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('"problem":"') == 6 and "credentials" in page
 
 
 def test_a_place_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlb_batch.errors import RowError
+from mlb_batch.errors import JobError, RowError
 from mlb_batch.page.cards import Clip
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import JobSpec
@@ -49,14 +49,21 @@ def pictures(spec: JobSpec, plan: Mapping[str, Any], clips: Sequence[Clip]) -> I
     policy, size = UriPolicy.of(spec.input), small(plan["frame_resize"], plan["frame_crop"])
     sampling = Sampling(int(plan["frames"]), spec.frames.strategy, spec.frames.fps)
     mine = threading.local()
+    given_up: list[Picture] = []
     with ExitStack() as readers, ThreadPoolExecutor(READERS) as threads:
 
         def one(clip: Clip) -> Picture:
+            if given_up:
+                return given_up[0]
             if time.monotonic() > end_s:
                 return Picture(problem=f"not read: the page takes {PICTURES_S:.0f} s for its pictures")
             if not hasattr(mine, "reader"):
                 mine.reader = readers.enter_context(Reader(sampling, size, Limits(video_s=spec.limits.video_s)))
-            return picture(mine.reader, policy, clip)
+            try:
+                return picture(mine.reader, policy, clip)
+            except JobError as error:  # no video of this job can be read from here; the rest of the page can be shown
+                given_up.append(Picture(problem=str(error)))
+                return given_up[0]
 
         yield from threads.map(one, clips)
 
