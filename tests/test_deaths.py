@@ -19,7 +19,7 @@ from small_jobs import kill_all, start
 
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context
-from mlb_batch.chain.strikes import STRIKES, Strikes
+from mlb_batch.chain.strikes import STRIKES, Record, Strikes, Trace
 from mlb_batch.errors import JobError
 from mlb_batch.rows import Constants
 from mlb_batch.source import Prompt, Video
@@ -91,6 +91,38 @@ def test_a_model_that_kills_every_process_that_loads_it_ends_the_job() -> None:
     assert "\n" not in str(ended.value)
 
 
+def run_of(place: str, *batches: Sequence[str], deadly: str, forget: bool = False) -> dict[str, int]:
+    """What a driver's record does with these batches; it dies where the deadly key is touched for the first time."""
+    trace = Trace(place, "f" * 16, "a-run")
+    died, begun = trace.read()
+    record = Record({} if forget else begun, trace, died)
+    trace.write({} if forget else begun)
+    for keys in batches:
+        before = record.deaths(keys)
+        alone = [[key] for key, count in zip(keys, before, strict=True) if 0 < count < STRIKES]
+        for some in [[key for key, count in zip(keys, before, strict=True) if not count], *alone]:
+            record.begin(some, lasting=True)
+            if deadly in some:
+                return trace.read()[1]
+            record.end(some)
+    trace.write(record.known_deaths(), at_work=False)
+    return trace.read()[1]
+
+
+def test_what_is_written_down_before_it_is_touched(tmp_path: Path) -> None:
+    place, batches = str(tmp_path), (["a", "b"], ["c", "d"], ["e"])
+    assert run_of(place, *batches, deadly="d") == {}, "nothing was known to be dangerous"
+    assert run_of(place, *batches, deadly="d") == {"c": 1, "d": 1}, "after a death, everything is"
+    assert run_of(place, *batches, deadly="d") == {"d": 2}, "alone, and c has ended"
+    assert run_of(place, *batches, deadly="d") == {"d": 3}
+    assert run_of(place, *batches, deadly="d") == {"d": 3}, "it was touched again"
+    assert Trace(place, "f" * 16, "x").read() == (False, {"d": 3}), "the run before has ended well"
+    assert run_of(place, *batches, deadly="d", forget=True) == {}
+    (tmp_path / "strikes" / f"{'f' * 16}.json").write_text("{")
+    assert Trace(place, "f" * 16, "x").read() == (True, {})
+
+
+@pytest.mark.slow
 def test_a_clip_that_takes_the_driver_along_is_found_by_the_runs_after(tmp_path: Path) -> None:
     """Every run dies of it until one knows better: a batch, the batch's clips one by one, and an error row."""
     notes, command = tmp_path / "notes", str(Path(__file__).with_name("deadly_clip.py"))

@@ -67,10 +67,13 @@ class Fetcher:
             self._last.close()
             self._last = None
 
+    def _now(self, uri: str) -> str:
+        return version_of(uri, self._limits)
+
     @contextmanager
     def _remote(self, uri: str, clock: Clock, version: str | None) -> Iterator[Fetched]:
         last = self._last
-        if last is not None and last.uri == uri and version in (None, last.version) and last.is_small:
+        if last is not None and last.uri == uri and last.is_small and last.version == (version or self._now(uri)):
             last.begin(clock)
         else:
             self.close()

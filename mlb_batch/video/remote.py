@@ -100,7 +100,10 @@ class Remote:
         start, end = piece
 
         def fetch() -> bytes:
-            data = bytes(self._file._fetch_range(start, end))
+            try:
+                data = bytes(self._file._fetch_range(start, end))
+            except TypeError as error:  # s3fs trips over a server that says no without a word, as Ceph's gateway does
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
             self.bytes_fetched += len(data)
             if len(data) != end - start:
                 raise Short(f"{len(data):,} of {end - start:,} bytes came")
@@ -158,6 +161,8 @@ def look_up(fs: Any, name: str) -> dict[str, Any]:
 def _opened(fs: Any, name: str) -> tuple[Any, dict[str, Any]]:
     try:
         file = fs.open(name, "rb", cache_type="none")  # s3fs looks the object up, and reads no other version of it
+    except FileNotFoundError:
+        raise
     except foreign_errors():
         file = None  # what is wrong, the look at it will say
     has_entry = "s3" in fs.protocol and isinstance(file, AbstractBufferedFile)
