@@ -129,8 +129,10 @@ class Books:
         """In the budget's own measure, where that counts operations."""
         return sum(self.cost[name] for name in self.plan.budget.columns)
 
-    def check(self) -> None:
+    def check(self, stopped: str) -> None:
         """Every expected annotation has an outcome; anything else is a fault of the run, not of a row."""
+        if stopped:
+            return
         found = self.counts.skipped_done + self.counts.skipped_failed + self.annotated + self.failed
         if found != self.counts.expected:
             raise JobError(
@@ -222,7 +224,7 @@ def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
     return 3 if summary["errors"] > allowed else 0
 
 
-def complete(books: Books, summary: dict[str, Any]) -> bool:
+def complete(spec: JobSpec, books: Books, summary: dict[str, Any]) -> bool:
     """All of the input was gone through, and nothing is left that another run of the same command would try."""
-    whole = not summary["stopped"] and summary["limit"] is None and summary.get("share", 1.0) == 1.0
-    return whole and (summary["exit_code"] == 0 or books.to_retry == 0)
+    whole = not summary["stopped"] and summary["limit"] is None and summary["share"] == 1
+    return whole and (exit_code(spec, summary) == 0 or books.to_retry == 0)

@@ -9,16 +9,15 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import DataContext, Dataset
 
 from mlb_batch.books import Books, Uncommitted, complete, exit_code
 from mlb_batch.chain.arrivals import arriving
-from mlb_batch.chain.breaker import Breaker
 from mlb_batch.chain.cluster import connected, data_context
 from mlb_batch.chain.metrics import Metrics
 from mlb_batch.chain.pools import Pools, pools
 from mlb_batch.chain.purse import Grants
-from mlb_batch.chain.reading import clips_with_frames
+from mlb_batch.chain.reading import captioners, clips_with_frames
 from mlb_batch.chain.settling import grants, settled
 from mlb_batch.chain.strikes import Strikes, lasting_strikes
 from mlb_batch.engine import Engine
@@ -34,8 +33,6 @@ from mlb_batch.spec import JobSpec
 from mlb_batch.stages import Caption
 from mlb_batch.stop import Stop
 from mlb_batch.work import History
-
-TICK_S = 1.0
 
 
 @announced
@@ -53,42 +50,36 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
     """One pass over the input, or over a share of its videos; `seen` is what its canary found."""
     found = inspect(spec)
     priced = plan(spec, replan, found)
-    run_id = new_run_id()
-    output = spec.output.uri
+    run_id, output = new_run_id(), spec.output.uri
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
         tidy(output)
         sizes = pools(spec, nodes)
-        with DataContext.current(data_context()):
-            priced = settled(spec, priced, sizes, found)
+        priced = settled(spec, priced, sizes, found)
         ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)
-        folder.write_spec(spec.as_written())
-        folder.write_json("plan", priced.to_json())
-        folder.write_json("environment", environment(nodes))
+        folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
         freeze(spec, priced)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
+        purse = grants(priced, ledger)
         with (
             DataContext.current(data_context()),
             Progress(books, folder, Metrics(spec.name, run_id).show) as progress,
             Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,
             lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors) as strikes,
-            arriving(chain(spec, priced, sizes, found, history, strikes, limit, share, grants(priced, ledger)),
-                     Breaker(spec.limits)) as arrivals,
+            arriving(chain(spec, priced, sizes, found, history, strikes, limit, share, purse), spec.limits) as arrivals,
         ):
             stopped = ""
-            while not stopped and (outcomes := arrivals.take(TICK_S)) is not None:
+            while not stopped and (outcomes := arrivals.take()) is not None:
                 books.add(outcomes)
                 rows.add(outcomes)
                 progress.show()
                 stopped = stop.reason
-        if not stopped:
-            books.check()
+        books.check(stopped)
         summary = {**books.as_json(), "run_id": run_id, "fingerprint": priced.fingerprint, "rows_written": rows.written,
                    "stopped": stopped, "limit": limit, "share": share, "canary": seen, "output": output}  # fmt: skip
-        summary["exit_code"] = exit_code(spec, summary)
-        summary["complete"] = complete(books, summary)
+        summary |= {"exit_code": exit_code(spec, summary), "complete": complete(spec, books, summary)}
         folder.write_json("summary", summary)
         progress.ended()
         if summary["complete"]:
@@ -105,6 +96,4 @@ def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history:
     captioning = (partial(engine.load, purse), same, strikes, sizes.captioners[1])
     return clips_with_frames(spec, engine, sizes, found, past, strikes, limit, share).map_batches(
         Caption, fn_constructor_args=captioning, batch_format="pyarrow", batch_size=sizes.batch_videos,
-        num_cpus=sizes.caption_cpus, num_gpus=sizes.caption_gpus,
-        compute=ActorPoolStrategy(min_size=sizes.captioners[0], max_size=sizes.captioners[1]),
-    )  # fmt: skip
+        **captioners(sizes))  # fmt: skip

@@ -208,7 +208,7 @@ def test_readers_see_every_row_once_while_files_are_merged(place: Place) -> None
 
 @pytest.mark.slow
 def test_readers_of_many_compactions(place: Place) -> None:
-    check_readers(compactions_under_readers(place, rounds=40, files=15, grace_s=2))
+    check_readers(compactions_under_readers(place, rounds=20, files=15, grace_s=2))
 
 
 def test_a_report_in_the_middle_of_compactions_counts_right(tmp_path: Path) -> None:

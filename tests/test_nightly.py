@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +24,7 @@ from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 from small_jobs import MLB_BATCH, PROMPTS, SMALL, kill_all, mlb_batch, start
 from video_files import write_video
 
-from mlb_batch import run
 from mlb_batch.ledger import Lease, compact, read_current, verify
-from mlb_batch.spec import JobSpec
 from mlb_batch.storage import filesystem
 
 CHANGED_PROMPTS = [PROMPTS[0], {**PROMPTS[1], "text": "What colour is it?"}]
@@ -124,12 +123,29 @@ def three_nights(bucket: Bucket, night: Night) -> str:
     return str(third["fingerprint"])
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_three_nights_a_compaction_and_a_quiet_night(bucket: Bucket) -> None:
-    fingerprint = three_nights(bucket, lambda prompts: run(JobSpec.from_dict(bucket.job(prompts))))
+@pytest.fixture
+def shift(s3: S3Server) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Jobs on a Ray that was started where the server is known."""
+    script, pipe = str(Path(__file__).with_name("night_shift.py")), subprocess.PIPE
+    process = subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, text=True)
+
+    def work(job: dict[str, Any]) -> dict[str, Any]:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        return dict(json.loads(process.stdout.readline()))
+
+    yield work
+    kill_all(process)
+
+
+def test_three_nights_a_compaction_and_a_quiet_night(
+    bucket: Bucket, shift: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    fingerprint = three_nights(bucket, lambda prompts: shift(bucket.job(prompts)))
     compact(bucket.output, "compaction", 256, grace_s=0)
     bucket.check(CHANGED_PROMPTS, fingerprint)
-    quiet = run(JobSpec.from_dict(bucket.job(CHANGED_PROMPTS)))
+    quiet = shift(bucket.job(CHANGED_PROMPTS))
     after(quiet, done=0, skipped=8)
     assert quiet["read_s"] == 0, "a video was read for nothing"
     bucket.check(CHANGED_PROMPTS, fingerprint)

@@ -15,8 +15,10 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
 from mlb_batch.chain.breaker import Breaker
 from mlb_batch.errors import JobError, MlbBatchError, UserError
+from mlb_batch.spec import LimitsSpec
 from mlb_batch.work import items
 
+TICK_S = 1.0
 AHEAD = 4  # tables; when the driver falls behind, the chain waits
 
 
@@ -31,7 +33,7 @@ class Arrivals:
         # A daemon: a stopped run must not wait for a model that is at work.
         threading.Thread(target=self._pump, args=(dataset,), name="arrivals", daemon=True).start()
 
-    def take(self, wait_s: float) -> list[Any] | None:
+    def take(self, wait_s: float = TICK_S) -> list[Any] | None:
         """What has arrived within `wait_s`; None at the end. JobError where the chain broke, or has to."""
         try:
             table = self._tables.get(timeout=wait_s)
@@ -69,8 +71,9 @@ class Arrivals:
 
 
 @contextmanager
-def arriving(dataset: Dataset, breaker: Breaker | None = None) -> Iterator[Arrivals]:
-    arrivals = Arrivals(dataset, breaker)
+def arriving(dataset: Dataset, limits: LimitsSpec | None = None) -> Iterator[Arrivals]:
+    """`limits`: where a run is to end when its storage gives it nothing."""
+    arrivals = Arrivals(dataset, Breaker(limits) if limits else None)
     try:
         yield arrivals
     finally:

@@ -27,3 +27,10 @@ def clips_with_frames(spec: JobSpec, engine: Engine, sizes: Pools, found: Inspec
         ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,
         num_cpus=sizes.read_cpus, compute=ActorPoolStrategy(min_size=sizes.readers[0], max_size=sizes.readers[1]),
     )  # fmt: skip
+
+
+def captioners(sizes: Pools) -> dict[str, Any]:
+    """What Ray Data is told of the actors behind: those that have the model."""
+    least, most = sizes.captioners
+    actors = ActorPoolStrategy(min_size=least, max_size=most)
+    return {"num_cpus": sizes.caption_cpus, "num_gpus": sizes.caption_gpus, "compute": actors}

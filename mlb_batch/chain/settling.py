@@ -7,12 +7,13 @@ Either way the captioners then spend from one purse, so that the job never excee
 from __future__ import annotations
 
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import DataContext
 
 from mlb_batch.chain.arrivals import arriving
+from mlb_batch.chain.cluster import data_context
 from mlb_batch.chain.pools import Pools
 from mlb_batch.chain.purse import Grants
-from mlb_batch.chain.reading import clips_with_frames
+from mlb_batch.chain.reading import captioners, clips_with_frames
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.cost.allocate import Redundant
 from mlb_batch.engine import Engine
@@ -33,7 +34,9 @@ def settled(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection) -> Pla
     if priced.budget.allocation != "content" or priced.content is not None:
         return priced
     share = 1.0 if priced.clips <= FULL_PASS else SAMPLE / priced.clips
-    return settle(spec, priced, _measured(spec, priced, sizes, found, share), complete=share == 1.0)
+    with DataContext.current(data_context()):
+        measured = _measured(spec, priced, sizes, found, share)
+    return settle(spec, priced, measured, complete=share == 1.0)
 
 
 def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, share: float) -> list[Redundant]:
@@ -43,9 +46,7 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
     frames = clips_with_frames(spec, engine, sizes, found, nothing, Strikes(), None, share)
     measured = frames.map_batches(
         Measure, fn_constructor_args=(engine.load,), batch_format="pyarrow", batch_size=1,
-        num_cpus=sizes.caption_cpus, num_gpus=sizes.caption_gpus,
-        compute=ActorPoolStrategy(min_size=sizes.captioners[0], max_size=sizes.captioners[1]),
-    )  # fmt: skip
+        **captioners(sizes))  # fmt: skip
     out: list[Redundant] = []
     with arriving(measured) as arrivals:
         while (some := arrivals.take(TICK_S)) is not None:

@@ -32,6 +32,11 @@ class RunFolder:
         self._store = open_store(output_uri)
         self._folder = f"runs/{run_id}"
 
+    def begin(self, yaml_text: str, plan: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        self.write_spec(yaml_text)
+        self.write_json("plan", plan)
+        self.write_json("environment", environment)
+
     def write_spec(self, yaml_text: str) -> None:
         self._store.replace(f"{self._folder}/{SPEC}", sealed_yaml(yaml_text))
 
