@@ -8,27 +8,22 @@ again by themselves then: theirs and ours would multiply, to hours on a server t
 from __future__ import annotations
 
 import errno
-import importlib
 import os
-import random
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import fsspec
 
 from mlb_batch.errors import JobError, OutputError
+from mlb_batch.storage_errors import PATIENCE_S, error_kind, first_line, foreign_errors, outage, patiently, refusal
 from mlb_batch.web import guarded_client
 
-PATIENCE_S = 120.0
 HURRIED_S = 5.0
 CLIENT_TRIES = 6
-LONGEST_PAUSE_S = 10.0
 ANSWER_S = 10.0  # how long a server may be silent
 DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 HIDDEN = ".tmp"  # where a local store writes before it links; readers pass over dotted folders
@@ -253,104 +248,3 @@ def hurried() -> Iterator[None]:
         yield
     finally:
         _patience.most_s = _Patience.most_s
-
-
-def patiently(
-    call: Callable[[], _T], patience_s: float = PATIENCE_S, may_pass: Callable[[BaseException], bool] | None = None
-) -> _T:
-    """The call's result; its foreign error where that is final, or where patience has ended."""
-    may_pass = may_pass or (lambda error: error_kind(error) == "hiccup")
-    deadline_s = time.monotonic() + patience_s
-    for pause_s in _pauses():
-        try:
-            return call()
-        except foreign_errors() as error:
-            if not may_pass(error) or time.monotonic() + pause_s > deadline_s:
-                raise
-        time.sleep(pause_s)
-    raise AssertionError("pauses never end")
-
-
-def _pauses() -> Iterator[float]:
-    longest_s = 0.2
-    while True:
-        yield random.uniform(0, longest_s)
-        longest_s = min(longest_s * 2, LONGEST_PAUSE_S)
-
-
-def refusal(uri: str, error: BaseException) -> JobError:
-    remedy = "check the credentials, and that the bucket exists"
-    return JobError(f"{uri}: the storage refused: {first_line(error)}; {remedy}, then run the same command to resume")
-
-
-def outage(uri: str, error: BaseException, patience_s: float) -> JobError:
-    waited = f"{uri}: the storage didn't answer well for {patience_s:.0f} s"
-    return JobError(f"{waited}: {first_line(error)}; run the same command again to resume")
-
-
-@cache
-def foreign_errors() -> tuple[type[BaseException], ...]:
-    """What storage clients raise besides OSError; only the clients that are installed are asked."""
-    names = [
-        ("botocore.exceptions", "BotoCoreError"),
-        ("botocore.exceptions", "ClientError"),
-        ("aiohttp", "ClientError"),
-        ("gcsfs.retry", "HttpError"),
-        ("azure.core.exceptions", "AzureError"),
-    ]
-    found: list[type[BaseException]] = [OSError, TimeoutError]
-    for module, name in names:
-        try:
-            found.append(getattr(importlib.import_module(module), name))
-        except ImportError:
-            continue
-    return tuple(found)
-
-
-_EXISTS = frozenset({"PreconditionFailed", "412", "ConditionNotMet", "BlobAlreadyExists"})
-# Nothing that this job asks for will be answered: no one object is to blame.
-_ALL_REFUSED = frozenset({
-    "NoSuchBucket", "InvalidBucketName", "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError",
-    "ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError", "SSOTokenLoadError", "InvalidAccessKeyId",
-    "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired",
-    "RequestTimeTooSkewed", "AllAccessDisabled", "AccountProblem", "NotSignedUp", "AuthenticationFailed",
-    "InvalidAuthenticationInfo", "ContainerNotFound", "ClientAuthenticationError",
-})  # fmt: skip
-
-
-def error_kind(error: BaseException) -> str:
-    """exists | missing | refused | hiccup; clients wrap the server's word, so the cause is looked at first."""
-    words = set(_codes(error))
-    if isinstance(error, FileExistsError) or words & _EXISTS:
-        return "exists"
-    if isinstance(error, PermissionError) or words & _ALL_REFUSED or "PermissionError" in words:
-        return "refused"
-    return "missing" if isinstance(error, FileNotFoundError) else "hiccup"
-
-
-def refuses_all(error: BaseException) -> bool:
-    """Bad or expired credentials, no such bucket: not this object is refused, but everything."""
-    return not _ALL_REFUSED.isdisjoint(_codes(error))
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what it was made from: clients translate, and not all of them say from what."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _codes(error: BaseException) -> Iterator[str]:
-    for one in causes(error):
-        yield type(one).__name__
-        response = getattr(one, "response", None)
-        if isinstance(response, dict):
-            yield str(response.get("Error", {}).get("Code", ""))
-        for attribute in ("code", "error_code"):
-            yield str(getattr(one, attribute, ""))
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; some servers send a code without a word."""
-    lines = [line for line in str(error).splitlines() if line.strip() and line != "None"]
-    return lines[0][:300] if lines else " ".join(filter(None, _codes(error)))

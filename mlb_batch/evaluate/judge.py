@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from mlb_batch.errors import RowError, SpecError
 from mlb_batch.evaluate.spec import JudgeSpec
 from mlb_batch.source.uris import UriPolicy
-from mlb_batch.storage import Store, foreign_errors
+from mlb_batch.storage import Store
+from mlb_batch.storage_errors import foreign_errors
 from mlb_batch.web import guarded_client
 
 NAME = "verdicts.parquet"

@@ -11,7 +11,8 @@ import re
 
 from mlb_batch.errors import InputError
 from mlb_batch.spec import InputSpec
-from mlb_batch.storage import CLIENT_TRIES, error_kind, filesystem, first_line, foreign_errors, local_path, scheme_of
+from mlb_batch.storage import CLIENT_TRIES, filesystem, local_path, scheme_of
+from mlb_batch.storage_errors import error_kind, first_line, foreign_errors
 
 # fmt: off
 VIDEO_ENDINGS = (

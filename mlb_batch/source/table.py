@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlb_batch.errors import InputError
-from mlb_batch.storage import CLIENT_TRIES, error_kind, filesystem, first_line, foreign_errors
+from mlb_batch.storage import CLIENT_TRIES, filesystem
+from mlb_batch.storage_errors import error_kind, first_line, foreign_errors
 
 Row = dict[str, Any]
 BATCH_ROWS = 4096

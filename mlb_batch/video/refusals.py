@@ -11,17 +11,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mlb_batch.errors import RowError
-from mlb_batch.storage import (
+from mlb_batch.storage import local_path, scheme_of
+from mlb_batch.storage_errors import (
     causes,
     error_kind,
     first_line,
     foreign_errors,
-    local_path,
     outage,
     patiently,
     refusal,
     refuses_all,
-    scheme_of,
 )
 
 WEB_PATIENCE_S = 10.0  # a host on the web that is gone may be gone for good

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, cast
 from fsspec.spec import AbstractBufferedFile
 
 from mlb_batch.errors import OutputError, RowError
-from mlb_batch.storage import filesystem, first_line, foreign_errors, scheme_of
+from mlb_batch.storage import filesystem, scheme_of
+from mlb_batch.storage_errors import first_line, foreign_errors
 from mlb_batch.video.parts import Range, merged
 from mlb_batch.video.refusals import Clock, Short, asked, refused
 from mlb_batch.video.values import Limits

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlb_batch.storage import PATIENCE_S
+from mlb_batch.storage_errors import PATIENCE_S
 
 
 @dataclass(frozen=True)
