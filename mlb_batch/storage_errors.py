@@ -1,4 +1,4 @@
-"""What storage clients raise, in words of ours, and trying again what may pass, with full jitter, while patience lasts."""
+"""What storage clients raise, in words of ours; and trying again, with full jitter, while patience lasts."""
 
 from __future__ import annotations
 
