@@ -62,9 +62,9 @@ def train(task: Task, pace: Pace) -> list[float]:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm up over 100 steps, stay, and fall to a fiftieth over the last quarter."""
+    """Warm up over 100 steps, stay, and fall to a fiftieth over the last half: most is learned while it falls."""
     warm = min(1.0, (step + 1) / 100)
-    left = (steps - step) / (steps / 4)
+    left = (steps - step) / (steps / 2)
     return peak * warm * max(0.02, min(1.0, left))
 
 

@@ -60,10 +60,10 @@ _NOTE_WEIGHT = 2.0
 SHALLOW_LESSONS = (
     Lesson(until=500, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.1),
     Lesson(until=1200, frames=(8, 12, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.25),
-    Lesson(until=2000, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.15),
+    Lesson(until=2100, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.15),
 )
 DEEP_LESSONS = (
-    Lesson(until=300, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
+    Lesson(until=260, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
 )
 
 
@@ -190,9 +190,9 @@ class ClipSchool:
         return packed, visual_BND.flatten(0, 1), dialogues
 
 
-def clip_task(student: ClipStudent, seed: int, lessons: tuple[Lesson, ...]) -> Task:
+def clip_task(student: ClipStudent, seed: int, lessons: tuple[Lesson, ...], peak_lr: float = 5e-4) -> Task:
     school = ClipSchool(student, seed, lessons)
-    return Task("video-clips", student, school.loss, school.measure, lessons[-1].until, 5e-4)
+    return Task("video-clips", student, school.loss, school.measure, lessons[-1].until, peak_lr)
 
 
 def grown(shallow: ClipStudent, deep: LlavaOnevisionForConditionalGeneration) -> ClipStudent:
