@@ -170,6 +170,40 @@ def evaluate(
 
 
 @app.command()
+def bench(
+    what: Annotated[list[str] | None, typer.Argument(metavar="[WHAT ...]", help="Benchmarks; none: all.")] = None,
+    shape: Annotated[str, typer.Option(help="tiny | mid | 7b | 34b, with random weights.")] = "tiny",
+    rounds: Annotated[int, typer.Option(min=3, help="In each, everyone has a turn.")] = 3,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch, on a CPU.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip; default: the shape's.")] = None,
+    new_tokens: Annotated[int | None, typer.Option(min=2, help="Of an answer; default: the shape's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Clips at once; default: each one's best.")] = None,
+    method: Annotated[str | None, typer.Option(help="The pruning method; default: the shape's.")] = None,
+    ratio: Annotated[float | None, typer.Option(min=0, max=1, help="Of the unpruned prefill.")] = None,
+    model: Annotated[str, typer.Option(help="For calibrate, pipeline and scale.")] = "embedded:tiny",
+    job: Annotated[Path | None, typer.Option(metavar="JOB.yaml", help="calibrate: for this job.")] = None,
+    sets: Sets = None,
+    videos: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For read and pipeline.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="For read and pipeline: at most so many.")] = 24,
+    readers: Annotated[int, typer.Option(min=1, help="For pipeline.")] = 1,
+    rows: Annotated[list[int] | None, typer.Option(min=2, help="For scale; may be repeated.")] = None,
+    actors: Annotated[list[int] | None, typer.Option(min=1, help="For scale; may be repeated.")] = None,
+    speed: Annotated[float, typer.Option(min=1e-3, help="scale: times the calibrated device.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the project beside its yardsticks, in turn: ratios with their spread."""
+    from mlb_batch.bench.options import Options
+    from mlb_batch.bench.suite import bench as measure
+
+    options = Options(
+        shape, rounds, device, threads, frames, new_tokens, batch, method, ratio, model, job, tuple(sets or ()),
+        videos, clips, readers, tuple(rows or Options.rows), tuple(actors or Options.actors), speed,
+    )  # fmt: skip
+    answer(measure(what or (), options, (lambda _: None) if as_json else say), as_json)
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("demo")) -> None:
     """Make a handful of sample clips, annotate them on the embedded model, and show the answers."""
     from mlb_batch.demo import demo as show

@@ -15,10 +15,10 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 # library -> the modules that may import it (a package stands for all in it)
 WALLS = {
-    "ray": ("mlb_batch.stages", "mlb_batch.run", "mlb_batch.chain"),
-    "av": ("mlb_batch.video",),
-    "torch": ("mlb_batch.prune", "mlb_batch.vlm", "mlb_batch.tiny"),
-    "transformers": ("mlb_batch.vlm", "mlb_batch.tiny"),
+    "ray": ("mlb_batch.stages", "mlb_batch.run", "mlb_batch.chain", "mlb_batch.bench.scale"),
+    "av": ("mlb_batch.video", "mlb_batch.bench.loops"),
+    "torch": ("mlb_batch.prune", "mlb_batch.vlm", "mlb_batch.tiny", "mlb_batch.bench"),
+    "transformers": ("mlb_batch.vlm", "mlb_batch.tiny", "mlb_batch.bench"),
 }
 # These import none of the four, not even through others, when they are loaded.
 LIGHT = ("mlb_batch.cost", "mlb_batch.spec", "mlb_batch.errors", "mlb_batch.tiny")

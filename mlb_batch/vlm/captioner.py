@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -43,11 +44,12 @@ class _Ready:
 
 
 class Captioner:
-    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: Settings, model: Any = None) -> None:
+        """`model`: loaded already, where several captioners stand on the same weights."""
         self.settings, self.shape = settings, checkpoint.shape
         self._device = pick_device(settings.device)
         dtype = pick_dtype(settings.dtype, self._device)
-        model = load(checkpoint, self._device, dtype)
+        model = load(checkpoint, self._device, dtype) if model is None else model
         self._prompter = Prompter(checkpoint)
         self._stop = _stop_tokens(checkpoint, self._prompter)
         self._decoder = Decoder.of(model, self.shape)

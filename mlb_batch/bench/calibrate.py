@@ -1,0 +1,156 @@
+"""`calibrate`: what this device does a second with a job's own model, kept for `plan` and for budgets in gpu_hours.
+
+Measured is what the job will run: its frames, its prompts, its method at its share of the operations, in the batch and
+with the threads that a captioner has. Small models spend much of their time between operations, and there the rates
+belong to this shape of work alone; so the counted amounts and the seconds are both those of pruned clips.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mlb_batch.bench.machine import device_name, settler
+from mlb_batch.bench.options import Options
+from mlb_batch.bench.ours import PROMPT, Ours, keep_at, random_clips
+from mlb_batch.bench.rounds import Spread, lap
+from mlb_batch.cost.calibration import Calibration, save
+from mlb_batch.cost.schedule import WHOLE, ClipShape
+from mlb_batch.errors import BudgetError
+from mlb_batch.planning import Setup, setup
+from mlb_batch.spec import DEFAULT_RATIO, JobSpec
+from mlb_batch.vlm.load import load, pick_device, pick_dtype
+from mlb_batch.vlm.values import Settings
+
+_TEXT = 16  # tokens around the visual ones, for the keep; what is then counted is counted on the real prompts
+_LEAST_NEW_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Rates:
+    """One round: each part as its counted amount over its seconds."""
+
+    vision_flops_per_s: float
+    prefill_flops_per_s: float
+    generate_bytes_per_s: float
+
+
+def calibrate(options: Options) -> dict[str, Any]:
+    spec = job_of(options)
+    device = pick_device(spec.model.device if options.device == "auto" else options.device)
+    with captioner_threads(device, options.threads):
+        measured, rounds = _measured(spec, device, options)
+    file = save(measured)
+    return {"calibration": measured, "file": str(file), "rates": {name: _spread(rounds, name) for name in _NAMES}}
+
+
+def job_of(options: Options) -> JobSpec:
+    """The job that was given, or one that asks the model for a caption."""
+    if options.job is not None:
+        return JobSpec.load(options.job, options.sets)
+    job: dict[str, Any] = {
+        "input": {"videos": "nowhere/*"},
+        "prompts": [{"id": "caption", "kind": "caption", "text": PROMPT}],
+        "model": options.model,
+        "output": "nowhere",
+    }
+    if options.frames:
+        job["frames"] = {"count": options.frames}
+    if options.method:
+        job["prune"] = {"method": options.method}
+    if options.new_tokens:
+        job["generate"] = {"max_new_tokens": options.new_tokens}
+    return JobSpec.from_dict(job)
+
+
+@contextmanager
+def captioner_threads(device: torch.device, threads: int | None = None) -> Iterator[int]:
+    """As many as Ray leaves to a captioner: on a CPU the one that its share of a core is rounded up to."""
+    before = torch.get_num_threads()
+    alone = int(os.environ.get("OMP_NUM_THREADS") or 1)
+    wanted = threads or (alone if device.type == "cpu" else before)
+    torch.set_num_threads(wanted)
+    try:
+        yield wanted
+    finally:
+        torch.set_num_threads(before)
+
+
+_NAMES = tuple(Rates.__dataclass_fields__)
+
+
+def _spread(rounds: list[Rates], name: str) -> Spread:
+    return Spread.of([getattr(one, name) for one in rounds])
+
+
+@torch.inference_mode()
+def _measured(spec: JobSpec, device: torch.device, options: Options) -> tuple[Calibration, list[Rates]]:
+    means, dtype = setup(spec), pick_dtype(spec.model.dtype, device)
+    engine = Ours.of(load(means.checkpoint, device, dtype), means.checkpoint, _settings(spec, means))
+    work = _Work(engine, spec, options.batch or _batch(spec, device), means.checkpoint.vision_size, settler(device))
+    work.round()  # warms up
+    rounds = [work.round() for _ in range(options.rounds)]
+    rates = {name: int(_spread(rounds, name).median) for name in _NAMES}
+    return Calibration(
+        device=device_name(device),
+        kind=device.type,
+        model=means.checkpoint.name,
+        revision=means.checkpoint.revision,
+        dtype=str(dtype).removeprefix("torch."),
+        bytes_per_number=dtype.itemsize,
+        batch=work.clips * len(spec.prompts),
+        measured_at=datetime.datetime.now(datetime.UTC).isoformat(),
+        **rates,
+    ), rounds
+
+
+def _batch(spec: JobSpec, device: torch.device) -> int:
+    """Clips at once, as the job's captioners will have them."""
+    from mlb_batch.chain.pools import BATCH_ON_CPU, BATCH_ON_GPU
+
+    asked = spec.cluster.caption.batch_videos
+    return (BATCH_ON_GPU if device.type == "cuda" else BATCH_ON_CPU) if asked == "auto" else asked
+
+
+def _settings(spec: JobSpec, means: Setup) -> Settings:
+    """A budget in hours says nothing yet of the share; the default one stands in, or the least that the method can."""
+    text = (_TEXT,) * len(spec.prompts)
+    clip = ClipShape(spec.frames.count, means.shape.side, means.shape.side, _TEXT, means.shape.trailer, text)
+    ratio = DEFAULT_RATIO if spec.budget.ratio is None else spec.budget.ratio
+    try:
+        keep = WHOLE if ratio == 1 else keep_at(means.shape, means.method, clip, ratio, means.pair_shape)
+    except BudgetError:
+        keep = 0
+    return Settings(means.method, keep, spec.generate.max_new_tokens, feature_model=means.pair)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A batch of clips, from frames to text."""
+
+    engine: Ours
+    spec: JobSpec
+    clips: int
+    px: int
+    settle: Callable[[], None]
+
+    def round(self) -> Rates:
+        texts = [prompt.text or PROMPT for prompt in self.spec.prompts]
+        sources = self.engine.sources(random_clips(self.clips, self.spec.frames.count, self.px), texts)
+        inputs, encoding = lap(lambda: self.engine.encode(sources), self.settle)
+        prefilled, prefilling = lap(lambda: self.engine.prefill(inputs), self.settle)
+        new_tokens = max(_LEAST_NEW_TOKENS, self.spec.generate.max_new_tokens)
+        _, generating = lap(lambda: self.engine.generate(prefilled, new_tokens), self.settle)
+        bill, clip = self.engine.bill(sources[0]), self.engine.clip_shape(sources[0])
+        moved = self.engine.bytes_moved(clip, new_tokens, len(prefilled))
+        return Rates(
+            vision_flops_per_s=self.clips * bill.vision / encoding.wall_s,
+            prefill_flops_per_s=self.clips * bill.llm / prefilling.wall_s,
+            generate_bytes_per_s=self.clips * moved / generating.wall_s,
+        )

@@ -1,0 +1,86 @@
+"""Other ways to read the same frames: a plain PyAV loop, and decord and torchcodec where they are installed.
+
+Each is given one thread and picks its frames by the rule of `uniform`; each resizes with what it has.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mlb_batch.video import FrameSize
+from mlb_batch.video.resize import resize, to_model_size
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Loop:
+    read: Callable[[str, int, FrameSize], Pixels]  # path, frames wanted, their size
+    errors: tuple[type[Exception], ...]  # what it says of a video that it can't read
+
+
+def loops() -> tuple[dict[str, Loop], dict[str, str]]:
+    """Those that are here, and why the others are not."""
+    found, absent = {"pyav": Loop(plain, (av.FFmpegError, IndexError))}, {}
+    for name, made in (("decord", _decord), ("torchcodec", _torchcodec)):
+        try:
+            found[name] = made()
+        except (ImportError, OSError, RuntimeError) as error:  # not installed, or without the libraries that it wants
+            absent[name] = str(error).strip().partition("\n")[0]
+    return found, absent
+
+
+def uniform(frames: int, count: int) -> list[int]:
+    return [int(at) for at in np.linspace(0, frames - 1, min(count, frames))]
+
+
+def plain(path: str, count: int, size: FrameSize) -> Pixels:
+    """Every frame from the first to the last that is wanted, in order."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        wanted = set(uniform(stream.frames or _counted(path), count))
+        last, out = max(wanted), []
+        for index, frame in enumerate(container.decode(stream)):
+            if index in wanted:
+                out.append(to_model_size(frame, size))
+            if index == last:
+                break
+    return np.stack(out)
+
+
+def _counted(path: str) -> int:
+    with av.open(path) as container:
+        return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+
+
+def _decord() -> Loop:
+    decord: Any = importlib.import_module("decord")
+
+    def read(path: str, count: int, size: FrameSize) -> Pixels:
+        assert not isinstance(size.resize, int)
+        height, width = size.resize
+        video = decord.VideoReader(path, width=width, height=height, num_threads=1)
+        pixels_FHWC: Pixels = video.get_batch(uniform(len(video), count)).asnumpy()
+        return pixels_FHWC
+
+    return Loop(read, (decord.DECORDError, RuntimeError))
+
+
+def _torchcodec() -> Loop:
+    decoders: Any = importlib.import_module("torchcodec.decoders")
+
+    def read(path: str, count: int, size: FrameSize) -> Pixels:
+        video = decoders.VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
+        frames_FHWC = video.get_frames_at(uniform(len(video), count)).data.numpy()
+        return np.stack([resize(Image.fromarray(pixels_HWC), size) for pixels_HWC in frames_FHWC])
+
+    return Loop(read, (RuntimeError, ValueError, IndexError))

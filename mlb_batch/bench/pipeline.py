@@ -1,0 +1,147 @@
+"""`pipeline`: a job with Ray against the captioner without it, reading included in both: what the framework costs.
+
+Both in steady state: counted from the first rows that are there to the last, so that neither start-up nor loading the
+model is in it. Without Ray means reader children that read ahead, a captioner, and nothing else: no shipping of frames,
+no ledger, no books. Both have the same readers, one captioner, and the same number of torch threads.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+
+from mlb_batch.bench.calibrate import captioner_threads
+from mlb_batch.bench.options import Options
+from mlb_batch.bench.ours import PROMPT
+from mlb_batch.bench.rounds import Spread
+from mlb_batch.engine import Engine
+from mlb_batch.errors import InputError
+from mlb_batch.planning import plan
+from mlb_batch.spec import JobSpec
+from mlb_batch.tiny.clips import write_sample_clips
+from mlb_batch.video import Limits, Reader
+from mlb_batch.vlm.captioner import Ask, Captioner, Clip
+from mlb_batch.vlm.load import pick_device
+
+COMMITS = 8  # of a run; the first one is where counting starts
+
+
+def pipeline(options: Options) -> dict[str, Any]:
+    """Rounds in turn, in one Ray that stands through all of them."""
+    from mlb_batch.chain.cluster import connected
+    from mlb_batch.chain.pools import pools
+
+    with tempfile.TemporaryDirectory(prefix="mlb-batch-bench-") as scratch, connected() as nodes:
+        spec = _job(options, Path(scratch))
+        batch = pools(spec, nodes).batch_videos
+        ways: dict[str, Callable[[int], float]] = {
+            "ray": lambda number: _with_ray(_into(spec, f"{scratch}/out-{number}")),
+            "direct": lambda _: _without_ray(spec, batch, options),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(options.rounds):
+            for name in reversed(ways) if number % 2 else ways:
+                rates[name].append(ways[name](number))
+    shares = [ray / direct for ray, direct in zip(rates["ray"], rates["direct"], strict=True)]
+    return {
+        "clips": options.clips,
+        "readers": options.readers,
+        "rows_per_s": {name: Spread.of(some) for name, some in rates.items()},
+        "ratios": {"ray_over_direct": Spread.of(shares)},
+    }
+
+
+def _job(options: Options, scratch: Path) -> JobSpec:
+    folder = options.videos or scratch / "clips"
+    if options.videos is None:
+        write_sample_clips(folder, options.clips, seed=0)
+    return JobSpec.from_dict({
+        "input": {"videos": f"{folder.absolute()}/**/*.mp4"},
+        "prompts": [{"id": "caption", "kind": "caption", "text": PROMPT}],
+        "model": {"id": options.model, "device": options.device},
+        "frames": {"count": options.frames or 32},
+        "prune": {"method": options.method or "adatp"},
+        "generate": {"max_new_tokens": options.new_tokens or 32},
+        "cluster": {"read": {"concurrency": [options.readers] * 2}, "caption": {"concurrency": [1, 1]}},
+        "output": {"uri": f"{scratch}/out", "commit_rows": max(1, options.clips // COMMITS)},
+    })  # fmt: skip
+
+
+def _into(spec: JobSpec, output: str) -> JobSpec:
+    return spec.changed(output=spec.output.model_dump() | {"uri": output})
+
+
+def _with_ray(spec: JobSpec) -> float:
+    """Rows a second between the first commit and the last."""
+    from mlb_batch.run import run
+
+    run(spec)
+    written = pds.dataset(f"{spec.output.uri}/annotations", format="parquet").to_table(columns=["created_at"])
+    moments = written["created_at"]
+    first, last = pc.min(moments), pc.max(moments)
+    seconds = (last.as_py() - first.as_py()).total_seconds()
+    return _rate(pc.sum(pc.greater(moments, first)).as_py(), seconds)
+
+
+def _rate(rows: int | None, seconds: float) -> float:
+    if not rows or seconds <= 0:
+        raise InputError("all rows were committed at once, so there is no steady state; give more --clips")
+    return rows / seconds
+
+
+@dataclass
+class _Readers(threading.local):
+    """One child process for each reading thread."""
+
+    make: Callable[[], Reader]
+    reader: Reader | None = None
+
+    def read(self, uri: str) -> Clip:
+        self.reader = self.reader or self.make()
+        return Clip(self.reader.read(uri).pixels_FHWC, (Ask(uri, "caption", PROMPT),))
+
+
+def _without_ray(spec: JobSpec, batch: int, options: Options) -> float:
+    """Captions a second between the first batch's end and the last's."""
+    engine = Engine.of(spec, plan(spec))
+    size, limits = engine.frame_size(), Limits(video_s=spec.limits.video_s)
+    readers = _Readers(lambda: Reader(engine.sampling, size, limits))
+    uris = [str(path) for path in sorted(Path(str(spec.input.videos).partition("/**")[0]).rglob("*.mp4"))]
+    with (
+        captioner_threads(pick_device(spec.model.device), options.threads),
+        ThreadPoolExecutor(options.readers) as pool,
+    ):
+        captioner = engine.load()
+        ahead = options.readers + 2 * batch
+        return _answered(captioner, _read_ahead(pool, readers.read, uris[: options.clips], ahead), batch)
+
+
+def _answered(captioner: Captioner, clips: Iterator[Clip], batch: int) -> float:
+    answered, first_s = 0, 0.0
+    while some := list(islice(clips, batch)):
+        captioner.annotate(some)
+        if first_s:
+            answered += len(some)
+        first_s = first_s or time.monotonic()
+    return _rate(answered, time.monotonic() - first_s)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, read: Callable[[str], Clip], uris: list[str], most: int
+) -> Iterator[Clip]:  # fmt: skip
+    """In order, with a bounded number of clips waiting."""
+    left = iter(uris)
+    waiting: list[Future[Clip]] = [pool.submit(read, uri) for uri in islice(left, most)]
+    while waiting:
+        yield waiting.pop(0).result()
+        waiting += [pool.submit(read, uri) for uri in islice(left, 1)]

@@ -1,0 +1,341 @@
+"""Benchmarks: ratios from planted timings, both sides at equal work, and calibrations that a plan can live by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_jobs import clips, job_file, mlb_batch
+from test_walls import MODULES, imports, tree
+
+from mlb_batch.bench import rounds, scale, shapes
+from mlb_batch.bench.bed import Bed
+from mlb_batch.bench.calibrate import calibrate
+from mlb_batch.bench.figures import lines, of_ceiling, plain, predicted
+from mlb_batch.bench.loops import loops
+from mlb_batch.bench.options import Options
+from mlb_batch.bench.ours import PROMPT, Ours, Pair, frames, random_clips, unpruned
+from mlb_batch.bench.pipeline import pipeline
+from mlb_batch.bench.race import race, same
+from mlb_batch.bench.read import SIZE, read
+from mlb_batch.bench.rounds import Spread, alternate, three_ratios
+from mlb_batch.bench.suite import NAMES, bench
+from mlb_batch.bench.yardstick import Yardstick
+from mlb_batch.cost import calibration
+from mlb_batch.cost.calibration import Calibration
+from mlb_batch.cost.flops import price, vanilla
+from mlb_batch.engine import Engine
+from mlb_batch.errors import BudgetError, SpecError
+from mlb_batch.planning import describe, plan
+from mlb_batch.run import run
+from mlb_batch.spec import JobSpec
+from mlb_batch.tiny.architectures import image_config
+from mlb_batch.tiny.clips import write_sample_clips
+from mlb_batch.video import Limits, Reader, Sampling, read_frames
+from mlb_batch.vlm.captioner import Ask, Clip
+from mlb_batch.vlm.checkpoint import resolve
+
+CPU = torch.device("cpu")
+QUICK = Options(frames=8, new_tokens=4, ratio=0.5, batch=1)
+# Of the time that a plan gives a job and the time that its captioner then took, the larger over the smaller: both are
+# measured, on a machine that others use.
+AGREE = 3.0
+
+
+class Clock:
+    """Time that passes only where a contender says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    process_time = perf_counter
+
+    def takes(self, seconds: float) -> Callable[[], None]:
+        def work() -> None:
+            self.now_s += seconds
+
+        return work
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    planted = Clock()
+    monkeypatch.setattr(rounds, "time", planted)
+    return planted
+
+
+@pytest.fixture(autouse=True)
+def own_calibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "store_folder", lambda: tmp_path / "calibrations")
+
+
+@pytest.fixture(scope="module")
+def bed() -> Bed:
+    return Bed.made(QUICK)
+
+
+def test_everyone_has_a_turn_in_every_round_and_the_order_turns_round(clock: Clock) -> None:
+    turns: list[str] = []
+    laps = alternate({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3)
+    assert "".join(turns) == "ab" + "ab" + "ba" + "ab"
+    assert [len(some) for some in laps.values()] == [3, 3]
+
+
+def test_a_lap_ends_when_the_device_has_settled(clock: Clock) -> None:
+    pending: list[float] = []
+
+    def settle() -> None:
+        clock.now_s += sum(pending)
+        pending.clear()
+
+    laps = alternate({"a": lambda: pending.append(2.0), "b": lambda: pending.append(5.0)}, 3, settle)
+    assert [one.wall_s for one in laps["a"]] == [2.0] * 3 and [one.wall_s for one in laps["b"]] == [5.0] * 3
+
+
+def test_ratios_are_taken_inside_a_round() -> None:
+    """A machine that gets three times slower changes no ratio."""
+    seconds = {"transformers": [6.0, 18.0, 5.0], "vanilla": [4.0, 12.0, 4.0], "pruned": [1.0, 3.0, 2.0]}
+    assert three_ratios(seconds) == {
+        "vanilla_over_transformers": Spread(1.5, 1.25, 1.5),
+        "pruned_over_vanilla": Spread(4.0, 2.0, 4.0),
+        "pruned_over_transformers": Spread(6.0, 2.5, 6.0),
+    }
+
+
+def test_each_races_in_its_best_batch_that_fits(clock: Clock) -> None:
+    def transformers(size: int) -> Callable[[], None]:
+        return clock.takes({1: 4.0, 2: 6.0, 4: 20.0}[size])
+
+    def vanilla(size: int) -> Callable[[], None]:
+        if size > 2:
+            raise torch.OutOfMemoryError
+        return clock.takes(2.0 * size)
+
+    makes = {"transformers": transformers, "vanilla": vanilla, "pruned": lambda size: clock.takes(0.5 * size + 0.5)}
+    found = race(makes, same(list(makes), (1, 2, 4, 8)[:3]), 3, CPU)
+    assert found.batch == {"transformers": 2, "vanilla": 1, "pruned": 4}
+    assert found.tried["vanilla"] == {1: 2.0, 2: 2.0}, "what does not fit is not tried again"
+    assert found.seconds == {"transformers": [3.0] * 3, "vanilla": [2.0] * 3, "pruned": [0.625] * 3}
+    assert predicted(found, {"vanilla": 40, "pruned": 10}) == {
+        "predicted_speedup": 4.0, "reached": Spread(0.8, 0.8, 0.8)
+    }  # fmt: skip
+    assert of_ceiling(found, {"transformers": 30, "vanilla": 30, "pruned": 10}, 20.0) == {
+        "transformers": Spread(0.5, 0.5, 0.5), "vanilla": Spread(0.75, 0.75, 0.75), "pruned": Spread(0.8, 0.8, 0.8)
+    }  # fmt: skip
+
+
+def test_figures_are_json_and_lines() -> None:
+    figures = {"a": {"b_c": Spread(1.0, 0.5, 2.0)}, "runs": [{"rows": 3}], "none": None}
+    assert plain(figures) == {
+        "a": {"b_c": {"median": 1.0, "low": 0.5, "high": 2.0}},
+        "runs": [{"rows": 3}],
+        "none": None,
+    }
+    assert list(lines(figures)) == ["a / b c: 1 (0.5 to 2)", "runs 0 / rows: 3", "none: None"]
+
+
+@pytest.mark.parametrize("family", ["video", "image"])
+def test_both_sides_do_the_same_work_on_the_same_weights(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the race would be won by who does less: the unpruned engine says what transformers says."""
+    monkeypatch.setitem(shapes.SHAPES, "image", shapes.Shape("image", image_config, False, 4, 4, (1,)))
+    options = replace(QUICK, shape="tiny" if family == "video" else "image", frames=4)
+    bed = Bed.made(options)
+    theirs, engine, shown = Yardstick.of(bed, PROMPT), unpruned(bed, options), frames(bed, options, 2)
+    ours, twin = bed.model.get_parameter("lm_head.weight"), theirs.model.get_parameter("lm_head.weight")
+    assert ours is twin and theirs.model.model.language_model.config._attn_implementation == "sdpa"
+    with torch.inference_mode():
+        said = theirs.annotate(shown, 4)[:, -4:].tolist()
+        prefilled = engine.prefill(engine.encode(engine.sources(shown)))
+        assert engine.first_tokens(prefilled).tolist() == [one[0] for one in said]
+        assert [one.tokens for one in engine.generate(prefilled, 4)] == said
+        go_on: Any = theirs.going_on(shown, 4)
+        assert go_on()[:, -3:].tolist() == go_on()[:, -3:].tolist() == [one[1:] for one in said]
+        assert theirs.prompted(theirs.embedded(theirs.see(shown)), 1)[:, -1].tolist() == [one[0] for one in said]
+
+
+def test_the_shapes_are_those_that_are_named() -> None:
+    """Numbers of the published configs; no weights are made."""
+    big, yi, mid = (shapes.checkpoint(name).shape for name in ("7b", "34b", "mid"))
+    d = big.decoder
+    assert (d.layers, d.hidden, d.ffn, d.heads, d.kv_heads, big.tokens_per_frame) == (28, 3584, 18944, 28, 4, 196)
+    d = yi.decoder
+    assert (d.layers, d.hidden, d.ffn, d.heads, d.kv_heads, yi.tokens_per_frame) == (60, 7168, 20480, 56, 8, 576)
+    d = mid.decoder
+    assert (d.layers, d.hidden, d.heads, d.kv_heads, mid.tokens_per_frame) == (16, 768, 12, 4, 196)
+    assert (mid.vision.layers, mid.vision.hidden, big.vision.layers, big.vision.hidden) == (12, 384, 26, 1152)
+
+
+def test_pruned_is_priced_at_the_ratio_that_was_asked_for(bed: Bed) -> None:
+    pair = Pair.of(bed, QUICK)
+    source = pair.vanilla.sources(frames(bed, QUICK, 1))[0]
+    share = pair.pruned.bill(source).llm / pair.vanilla.bill(source).llm
+    assert 0.47 < share <= 0.5
+    with pytest.raises(BudgetError, match="floor of adatp"):
+        Pair.of(bed, replace(QUICK, ratio=0.01))
+
+
+def test_every_benchmark_on_a_shape_is_consistent() -> None:
+    names = ("vision", "prefill", "generate", "captioner")
+    figures = bench(names, QUICK, lambda _: None)
+    assert json.loads(json.dumps(figures)) == figures
+    assert figures["machine"]["device"].startswith(("cpu", "NVIDIA")) and figures["machine"]["packages"]["torch"]
+    found = figures["benchmarks"]
+    assert list(found) == list(names)
+    pair = Pair.of(made := Bed.made(QUICK), QUICK)
+    source = pair.vanilla.sources(frames(made, QUICK, 1))[0]
+    clip, shape = pair.vanilla.clip_shape(source), pair.vanilla.shape
+    schedule = pair.pruned.settings.method.schedule(shape, clip, pair.pruned.settings.keep)
+    whole, cut = vanilla(shape, clip), price(shape, clip, schedule)
+    assert found["prefill"]["prefill"]["predicted_speedup"] == pytest.approx(whole.llm / cut.llm, rel=1e-3)
+    both = found["prefill"]["vision_and_prefill"]
+    assert both["predicted_speedup"] == pytest.approx(whole.total / cut.total, rel=1e-3)
+    for part in (both, found["prefill"]["prefill"], found["generate"], found["captioner"]):
+        _check_ratios(part)
+    for part in (both, found["prefill"]["prefill"]):
+        reached, speedup = part["reached"], part["ratios"]["pruned_over_vanilla"]
+        assert reached["median"] == pytest.approx(speedup["median"] / part["predicted_speedup"], rel=1e-3)
+        assert part["seconds_per_clip"]["vanilla"]["low"] > 0
+
+
+def _check_ratios(part: dict[str, Any]) -> None:
+    """The three belong together: in each round the third is the product of the other two."""
+    first, second, third = part["ratios"].values()
+    assert list(part["ratios"])[2] == "pruned_over_transformers"
+    for ratio in (first, second, third):
+        assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
+    assert (
+        first["low"] * second["low"] * 0.999 <= third["low"] <= third["high"] <= first["high"] * second["high"] * 1.001
+    )
+
+
+def test_reading_is_measured_on_equal_frames(tmp_path: Path) -> None:
+    write_sample_clips(tmp_path, 2, seed=0)
+    (tmp_path / "junk.mp4").write_bytes(b"no video")
+    found = read(Options(videos=tmp_path))
+    assert list(found["left_out"]) == ["junk.mp4"]
+    assert set(found["absent"]) | {"pyav"} >= {"decord", "torchcodec", "pyav"} - set(loops()[0])
+    assert [name for name in found if "frames" in name] == ["short, 8 frames", "short, 32 frames"]
+    eight = found["short, 8 frames"]
+    assert (eight["videos"], eight["frames"]) == (2, 16)
+    cores, ratio = eight["frames_per_core_s"], eight["ratios"]["ours_over_pyav"]
+    assert cores["ours"].low / cores["pyav"].high * 0.999 <= ratio.low <= ratio.high
+    assert ratio.high <= cores["ours"].high / cores["pyav"].low * 1.001
+    for path in sorted(tmp_path.glob("clip-*.mp4")):
+        ours = read_frames(path, Sampling(8), SIZE, Limits()).pixels_FHWC
+        np.testing.assert_array_equal(ours, loops()[0]["pyav"].read(str(path), 8, SIZE))
+
+
+def calibrated_job(folder: Path, **changes: Any) -> Path:
+    """Answers that take all their tokens, so that planned and real generation are as long."""
+    clips(folder / "videos", 6)
+    parts = {"frames": {"count": 8}, "generate": {"max_new_tokens": 8}, "prune": {"method": "uniform"}}
+    return job_file(folder, **{**parts, **changes})
+
+
+def test_a_calibration_makes_a_budget_in_hours_solvable(tmp_path: Path) -> None:
+    path = calibrated_job(tmp_path)
+    unknown = plan(JobSpec.load(path))
+    assert unknown.gpu_hours is None and "bench calibrate" in describe(unknown)
+    with pytest.raises(BudgetError, match="bench calibrate"):
+        plan(JobSpec.load(path, ("budget={gpu_hours: 1}",)))
+    found = calibrate(Options(job=path))
+    kept = calibration.load(unknown.revision, "auto")
+    assert kept == found["calibration"] and Path(found["file"]).is_file()
+    assert (kept.kind, kept.dtype, kept.bytes_per_number) == ("cpu", "float32", 4)
+    for name, spread in found["rates"].items():
+        assert spread.low <= spread.median <= spread.high and getattr(kept, name) == int(spread.median)
+    timed = plan(JobSpec.load(path))
+    assert timed.device == kept.device and timed.gpu_hours and timed.gpu_hours_vanilla
+    half = (timed.gpu_hours + timed.gpu_hours_vanilla) / 2
+    solved = plan(JobSpec.load(path, (f"budget={{gpu_hours: {half}, scope: total}}",)))
+    assert solved.budget.floor <= solved.budget.planned <= solved.budget.limit == int(half * 3600 * 10**9)
+    assert solved.keep > timed.keep, "more time than the ratio took"
+
+
+def test_the_planned_time_is_about_the_time_that_the_model_takes(tmp_path: Path) -> None:
+    path = calibrated_job(tmp_path)
+    calibrate(Options(job=path))
+    spec = JobSpec.load(path)
+    priced = plan(spec)
+    engine = Engine.of(spec, priced)
+    captioner, reader = engine.load(), Reader(engine.sampling, engine.frame_size(), Limits())
+    shown = [reader.read(str(one)).pixels_FHWC for one in sorted((tmp_path / "videos").iterdir())]
+    asked = [
+        Clip(one, tuple(Ask(f"{i}-{p.id}", p.kind, p.text or "") for p in spec.prompts)) for i, one in enumerate(shown)
+    ]
+    captioner.annotate(asked[:2])
+    answers = [
+        answer for i in range(0, len(asked), 2) for some in captioner.annotate(asked[i : i + 2]) for answer in some
+    ]
+    took_s = sum(answer.model_s for answer in answers if not isinstance(answer, Exception))
+    assert priced.gpu_hours is not None
+    assert 1 / AGREE < priced.gpu_hours * 3600 / took_s < AGREE
+
+
+@pytest.mark.slow
+def test_a_run_takes_about_the_time_that_was_planned(tmp_path: Path, ray_cluster: None) -> None:
+    path = calibrated_job(tmp_path)
+    calibrate(Options(job=path))
+    priced, summary = plan(JobSpec.load(path)), run(JobSpec.load(path))
+    assert summary["annotated"] == priced.prompts and priced.gpu_hours is not None
+    assert 1 / AGREE < priced.gpu_hours * 3600 / summary["model_s"] < AGREE
+
+
+def test_scale_counts_every_row_and_cannot_beat_its_captioners(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = calibration.Calibration(
+        "cpu x 1", "cpu", "embedded:tiny", _revision(), "float32", 4, 2, 10**9, 10**9, 10**9, "2"
+    )
+    calibration.save(kept, tmp_path / "calibrations")
+    monkeypatch.setattr(scale, "_clip_s", lambda *_: 0.02)
+    found = scale.scale(Options(rows=(60,), actors=(1,), frames=8))
+    (one,) = found["runs"]
+    assert (one["rows"], one["actors"], found["device"]) == (60, 1, "cpu x 1")
+    assert 0 < one["share_of_captioners"] <= 1.1 and one["driver_grown_mb"] >= 0
+    assert one["share_of_captioners"] == pytest.approx(one["rows_per_s"] * 0.02)
+
+
+@pytest.mark.slow
+def test_the_pipeline_is_held_against_the_captioner_without_ray(ray_cluster: None) -> None:
+    found = pipeline(Options(clips=16, frames=8, new_tokens=8))
+    rates, ratio = found["rows_per_s"], found["ratios"]["ray_over_direct"]
+    assert min(rates["ray"].low, rates["direct"].low) > 0
+    assert rates["ray"].low / rates["direct"].high <= ratio.low <= ratio.high <= rates["ray"].high / rates["direct"].low
+
+
+def test_the_command_prints_text_for_people_and_one_line_of_json(tmp_path: Path) -> None:
+    code, figures, err = mlb_batch("bench", "vision", "--frames", "2", "--batch", "1")
+    assert code == 0 and list(figures["benchmarks"]) == ["vision"] and figures["machine"]["threads"] >= 1
+    assert "ratios / vanilla over transformers" in err
+
+
+def test_a_benchmark_that_is_not_there_is_named() -> None:
+    with pytest.raises(SpecError, match=r"'prefil' is no benchmark.*did you mean 'prefill'"):
+        bench(["prefil"], QUICK, lambda _: None)
+    with pytest.raises(SpecError, match="--shape"):
+        bench(["vision"], replace(QUICK, shape="8b"), lambda _: None)
+
+
+def test_nothing_but_the_command_line_imports_the_benchmarks() -> None:
+    users = {
+        module
+        for module, path in MODULES.items()
+        if any(name.startswith("mlb_batch.bench") for name in imports(tree(path)))
+    }
+    assert {one for one in users if not one.startswith("mlb_batch.bench")} == {"mlb_batch.cli"}
+    assert set(NAMES) >= {"read", "scale", "calibrate"}
+
+
+def test_clips_of_noise_are_the_same_every_time(bed: Bed) -> None:
+    assert all(np.array_equal(a, b) for a, b in zip(random_clips(2, 3, 16), random_clips(2, 3, 16), strict=True))
+    assert isinstance(unpruned(bed, QUICK), Ours)
