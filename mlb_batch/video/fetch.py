@@ -25,6 +25,7 @@ WHOLE_BYTES = 2 << 20  # up to so many, one request for all of it is cheaper tha
 @dataclass(frozen=True)
 class Fetched:
     fd: int
+    key: str  # of this copy, with what has been brought of it: what was found out of one holds for the same one only
     size: int
     version: str
     bring: Callable[[Sequence[Range]], None] | None  # None: everything is there
@@ -80,7 +81,7 @@ class Fetcher:
             last = Remote(uri, self._limits, clock)
         self._last = last
         try:
-            yield Fetched(last.fd, last.size, last.version, last.bring, lambda: last.bytes_fetched)
+            yield Fetched(last.fd, last.key, last.size, last.version, last.bring, lambda: last.bytes_fetched)
             last.check_unchanged()
         except BaseException:
             self.close()
@@ -91,7 +92,8 @@ class Fetcher:
 def _local(uri: str, path: Path, limits: Limits) -> Iterator[Fetched]:
     with asked(uri, lambda: path.open("rb", buffering=0), limits.patience_s) as file:
         before = os.fstat(file.fileno())
-        yield Fetched(file.fileno(), before.st_size, _local_version(before), None, lambda: before.st_size)
+        key = f"{uri} {_local_version(before)}"
+        yield Fetched(file.fileno(), key, before.st_size, _local_version(before), None, lambda: before.st_size)
         if _local_version(os.fstat(file.fileno())) != _local_version(before):
             raise RowError("changed_during_read", "the file was written to while it was read")
 

@@ -105,6 +105,10 @@ def _from_parts(clip: _Clip, parts: Parts, known: Known) -> Frames | None:
         trouble = read_runs(Video(parts.path, clip.limits, clip.deadline, by_index=True), timeline, wanted, film.put)
     except NotAsListed:
         return None
+    except RowError as error:
+        if error.error_class == "timeout":
+            raise
+        return None
     if trouble.errors or len(film.ranks) < len(wanted):
         return None
     known.needs_whole = False

@@ -17,6 +17,7 @@ from mlb_batch.errors import JobError, RowError
 
 MESSAGE_BYTES = 1 << 16
 START_S = 60.0
+DYING_S = 5.0
 
 
 class Child:
@@ -70,7 +71,10 @@ class Child:
         self.socket.close()
 
     def cause_of_death(self, allowed_s: float) -> RowError:
-        code = self.process.wait()
+        try:
+            code = self.process.wait(DYING_S)
+        except subprocess.TimeoutExpired:
+            return RowError("decoder_crash", "the reading process closed its end and went on")
         if code == -signal.SIGKILL:
             return RowError(
                 "out_of_memory", "the reading process was killed from outside, as a rule for want of memory"

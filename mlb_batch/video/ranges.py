@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mlb_batch.errors import RowError
 from mlb_batch.video.container import opened, top_boxes
 from mlb_batch.video.packets import Deadline
 from mlb_batch.video.parts import Parts, Range, merged
@@ -31,8 +32,13 @@ def listed(parts: Parts, limits: Limits, deadline: Deadline) -> Timeline | None:
     kinds = [kind for kind, _, _ in boxes]
     if not PLAIN_BOXES.issuperset(kinds) or kinds.count(b"moov") != 1 or boxes[-1][2] != parts.size:
         return None
-    with opened(parts.path, limits, by_index=True) as (container, stream):
-        timeline = scan(container, stream, deadline)
+    try:
+        with opened(parts.path, limits, by_index=True) as (container, stream):
+            timeline = scan(container, stream, deadline)
+    except RowError as error:
+        if error.error_class == "timeout":
+            raise
+        return None
     plain = timeline.trusted and not timeline.missing.any() and not timeline.sealed.any()
     return timeline if plain and (timeline.place >= 0).all() else None
 

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import count
 from typing import Any, BinaryIO, cast
 
 from fsspec.spec import AbstractBufferedFile
@@ -26,6 +27,7 @@ IN_MEMORY_BYTES = 64 << 20
 PIECE_BYTES = 8 << 20  # of one request; several run side by side
 AT_ONCE = 8
 LOOK_S = 0.2
+_SERIAL = count()
 
 
 class Remote:
@@ -39,9 +41,9 @@ class Remote:
         self.version = remote_version(info)
         self.size = self._within_limits(int(info.get("size") or 0))
         self.bytes_fetched = 0
+        self.key = f"{uri} {self.version} {next(_SERIAL)}"
         self._here: list[Range] = []
         self._copy = _nameless(self.size)
-        os.ftruncate(self.fd, self.size)
         if info.get("size") is None:
             self._stream()
 
@@ -92,7 +94,7 @@ class Remote:
             done, _ = wait(running, LOOK_S, FIRST_COMPLETED)
             for one in done:
                 start, end = running.pop(one)
-                os.pwrite(self.fd, one.result(), start)
+                self._keep(one.result(), start)
                 self._here.append((start, end))
             if running:
                 self._clock.check()
@@ -118,19 +120,24 @@ class Remote:
         self._here = [(0, self.size)]
 
     def _copy_all(self) -> None:
-        self._copy.seek(0)
-        self._copy.truncate()
+        there = 0
         options = {"block_size": 0} if scheme_of(self.uri) in ("http", "https") else {}
         with self._fs.open(self._name, "rb", **options) as file:
             while chunk := file.read(PIECE_BYTES):
-                self._copy.write(chunk)
+                self._keep(chunk, there)
+                there += len(chunk)
                 self.bytes_fetched += len(chunk)
-                self._within_limits(self._copy.tell())
+                self._within_limits(there)
                 self._clock.check()
-        self._copy.flush()
-        if self.size and self._copy.tell() != self.size:
-            raise Short(f"{self._copy.tell():,} of {self.size:,} bytes came")
-        self.size = self._copy.tell()
+        if self.size and there != self.size:
+            raise Short(f"{there:,} of {self.size:,} bytes came")
+        self.size = there
+
+    def _keep(self, data: bytes, start: int) -> None:
+        try:
+            os.pwrite(self.fd, data, start)
+        except OSError as error:
+            raise _no_room(error) from error
 
     def _within_limits(self, size: int) -> int:
         most = self._limits.max_bytes
@@ -182,11 +189,23 @@ def remote_version(info: dict[str, Any]) -> str:
 
 def _nameless(size: int) -> BinaryIO:
     try:
-        if size <= IN_MEMORY_BYTES:
-            return os.fdopen(os.memfd_create("video", os.MFD_CLOEXEC), "w+b")
-        return cast(BinaryIO, tempfile.TemporaryFile())
+        copy = _in_memory() if size <= IN_MEMORY_BYTES else _on_disk()
+        copy.truncate(size)
+        return copy
     except OSError as error:
-        raise RowError("storage", f"no room for a copy of the video: {first_line(error)}") from error
+        raise _no_room(error) from error
+
+
+def _in_memory() -> BinaryIO:
+    return os.fdopen(os.memfd_create("video", os.MFD_CLOEXEC), "w+b")
+
+
+def _on_disk() -> BinaryIO:
+    return cast(BinaryIO, tempfile.TemporaryFile())
+
+
+def _no_room(error: OSError) -> RowError:
+    return RowError("storage", f"no room for a copy of the video: {first_line(error)}")
 
 
 def _missing(wanted: Range, here: Sequence[Range]) -> Iterator[Range]:

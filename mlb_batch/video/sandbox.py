@@ -63,7 +63,7 @@ class Prober:
         clock = Clock(self._limits.video_s)
         with self._fetcher.fetched(uri, clock, version) as file:
             try:
-                answer, fds = self._asked({**job, "file": f"{uri} {file.version}"}, file, clock)
+                answer, fds = self._asked({**job, "file": file.key}, file, clock)
             finally:
                 self.bytes_fetched += file.bytes_fetched()
         if self._child is not None and self._child.grown_mb > GROWTH_SHARE * self._limits.memory_mb:
@@ -109,6 +109,8 @@ class Prober:
             file.bring(_within(answer["bring"], file.size))
             child.send({})
             answer, fds = child.receive(clock.left_s + GRACE_S)
+        if "bring" in answer:
+            raise RowError("decoder_crash", "the reading process asked for a file that it has")
         return answer, fds
 
 
