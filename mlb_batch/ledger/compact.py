@@ -210,11 +210,13 @@ def _damaged(store: Store, name: str, said: str) -> OutputError:
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Few and large, in order: a reader's work is by the row group."""
     waiting: list[pa.Table] = []
+    num_bytes = 0
     for table in tables:
         waiting.append(table)
-        if sum(one.nbytes for one in waiting) >= ROW_GROUP_BYTES:
+        num_bytes += table.nbytes
+        if num_bytes >= ROW_GROUP_BYTES:
             yield pa.concat_tables(waiting).replace_schema_metadata()
-            waiting = []
+            waiting, num_bytes = [], 0
     if waiting:
         yield pa.concat_tables(waiting).replace_schema_metadata()
 
