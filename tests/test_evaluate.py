@@ -32,7 +32,7 @@ from mlb_batch.storage import open_store
 from mlb_batch.video.write import write_mp4
 
 LETTERS = ("a man", "a dog", "a red ball", "nothing")
-DEEP = Spec(layers=8, heads=2, kv_heads=1, tied=True, side=4)
+DEEP = Spec(layers=8, heads=2, kv_heads=1, tied=True, side=8)
 
 
 # Scoring.
@@ -411,7 +411,7 @@ def small(tmp_path: Path, **more: Any) -> EvalSpec:
         "models": [{"id": str(folder(DEEP)), "device": "cpu"}],
         "methods": ["none", "random", {"method": "adatp", "feature_model": None}],
         "ratios": [0.6],
-        "job": {"frames": {"count": 4}, "generate": {"max_new_tokens": 4}, "prune": {"selections": 1.0}},
+        "job": {"frames": {"count": 8}, "generate": {"max_new_tokens": 4}, "prune": {"selections": 1.0}},
         "bootstrap": {"replicates": 200},
         "output": str(tmp_path / "out"),
     }
@@ -472,6 +472,7 @@ def test_an_evaluation_that_broke_off_goes_on_where_it_was(ray_cluster: None, tm
     assert grown["rows_written"] == 3 and len(more.jobs) == 1, "more clips add only their own answers"
 
 
+@pytest.mark.slow
 def test_asked_together_or_alone_the_unpruned_model_says_the_same(ray_cluster: None, tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     compare(small(alone, methods=["none"]), Annotate())
