@@ -461,14 +461,14 @@ def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
 
 
 def test_an_evaluation_that_broke_off_goes_on_where_it_was(ray_cluster: None, tmp_path: Path) -> None:
+    two = {"methods": ["none", "random"]}
     with pytest.raises(JobError):
-        compare(small(tmp_path), Annotate(fail_at=2))
+        compare(small(tmp_path, **two), Annotate(fail_at=2))
     second = Annotate()
-    found = compare(small(tmp_path), second)
-    assert len(second.jobs) == 2 and found["exit_code"] == 0 and found["rows_written"] == 18
-    more = Annotate()
-    grown = compare(small(tmp_path, benchmark={"name": "world", "world": {"clips": 4, "frames": 8, "questions": 2}},
-                          methods=["none"]), more)  # fmt: skip
+    found = compare(small(tmp_path, **two), second)
+    assert len(second.jobs) == 1 and found["exit_code"] == 0 and found["rows_written"] == 9
+    more, world = Annotate(), {"clips": 4, "frames": 8, "questions": 2}
+    grown = compare(small(tmp_path, methods=["none"], benchmark={"name": "world", "world": world}), more)
     assert grown["rows_written"] == 3 and len(more.jobs) == 1, "more clips add only their own answers"
 
 
