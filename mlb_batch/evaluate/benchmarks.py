@@ -1,6 +1,7 @@
 """The table of benchmarks: their files' columns, their prompts' shape, and how their score is counted.
 
-`seen` says what a format was built from: `files` of the benchmark itself, or its `documentation` only.
+`seen` says what a format was built from: `files` of the benchmark itself, `copies` of them as others hand them on (the
+original's layout by its documentation), or its `documentation` only.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Benchmark:
     title: str
     files: tuple[str, ...]  # what its annotation files are called
     items: Callable[[Sequence[File]], Iterator[Item]]
-    seen: Literal["files", "documentation"]
+    seen: Literal["files", "copies", "documentation"]
     # What a question counts whose video was not there: nothing, or it is left out (counted apart either way).
     unanswered: Literal["wrong", "apart"] = "wrong"
     average: Literal["question", "kind"] = "question"  # the headline: over questions, or over the kinds' own averages
@@ -211,14 +212,14 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "intentqa": Benchmark("IntentQA", ("test.csv", "map_vid_vidorID.json"), _intentqa, "files", job=IMAGE),
     "activitynetqa": Benchmark("ActivityNet-QA", ("test_q.json", "test_a.json"), _activitynet, "files", "apart",
                                job=IMAGE, form="open, by match or by a judge"),
-    "msvdqa": Benchmark("MSVD-QA", ("test_qa.json",), _short_answers("vid"), "files", "apart", job=IMAGE,
+    "msvdqa": Benchmark("MSVD-QA", ("test_qa.json",), _short_answers("vid"), "copies", "apart", job=IMAGE,
                                form="open, by match or by a judge"),
-    "msrvttqa": Benchmark("MSRVTT-QA", ("test_qa.json",), _short_answers("video"), "files", "apart", job=IMAGE,
+    "msrvttqa": Benchmark("MSRVTT-QA", ("test_qa.json",), _short_answers("video"), "copies", "apart", job=IMAGE,
                                form="open, by match or by a judge"),
     "tgifqa": Benchmark("TGIF-QA", ("Test_frameqa_question.csv", "Test_action_question.csv",
                                     "Test_transition_question.csv"), _tgif, "files", "apart", average="kind",
                         note="the count task is scored by match, not by squared error", job=IMAGE,
                         form="choice; open"),
     "vcgbench": Benchmark("VCGBench", ("generic_qa.json", "temporal_qa.json", "consistency_qa.json"), _vcgbench,
-                          "files", "apart", average="kind", note="needs a judge", job=IMAGE, form="judged"),
+                          "copies", "apart", average="kind", note="needs a judge", job=IMAGE, form="judged"),
 }  # fmt: skip

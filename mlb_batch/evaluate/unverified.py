@@ -28,7 +28,7 @@ def command(name: str) -> str:
 
 def _row(name: str, public: Benchmark) -> str:
     title = f"{public.title} ({public.note})" if public.note else public.title
-    seen = {"files": "its files", "documentation": "its documentation"}[public.seen]
+    seen = {"files": "its files", "copies": "copies of its files", "documentation": "its documentation"}[public.seen]
     return "| " + " | ".join([title, public.form, seen, public.reported, "not run", f"`{command(name)}`"]) + " |"
 
 
