@@ -15,7 +15,7 @@ from small_jobs import clips, job_file, mlb_batch
 from test_walls import MODULES, imports, tree
 
 from mlb_batch.bench import rounds, scale, shapes
-from mlb_batch.bench.bed import Bed
+from mlb_batch.bench.bed import Bed, random_model
 from mlb_batch.bench.calibrate import calibrate
 from mlb_batch.bench.figures import lines, of_ceiling, plain, predicted
 from mlb_batch.bench.loops import loops
@@ -172,6 +172,10 @@ def test_the_shapes_are_those_that_are_named() -> None:
     d = mid.decoder
     assert (d.layers, d.hidden, d.heads, d.kv_heads, mid.tokens_per_frame) == (16, 768, 12, 4, 196)
     assert (mid.vision.layers, mid.vision.hidden, big.vision.layers, big.vision.hidden) == (12, 384, 26, 1152)
+    meta = torch.device("meta")
+    models = [random_model(shapes.checkpoint(name), meta, torch.bfloat16) for name in ("7b", "34b")]
+    # What the published checkpoints have, in billions.
+    assert [round(sum(p.numel() for p in model.parameters()) / 1e9, 2) for model in models] == [8.03, 34.75]
 
 
 def test_pruned_is_priced_at_the_ratio_that_was_asked_for(bed: Bed) -> None:
@@ -183,15 +187,17 @@ def test_pruned_is_priced_at_the_ratio_that_was_asked_for(bed: Bed) -> None:
         Pair.of(bed, replace(QUICK, ratio=0.01))
 
 
-def test_every_benchmark_on_a_shape_is_consistent() -> None:
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_every_benchmark_on_a_shape_is_consistent(device: str) -> None:
     names = ("vision", "prefill", "generate", "captioner")
-    figures = bench(names, QUICK, lambda _: None)
+    options = replace(QUICK, device=device)
+    figures = bench(names, options, lambda _: None)
     assert json.loads(json.dumps(figures)) == figures
     assert figures["machine"]["device"].startswith(("cpu", "NVIDIA")) and figures["machine"]["packages"]["torch"]
     found = figures["benchmarks"]
     assert list(found) == list(names)
-    pair = Pair.of(made := Bed.made(QUICK), QUICK)
-    source = pair.vanilla.sources(frames(made, QUICK, 1))[0]
+    pair = Pair.of(made := Bed.made(options), options)
+    source = pair.vanilla.sources(frames(made, options, 1))[0]
     clip, shape = pair.vanilla.clip_shape(source), pair.vanilla.shape
     schedule = pair.pruned.settings.method.schedule(shape, clip, pair.pruned.settings.keep)
     whole, cut = vanilla(shape, clip), price(shape, clip, schedule)
