@@ -335,3 +335,5 @@ def test_what_was_written_too_late_is_void(tmp_path: Path) -> None:
     assert len(ledger.done()) == 8 and row_id(50) not in ledger.done()
     assert "in another file" in next(one.problem for one in verify(str(tmp_path)) if "000002" in one.path)
     assert list_seqs(open_store(str(tmp_path)), "annotations", FINGERPRINT) == [Seqs(0, 3)]
+    compact(str(tmp_path), "again", 256, grace_s=0)
+    assert verify(str(tmp_path)) == [] and names(str(tmp_path)) == ["part-000000-000003.parquet"]

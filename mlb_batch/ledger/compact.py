@@ -102,6 +102,7 @@ def compact(output_uri: str, run_id: str, target_mb: int, grace_s: float) -> Com
         raise OutputError(f"{output_uri}: no annotations are here; is it the output.uri of a job that has run?")
     with Lease(output_uri, run_id) as lease:
         tidy(output_uri)
+        _sweep(store)  # also what a run wrote too late
         before = sum(len(list_seqs(store, *folder)) for folder in _folders(store))
         merges = list(_planned(store, target_mb * 2**20))
         for merge in merges:
@@ -129,15 +130,20 @@ def tidy(output_uri: str) -> None:
         return  # they are deleted last
     current = read_current(output_uri)
     pointed = {name for names in current.get("files", {}).values() for name in names} if current else set()
+    _sweep(store)
+    if current:
+        point(store, in_place(current["fingerprint"]))
+    # Someone may still be reading those that current.json named until now: they are left to the next sweep.
+    _delete(store, (name for name in staged if name not in pointed))
+
+
+def _sweep(store: Store) -> None:
+    """Every folder without void files, and open."""
     for kind, fingerprint in _folders(store):
         every = list_all(store, kind, fingerprint)
         void = set(every) - set(standing(every))
         _delete(store, (part_name(kind, fingerprint, seqs) for seqs in void))
         store.delete(f"{folder_name(kind, fingerprint)}/{SHUT}")
-    if current:
-        point(store, in_place(current["fingerprint"]))
-    # Someone may still be reading those that current.json named until now: they are left to the next sweep.
-    _delete(store, (name for name in staged if name not in pointed))
 
 
 def _folders(store: Store) -> list[tuple[str, str]]:
