@@ -32,13 +32,13 @@ class Fetched:
     bytes_fetched: Callable[[], int]
 
 
-def version_of(uri: str, limits: Limits | None = None) -> str:
+def version_of(uri: str, limits: Limits | None = None, clock: Clock | None = None) -> str:
     """What changes when the file's content does: an etag, or size and time of change. Raises RowError."""
     path, patience_s = local_path(uri), (limits or Limits()).patience_s
     if path is not None:
         return _local_version(asked(uri, path.stat, patience_s))
     fs, name = remote(uri)
-    return remote_version(asked(uri, lambda: look_up(fs, name), patience_s))
+    return remote_version(asked(uri, lambda: look_up(fs, name), patience_s, clock))
 
 
 class Fetcher:
@@ -68,13 +68,18 @@ class Fetcher:
             self._last.close()
             self._last = None
 
-    def _now(self, uri: str) -> str:
-        return version_of(uri, self._limits)
+    def _now(self, uri: str, clock: Clock) -> str:
+        return version_of(uri, self._limits, clock)
 
     @contextmanager
     def _remote(self, uri: str, clock: Clock, version: str | None) -> Iterator[Fetched]:
         last = self._last
-        if last is not None and last.uri == uri and last.is_small and last.version == (version or self._now(uri)):
+        if (
+            last is not None
+            and last.uri == uri
+            and last.is_small
+            and last.version == (version or self._now(uri, clock))
+        ):
             last.begin(clock)
         else:
             self.close()

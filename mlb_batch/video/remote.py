@@ -106,7 +106,10 @@ class Remote:
             try:
                 data = bytes(self._file._fetch_range(start, end))
             except TypeError as error:  # s3fs trips over a server that says no without a word, as Ceph's gateway does
-                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+                word = error.__context__
+                if not isinstance(word, OSError):
+                    raise
+                raise word from word.__cause__
             self.bytes_fetched += len(data)
             if len(data) != end - start:
                 raise Short(f"{len(data):,} of {end - start:,} bytes came")
