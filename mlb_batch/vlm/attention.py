@@ -49,9 +49,12 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def attend_last(q_HQd: Tensor, k_hSd: Tensor, v_hSd: Tensor, scale: float) -> Tensor:
     """Causal attention of the last Q tokens of a sequence of S: row i sees the first S - Q + i + 1 keys."""
     rows, keys = q_HQd.shape[1], k_hSd.shape[1]
+    if rows == 1:  # the query heads that share a key/value head are its rows: nothing is copied, nothing is masked
+        q_hGd = q_HQd.view(len(k_hSd), -1, q_HQd.shape[2])
+        return scaled_dot_product_attention(q_hGd[None], k_hSd[None], v_hSd[None], scale=scale)[0].reshape(q_HQd.shape)
     k_HSd, v_HSd = expand_heads(k_hSd, len(q_HQd)), expand_heads(v_hSd, len(q_HQd))
-    if rows in (1, keys):
-        return scaled_dot_product_attention(q_HQd[None], k_HSd[None], v_HSd[None], is_causal=rows > 1, scale=scale)[0]
+    if rows == keys:
+        return scaled_dot_product_attention(q_HQd[None], k_HSd[None], v_HSd[None], is_causal=True, scale=scale)[0]
     mask_QS = torch.ones(rows, keys, dtype=torch.bool, device=q_HQd.device).tril(keys - rows)
     return scaled_dot_product_attention(q_HQd[None], k_HSd[None], v_HSd[None], attn_mask=mask_QS, scale=scale)[0]
 
