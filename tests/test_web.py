@@ -80,7 +80,7 @@ def test_a_name_that_leads_inside_is_refused(server: int, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("host", METADATA)
 def test_metadata_addresses_are_refused_even_where_they_are_allowed(host: str) -> None:
     policy = UriPolicy.of(InputSpec(manifest="/videos.csv", allow=(f"http://{host}/",)))
-    with pytest.raises(RowError, match="link-local|::"):
+    with pytest.raises(RowError, match=r"link-local|::"):
         policy.resolve(f"http://{host}/latest/meta-data/v.mp4")
     assert is_metadata(host)
 
