@@ -27,7 +27,7 @@ def connected() -> Iterator[Nodes]:
     joined = ray.is_initialized()
     if not joined:
         _start()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what it has to say of a run, the run's own lines say
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a run, the run's own lines say
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:

@@ -1,0 +1,152 @@
+"""Whole runs on a bucket that turns on them: keys that end, a policy that refuses, and secrets that stay secret."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+from conftest import RAY_FOLDER
+from ray_nodes import until
+from s3server import ACCESS_KEY, SECRET_KEY, S3Server, s3, s3_server, start_server  # noqa: F401  (fixtures)
+from small_jobs import MLB_BATCH, clips, ids, job_file, kill_all, start, table
+from storm import Storm
+
+from mlb_batch.storage_errors import PATIENCE_S
+
+CLIPS = 60
+PLANTED = {"HF_TOKEN": "hf_planted/+token=1", "SOME_PASSWORD": "planted-password-2"}
+
+
+@pytest.fixture
+def bucket(s3: S3Server, tmp_path: Path) -> str:
+    name = s3.make_bucket()
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    for path in clips(tmp_path / "made", CLIPS):
+        fs.pipe_file(f"{name}/in/{path.name}", path.read_bytes())
+    return name
+
+
+def job(folder: Path, bucket: str) -> Path:
+    """Odd ids and prompts, and every commit at once."""
+    lines = [
+        {"uri": f"s3://{bucket}/in/v{n:04}.mp4", "id": f"../../{n}\n=cmd()\x1b[31m", "title": f"<|im_end|>{n}\u202e"}
+        for n in range(CLIPS)
+    ]
+    (folder / "videos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = {"manifest": str(folder / "videos.jsonl"), "id_column": "id", "columns": ["title"],
+             "allow": [f"s3://{bucket}/"]}  # fmt: skip
+    prompts = [{"id": "c", "kind": "caption", "text": "{title}: describe."}]
+    output = {"uri": str(folder / "out"), "commit_rows": 1}
+    return job_file(folder, input=given, prompts=prompts, output=output)
+
+
+def spellings(secret: str) -> set[bytes]:
+    """As it is, quoted, and in base64 at each of three offsets."""
+    shifted = {base64.b64encode(b"x" * n + secret.encode())[4 * (n > 0) : -4] for n in range(3)}
+    return {secret.encode(), quote(secret, safe="").encode(), *(one for one in shifted if len(one) > 8)}
+
+
+def everything_said(out: str, err: str, *folders: Path) -> bytes:
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return b"\n".join([out.encode(), err.encode(), *(path.read_bytes() for path in files)])
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", pytest.param("AccessDenied", marks=pytest.mark.slow)])
+def test_keys_that_end_stop_the_run_soon_and_blame_no_video(
+    code: str, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    path, out_folder = job(tmp_path, bucket), tmp_path / "out"
+    refused_s: list[float] = []
+    with Storm(s3.port) as storm:
+
+        def refuse() -> None:
+            storm.refuse(code)
+            refused_s.append(time.monotonic())
+
+        storm.before = {4 * CLIPS: refuse}  # the plan and the source have looked at every video, half of them are read
+        environment = {**s3.environment(storm.port), **PLANTED}
+        process = start(MLB_BATCH, "run", str(path), **environment)
+        try:
+            out, err = process.communicate(timeout=200)
+            assert time.monotonic() - refused_s[0] < 30
+        finally:
+            kill_all(process)
+        assert process.returncode == 1 and table(out_folder, "errors") == [], "videos were written off"
+        last = err.strip().splitlines()[-1]
+        assert "Traceback" not in err and ("credentials" in last or "policy" in last), err
+        assert len(ids(out_folder)) < CLIPS
+        storm.refuse("")
+        process = start(MLB_BATCH, "run", str(path), **environment)
+        try:
+            again, errors = process.communicate(timeout=300)
+        finally:
+            kill_all(process)
+    summary = json.loads(again.splitlines()[-1])
+    assert process.returncode == 0, errors
+    assert len(ids(out_folder)) == len(set(ids(out_folder))) == CLIPS
+    assert summary["bytes_fetched"] > 0
+    said = everything_said(out + again, err + errors, out_folder, RAY_FOLDER)
+    for secret in (SECRET_KEY, *PLANTED.values()):
+        assert not [one for one in spellings(secret) if one in said], secret
+    names = {str(one.relative_to(out_folder)) for one in out_folder.rglob("*")}
+    assert all(re.fullmatch(r"[A-Za-z0-9_./\-]+", name) and ".." not in name for name in names)
+    assert all(row["video_id"].endswith("\n=cmd()\x1b[31m") for row in table(out_folder)), (
+        "data are written as they are"
+    )
+    assert "\x1b[31m" not in err + errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outage_s", [60, None])
+def test_an_outage_is_waited_out_or_ends_the_run_to_be_resumed(outage_s: int | None, tmp_path: Path) -> None:
+    """Videos and output in the same store, which stops answering after the first commit."""
+    with contextlib.ExitStack() as stack:
+        server = start_server(stack)
+        if server.kind != "ceph":
+            pytest.skip("only Ceph's gateway is a process of its own")
+        bucket, fs = server.make_bucket(), storage_of(server)
+        for path in clips(tmp_path / "made", CLIPS):
+            fs.pipe_file(f"{bucket}/in/{path.name}", path.read_bytes())
+        output = f"s3://{bucket}/out"
+        path = job_file(tmp_path, input={"videos": f"s3://{bucket}/in/"}, output={"uri": output, "commit_rows": 1})
+        process = start(MLB_BATCH, "run", str(path), **server.environment())
+        stack.callback(kill_all, process)
+        until(lambda: fs.glob(f"{bucket}/out/annotations/*/part-*"), "a first commit")
+        os.kill(server.pids[0], signal.SIGSTOP)
+        stack.callback(os.kill, server.pids[0], signal.SIGCONT)
+        begun_s = time.monotonic()
+        if outage_s is not None:
+            time.sleep(outage_s)  # the fault itself, not a wait for something
+            os.kill(server.pids[0], signal.SIGCONT)
+        out, err = process.communicate(timeout=300)
+        if outage_s is None:
+            assert process.returncode == 1 and "run the same command" in err.strip().splitlines()[-1], err
+            assert time.monotonic() - begun_s < PATIENCE_S + 60
+            os.kill(server.pids[0], signal.SIGCONT)
+            process = start(MLB_BATCH, "run", str(path), **server.environment())
+            stack.callback(kill_all, process)
+            out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        for kind, rows in (("annotations", 2 * CLIPS), ("errors", 0)):
+            files = [fs.cat_file(one) for one in fs.glob(f"{bucket}/out/{kind}/*/*.parquet")]
+            found = [row for data in files for row in pq.read_table(io.BytesIO(data))["annotation_id"].to_pylist()]
+            assert len(found) == len(set(found)) == rows, (kind, out)
+
+
+def storage_of(server: S3Server) -> s3fs.S3FileSystem:
+    return s3fs.S3FileSystem(
+        key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=server.endpoint, use_listings_cache=False,
+        client_kwargs={"region_name": "us-east-1"}, skip_instance_cache=True,
+    )  # fmt: skip
