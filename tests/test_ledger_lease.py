@@ -64,6 +64,22 @@ def test_a_stopped_run_loses_its_lease_and_adds_nothing_when_it_wakes(place: Pla
     assert sorted(place.ids()) == sorted(row_id(n) for n in range(4))
 
 
+def test_a_run_that_was_stopped_in_the_middle_of_a_renewal_does_not_get_the_lease_back(tmp_path: Path) -> None:
+    """It wakes between its look and its write, and writes over the run that took over."""
+    with Lease(str(tmp_path), "run-1", ttl_s=60) as first:
+        stale = json.loads((tmp_path / "lease.json").read_text())
+        (tmp_path / "lease.json").write_text(json.dumps(stale | {"pid_started": "an earlier process"}))
+        with Lease(str(tmp_path), "run-2", ttl_s=0.6) as second:
+            (tmp_path / "lease.json").write_text(json.dumps(stale | {"counter": 7}))
+            deadline_s = time.monotonic() + 20
+            while json.loads((tmp_path / "lease.json").read_text())["run_id"] != "run-2":
+                assert time.monotonic() < deadline_s, "the lease was not taken back"
+            second.check()
+            first._renewed_at_s = -1e9  # its next look, whenever its beats come
+            with pytest.raises(JobError, match="lost its lease to run run-2"):
+                first.check()
+
+
 def test_a_deleted_lease_stops_the_next_commit(tmp_path: Path) -> None:
     with Lease(str(tmp_path), "run-1", ttl_s=0.3) as lease:
         ledger = Ledger(str(tmp_path), FINGERPRINT, "run-1", lease=lease)

@@ -39,6 +39,7 @@ class Holder:
     pid_started: str
     since: str
     counter: int
+    term: int = 0  # one more than that of the run that was taken over from
 
     @staticmethod
     def this_process(run_id: str) -> Holder:
@@ -104,7 +105,7 @@ class Lease:
             if holder.token == self._mine.token:
                 break  # our own create, whose answer got lost
             if holder.surely_dead() or not self._moves(holder):
-                self._take_over()
+                self._take_over(holder)
                 return
         if self._store.create(NAME, self._encoded()):
             raise OutputError(
@@ -127,8 +128,9 @@ class Lease:
                 )
         return False
 
-    def _take_over(self) -> None:
+    def _take_over(self, dead: Holder) -> None:
         """Of several runs that take over at once, the one whose lease stands after a moment has it."""
+        self._mine = replace(self._mine, term=dead.term + 1)
         self._store.replace(NAME, self._encoded())
         time.sleep(self._ttl_s / WATCHES_PER_TTL)
         holder = self._read()
@@ -146,13 +148,27 @@ class Lease:
 
     def _renew(self) -> None:
         with self._lock:
-            holder = self._read()
-            if holder is None or holder.token != self._mine.token:
-                self._lost_to = str(holder) if holder is not None else "nobody (lease.json was deleted)"
+            begun_s = time.monotonic()
+            if not self._still_mine():
                 return
             self._mine = replace(self._mine, counter=self._mine.counter + 1)
             self._store.replace(NAME, self._encoded())
+            if time.monotonic() - begun_s > self._ttl_s / 2:
+                # Stopped between looking and writing, this run may have written over the one that took over. That one
+                # takes the lease back with its next beats.
+                time.sleep(2 * self._ttl_s / BEATS_PER_TTL)
+                if not self._still_mine():
+                    return
             self._renewed_at_s = time.monotonic()
+
+    def _still_mine(self) -> bool:
+        """Also where a run that this one took over from has woken and written over it."""
+        holder = self._read()
+        if holder is None:
+            self._lost_to = "nobody (lease.json was deleted)"
+        elif holder.token != self._mine.token and holder.term >= self._mine.term:
+            self._lost_to = str(holder)
+        return self._lost_to is None
 
     def _read(self) -> Holder | None:
         try:
