@@ -17,7 +17,7 @@ from mlb_batch.spec import JobSpec
 
 CLIPS, SEED = 6, 0
 MODEL = "tiny"
-# What the embedded model has learned so far: one shape a clip. Its model card says how much of the rest.
+# What the embedded model is sure of: one shape a clip. Its model card says how much of the rest.
 FRAMES, KINDS = 8, ("first_shape", "first_colour", "direction", "place")
 MOST_ROWS_SHOWN, MOST_CHARS = 60, 160
 JOB = {
@@ -46,7 +46,7 @@ def demo(folder: Path) -> dict[str, Any]:
     if not tiny.trained(MODEL):
         console.print("[bold yellow]The embedded model has random weights: its captions and answers mean nothing.[/]")
     else:
-        console.print("The embedded model is small and partly trained: see its card for what it can and can't.")
+        console.print("The embedded model is small: its card says what it can and can't.")
     console.print(f"Annotating {CLIPS} clips with {spec.model.id} on this machine ...")
     summary = run(spec)
     console.print(answers(spec.output.uri, summary["fingerprint"], truth(folder)))
