@@ -27,7 +27,7 @@ def quiet(folder: Path, stop_at: int) -> Pace:
 
 
 def clip_task() -> Task:
-    return video.clip_task(video.ClipStudent(video.fresh_model(0, layers=2)), 0, LESSONS)
+    return video.clip_task(video.ClipStudent(video.fresh_model(0, layers=2)), 0, LESSONS, peak_lr=2e-3)
 
 
 def test_twenty_steps_lower_the_loss_and_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path):

@@ -113,7 +113,9 @@ class ClipStudent(nn.Module):
     def __init__(self, model: LlavaOnevisionForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
-        self.heads = NoteHeads(model.config.get_text_config().hidden_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.heads = NoteHeads(model.config.get_text_config().hidden_size)
         self.depth = round(NOTED * len(model.model.language_model.layers))
 
 
