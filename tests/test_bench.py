@@ -296,6 +296,7 @@ def test_a_run_takes_about_the_time_that_was_planned(tmp_path: Path, ray_cluster
     assert 1 / AGREE < priced.gpu_hours * 3600 / summary["model_s"] < AGREE
 
 
+@pytest.mark.slow
 def test_scale_counts_every_row_and_cannot_beat_its_captioners(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

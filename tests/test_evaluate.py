@@ -480,6 +480,7 @@ def test_asked_together_or_alone_the_unpruned_model_says_the_same(ray_cluster: N
     assert said(alone) == said(together) and len(said(alone)) == 9
 
 
+@pytest.mark.slow
 def test_videos_that_are_missing_are_unanswered_and_counted_apart(ray_cluster: None, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
@@ -498,6 +499,7 @@ def test_videos_that_are_missing_are_unanswered_and_counted_apart(ray_cluster: N
     assert row["questions"] == 1, "this benchmark scores what was answered"
 
 
+@pytest.mark.slow
 def test_a_budget_that_a_method_cannot_meet_is_said_and_the_rest_goes_on(ray_cluster: None, tmp_path: Path) -> None:
     given = small(tmp_path, methods=["none", "random"], ratios=[0.0001])
     found = compare(given, Annotate())
