@@ -6,6 +6,8 @@ Either way the captioners then spend from one purse, so that the job never excee
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import ray
 from ray.data import DataContext
 
@@ -43,14 +45,15 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
     """Every clip that can be read, or those of a share of the videos."""
     nothing = ray.put(History("", DoneIds(), {}, spec.retry))
     engine = Engine.of(spec, priced)
-    frames = clips_with_frames(spec, engine, sizes, found, nothing, Strikes(), None, share)
-    measured = frames.map_batches(
-        Measure, fn_constructor_args=(engine.load,), batch_format="pyarrow", batch_size=1,
-        **captioners(sizes))  # fmt: skip
     out: list[Redundant] = []
-    with arriving(measured) as arrivals:
-        while (some := arrivals.take(TICK_S)) is not None:
-            out += some
+    with closing(Strikes()) as strikes:
+        frames = clips_with_frames(spec, engine, sizes, found, nothing, strikes, None, share)
+        measured = frames.map_batches(
+            Measure, fn_constructor_args=(engine.load,), batch_format="pyarrow", batch_size=1,
+            **captioners(sizes))  # fmt: skip
+        with arriving(measured) as arrivals:
+            while (some := arrivals.take(TICK_S)) is not None:
+                out += some
     return sorted(out, key=repr)  # whatever the order they came in, the same rule comes out
 
 

@@ -100,6 +100,11 @@ class Strikes:
         finally:  # an exception is no death
             self.record.end.remote(keys)
 
+    def close(self) -> None:
+        """The actor would live as long as the cluster, which may run many jobs."""
+        with suppress(ray.exceptions.RayError):
+            ray.kill(self.record)
+
 
 @contextmanager
 def lasting_strikes(output_uri: str, fingerprint: str, run_id: str, forget: bool) -> Iterator[Strikes]:
@@ -115,7 +120,10 @@ def lasting_strikes(output_uri: str, fingerprint: str, run_id: str, forget: bool
         with hurried(), suppress(JobError):
             _ended(strikes, trace)
         raise
-    _ended(strikes, trace)
+    else:
+        _ended(strikes, trace)
+    finally:
+        strikes.close()
 
 
 def _ended(strikes: Strikes, trace: Trace) -> None:
