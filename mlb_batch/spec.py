@@ -278,10 +278,7 @@ class JobSpec(_Part):
         """`output: URI`, `model: ID`, and the ratio that a job without a budget gets."""
         if not isinstance(data, Mapping):
             return data
-        data = dict(data)
-        for key, field in (("output", "uri"), ("model", "id")):
-            if isinstance(data.get(key), str):
-                data[key] = {field: data[key]}
+        data = spec_text.long_forms(data, {"output": "uri", "model": "id"})
         budget = data.get("budget") or {}
         if isinstance(budget, Mapping) and all(budget.get(kind) is None for kind in BUDGET_KINDS):
             prune = data.get("prune")

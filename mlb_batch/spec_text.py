@@ -127,6 +127,11 @@ _URI_KEYS = (
 )
 
 
+def long_forms(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    """`output: URI` as `output: {uri: URI}`, for each key and the field that its plain text stands for."""
+    return {k: {fields[k]: value} if k in fields and isinstance(value, str) else value for k, value in data.items()}
+
+
 def expand_environment(data: Any) -> Any:
     """A copy with ${ENV} expanded in uris; every unset variable is named at once."""
     missing: list[str] = []

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
+from deadly_clip import SAME, read
 from ray.data import ActorPoolStrategy, DataContext
 from small_jobs import kill_all, start
 
@@ -21,23 +21,11 @@ from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context
 from mlb_batch.chain.strikes import STRIKES, Record, Strikes, Trace
 from mlb_batch.errors import JobError
-from mlb_batch.rows import Constants
-from mlb_batch.source import Prompt, Video
 from mlb_batch.stages import Caption
-from mlb_batch.video import Frames
-from mlb_batch.work import Ask, Counts, Outcome, Read, Work, read_table
+from mlb_batch.work import Outcome, read_table
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CLIPS, POISON = 12, 5
-SAME = Constants("model", "none", "per_prompt")
-
-
-def read(number: int) -> Read:
-    """A clip whose first pixel says which one it is."""
-    frames = Frames(np.full((2, 4, 4, 3), number, np.uint8), (0.0, 1.0), 2, 2.0, False, 100)
-    video = Video(f"v{number}", f"/v{number}.mp4", None, None, (), {})
-    ask = Ask(f"{number:032x}", Prompt("c", "caption", "Describe."), 1)
-    return Read(Work(video, "", None, None, (ask,), Counts(1, 1)), frames)
 
 
 class Killer:

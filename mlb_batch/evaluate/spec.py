@@ -140,10 +140,7 @@ class EvalSpec(_Part):
         """`output: URI`, `benchmark: NAME`, a model or a method by its name, one of them alone."""
         if not isinstance(data, Mapping):
             return data
-        data = dict(data)
-        for key, field in (("output", "uri"), ("benchmark", "name")):
-            if isinstance(data.get(key), str):
-                data[key] = {field: data[key]}
+        data = spec_text.long_forms(data, {"output": "uri", "benchmark": "name"})
         for key, field in (("models", "id"), ("methods", "method")):
             given = data.get(key)
             if isinstance(given, str | Mapping):

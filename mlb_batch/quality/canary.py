@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from mlb_batch.errors import JobError
-from mlb_batch.planning import plan
 from mlb_batch.quality.agreement import Key, Row, agreement, answers, pairs
 from mlb_batch.quality.rivals import rival, rival_output
 from mlb_batch.spec import JobSpec
@@ -25,9 +24,9 @@ def canary(spec: JobSpec, annotate: Annotate) -> tuple[dict[str, Any], dict[str,
     if own["stopped"]:
         return {}, own
     said = {spec.prune.method: answers(own["output"], own["fingerprint"])}
-    priced, flops = plan(spec), 0
+    flops = 0
     for method in spec.canary.against:
-        summary = annotate(rival(spec, priced, method, rival_output(spec, method)), share)
+        summary = annotate(rival(spec, method, rival_output(spec, method)), share)
         if summary["stopped"]:
             return {}, summary
         said[method] = answers(summary["output"], summary["fingerprint"])

@@ -12,7 +12,6 @@ from typing import Any
 from rich.table import Table
 
 from mlb_batch.errors import SpecError
-from mlb_batch.planning import plan
 from mlb_batch.quality.agreement import Key, Row, answers, said
 from mlb_batch.quality.canary import compared
 from mlb_batch.quality.rivals import rival
@@ -28,9 +27,8 @@ def preview(spec: JobSpec, annotate: Callable[[JobSpec], dict[str, Any]]) -> dic
         raise SpecError("prune.method: none is the unpruned job itself; choose a method to see beside it")
     with tempfile.TemporaryDirectory(prefix="mlb-batch-preview-") as folder:
         own = spec.changed(output={"uri": f"{folder}/own"}, canary={"share": 0.0})
-        priced = plan(own)
         others = [m for m in ("none", "random") if m != spec.prune.method]
-        jobs = {spec.prune.method: own} | {m: rival(spec, priced, m, f"{folder}/{m}") for m in others}
+        jobs = {spec.prune.method: own} | {m: rival(spec, m, f"{folder}/{m}") for m in others}
         said_by = {}
         summaries = {}
         for method, job in jobs.items():

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlb_batch.planning import Plan
+from mlb_batch.planning import plan
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import join
 
 
-def rival(spec: JobSpec, priced: Plan, method: str, output: str) -> JobSpec:
+def rival(spec: JobSpec, method: str, output: str) -> JobSpec:
     """A job of its own: one output, one fingerprint, one bill."""
     return spec.changed(
         name=f"{spec.name}-{method}",
         prune={"method": method, "select": spec.prune.select},
-        budget=_budget(spec, priced, method),
+        budget=_budget(spec, method),
         canary={"share": 0.0},
         output={"uri": output, "target_file_mb": spec.output.target_file_mb, "commit_rows": spec.output.commit_rows},
     )
@@ -27,9 +27,10 @@ def rival_output(spec: JobSpec, method: str) -> str:
     return join(spec.output.uri, f"canary/{method}")
 
 
-def _budget(spec: JobSpec, priced: Plan, method: str) -> dict[str, Any]:
+def _budget(spec: JobSpec, method: str) -> dict[str, Any]:
     if method == "none":
         return {"ratio": 1.0}
     if spec.budget.ratio is not None:
         return {"ratio": spec.budget.ratio, "scope": spec.budget.scope, "convention": spec.budget.convention}
+    priced = plan(spec)
     return {"ratio": min(1.0, priced.planned.total / priced.vanilla.total), "scope": "total"}

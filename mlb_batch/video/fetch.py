@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,12 +85,11 @@ class Fetcher:
             self.close()
             last = Remote(uri, self._limits, clock)
         self._last = last
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             yield Fetched(last.fd, last.key, last.size, last.version, last.bring, lambda: last.bytes_fetched)
             last.check_unchanged()
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()  # all went well: it is kept for the next clip of the same video
 
 
 @contextmanager

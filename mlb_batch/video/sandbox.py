@@ -13,6 +13,7 @@ import math
 import mmap
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -82,18 +83,15 @@ class Prober:
             self._child = Child(self._entry)
         limits = {**asdict(self._limits), "video_s": clock.left_s}
         size = {} if file.bring is None else {"size_in_storage": file.size}
-        try:
-            answer, fds = self._conversation(self._child, {**job, **size, "limits": limits}, file, clock)
-        except TimeoutError:
-            self._kill()
-            raise RowError("timeout", f"reading took longer than {self._limits.video_s:g} s") from None
-        except OSError:
-            death = self._child.cause_of_death(self._limits.video_s)
-            self._kill()
-            raise death from None
-        except BaseException:  # an answer is still to come, which nobody will wait for
-            self._kill()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self._kill)  # whatever breaks it off: an answer is still to come, which nobody will wait for
+            try:
+                answer, fds = self._conversation(self._child, {**job, **size, "limits": limits}, file, clock)
+            except TimeoutError:
+                raise RowError("timeout", f"reading took longer than {self._limits.video_s:g} s") from None
+            except OSError:
+                raise self._child.cause_of_death(self._limits.video_s) from None
+            undo.pop_all()
         if "error_class" in answer:
             if answer["error_class"] == "out_of_memory":
                 self._kill()  # a fresh heap for the next video
