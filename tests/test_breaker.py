@@ -7,15 +7,22 @@ import pytest
 from mlb_batch.chain.breaker import IN_A_ROW, Breaker
 from mlb_batch.errors import JobError, RowError
 from mlb_batch.spec import LimitsSpec
-from mlb_batch.work import InStorage, Outcome, in_storage
+from mlb_batch.work import Counts, InStorage, Outcome, in_storage
 
 
-def outcome(kind: InStorage, name: str = "v") -> Outcome:
-    return Outcome(errors=[{"video_id": name, "message": f"no {name}"}] if kind != "found" else [], in_storage=kind)
+def outcome(kind: InStorage, name: str = "v", **counts: int) -> Outcome:
+    row = {"uri": name, "message": f"no {name}"}
+    rows = {"annotations": [row]} if kind == "found" else {"errors": [row]}
+    return Outcome(**rows, counts=Counts(**counts), in_storage=kind)  # type: ignore[arg-type]
+
+
+def breaker_of(there: bool = True, **limits: float) -> Breaker:
+    """`there`: what storage says when it is asked once more."""
+    return Breaker(LimitsSpec(**limits), lambda uri: there and uri == "v")  # type: ignore[arg-type]
 
 
 def test_a_refusal_is_recorded_once_another_video_was_there() -> None:
-    breaker = Breaker(LimitsSpec())
+    breaker = breaker_of()
     refused, other, found = outcome("failed"), outcome("", "late"), outcome("found")
     assert breaker.passed([refused]) == []
     assert breaker.passed([other]) == [other], "what storage has no part in waits for nothing"
@@ -24,7 +31,7 @@ def test_a_refusal_is_recorded_once_another_video_was_there() -> None:
 
 
 def test_many_in_a_row_end_the_job_in_one_line() -> None:
-    breaker = Breaker(LimitsSpec())
+    breaker = breaker_of()
     for _ in range(3):  # never in a row
         assert len(breaker.passed([outcome("failed")] * (IN_A_ROW - 1))) == 0
         assert len(breaker.passed([outcome("found")])) == IN_A_ROW
@@ -34,8 +41,33 @@ def test_many_in_a_row_end_the_job_in_one_line() -> None:
     assert "\n" not in str(ended.value)
 
 
+@pytest.mark.parametrize("refused", [1, 2, IN_A_ROW - 1])
+def test_a_small_job_that_got_nothing_ends_too(refused: int) -> None:
+    breaker = breaker_of()
+    assert breaker.passed([outcome("failed", f"v{n}") for n in range(refused)]) == []
+    with pytest.raises(JobError, match=rf"no v{refused - 1};.*max_error_share"):
+        breaker.rest()
+
+
+def test_the_last_ones_are_to_blame_only_where_another_can_still_be_had() -> None:
+    for there in (True, False):
+        breaker = breaker_of(there)
+        refused = [outcome("failed")] * 3
+        breaker.passed([outcome("found"), *refused])
+        if there:
+            assert breaker.rest() == refused
+        else:
+            with pytest.raises(JobError, match="3 videos"):
+                breaker.rest()
+
+
+def test_what_earlier_runs_had_counts() -> None:
+    breaker, refused = breaker_of(there=False), outcome("failed", skipped_done=1)
+    assert breaker.passed([refused]) == [] and breaker.rest() == [refused]
+
+
 def test_who_says_how_many_errors_may_be_is_believed() -> None:
-    breaker = Breaker(LimitsSpec(max_error_share=1.0))
+    breaker = breaker_of(max_error_share=1.0)
     many = [outcome("failed")] * 10 * IN_A_ROW
     assert breaker.passed(many) == many and breaker.rest() == []
 

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,9 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from mlb_batch.chain.breaker import Breaker
 from mlb_batch.errors import JobError, MlbBatchError, UserError
 from mlb_batch.spec import LimitsSpec
-from mlb_batch.work import items
+from mlb_batch.stages import attempt
+from mlb_batch.video import version_of
+from mlb_batch.work import in_storage, items
 
 TICK_S = 1.0
 AHEAD = 4  # tables; when the driver falls behind, the chain waits
@@ -73,11 +76,16 @@ class Arrivals:
 @contextmanager
 def arriving(dataset: Dataset, limits: LimitsSpec | None = None) -> Iterator[Arrivals]:
     """`limits`: where a run is to end when its storage gives it nothing."""
-    arrivals = Arrivals(dataset, Breaker(limits) if limits else None)
+    arrivals = Arrivals(dataset, Breaker(limits, _there) if limits else None)
     try:
         yield arrivals
     finally:
         arrivals.close()
+
+
+def _there(uri: str) -> bool:
+    """Asked of storage now. Raises JobError where it answers nobody any more."""
+    return in_storage(attempt(partial(version_of, uri), "storage")) != "failed"
 
 
 def _translated(error: BaseException) -> MlbBatchError:

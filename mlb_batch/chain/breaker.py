@@ -2,12 +2,13 @@
 
 Whether one object is refused or everything is, a single answer does not tell. So what failed in storage waits until
 another video could be had; where many fail one after the other and none can be had, the job ends, and nothing of them
-is recorded: the same command tries them again.
+is recorded: the same command tries them again. At the end of the input a video that could be had is asked for once
+more: if it still can be, the others are refused for themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mlb_batch.errors import JobError
 from mlb_batch.spec import LimitsSpec
@@ -17,18 +18,24 @@ IN_A_ROW = 20
 
 
 class Breaker:
-    def __init__(self, limits: LimitsSpec) -> None:
+    def __init__(self, limits: LimitsSpec, there: Callable[[str], bool]) -> None:
+        """`there`: whether storage still has something to say of a uri."""
         self._most = IN_A_ROW if limits.max_error_share is None else None  # who says what to expect is believed
+        self._there = there
         self._held: list[Outcome] = []
+        self._had = False  # something of this input, by this run or an earlier one
+        self._known = ""  # the uri of the last video that was there
 
     def passed(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """What can be recorded by now. Raises JobError."""
         out: list[Outcome] = []
         for one in outcomes:
+            self._had = self._had or one.in_storage == "found" or one.counts.skipped_done > 0
             if one.in_storage == "failed" and self._most is not None:
                 self._held.append(one)
             elif one.in_storage == "found":
-                out += [*self.rest(), one]
+                self._known = next((row["uri"] for row in (*one.annotations, *one.errors)), self._known)
+                out += [*self._released(), one]
             else:
                 out.append(one)
         if self._most is not None and len(self._held) >= self._most:
@@ -36,13 +43,20 @@ class Breaker:
         return out
 
     def rest(self) -> list[Outcome]:
+        """What can be recorded when nothing more comes. Raises JobError."""
+        if self._held and not (self._had and (not self._known or self._there(self._known))):
+            raise self._end()
+        return self._released()
+
+    def _released(self) -> list[Outcome]:
         held, self._held = self._held, []
         return held
 
     def _end(self) -> JobError:
         said = next((row["message"] for row in reversed(self._held[-1].errors)), "")
+        videos = f"{len(self._held)} videos one after the other" if len(self._held) > 1 else "a video"
         return JobError(
-            f"{len(self._held)} videos one after the other could not be had from storage, and no other could: {said}; "
-            "nothing of them is recorded. Check the credentials and the bucket's policy, then run the same command to "
-            "resume; to record them as errors, set limits.max_error_share"
+            f"{videos} could not be had from storage, and no other could: {said}; nothing of that is recorded. Check "
+            "the credentials and the bucket's policy, then run the same command to resume; to record such videos as "
+            "errors, set limits.max_error_share"
         )
