@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from dataclasses import replace
@@ -192,6 +193,44 @@ def test_a_bad_prompt_fails_alone() -> None:
     assert isinstance(first[1], Answer)
     ((alone,),) = made.annotate([Clip(pixels(SPEC, 2, 1), (good,))])
     assert isinstance(alone, Answer) and replace(alone, model_s=0.0) == replace(first[1], model_s=0.0)
+
+
+def saying(token: int) -> Captioner:
+    """One whose model says the same token for ever."""
+    made = captioner(name="none")
+    head = torch.nn.Linear(made.shape.decoder.hidden, made.shape.decoder.vocab)
+    torch.nn.init.zeros_(head.weight)
+    head.bias.data = torch.nn.functional.one_hot(torch.tensor(token), made.shape.decoder.vocab).float()
+    made._decoder = replace(made._decoder, head=head)
+    return made
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_not_a_number_is_no_answer_and_its_neighbours_get_theirs(temperature: float) -> None:
+    made, frames = captioner(temperature, name="none"), pixels(SPEC, 2, 1)
+    made._decoder = replace(made._decoder, head=copy.deepcopy(made._decoder.head))  # which may share the embedding's
+    good, poison = ask("g"), ask("p", "quite another question")
+    ((expected,),) = made.annotate([Clip(frames, (good,))])
+    shared = {*made._prompter.prefix, *made._prompter.suffix("qa", good.text)}
+    foreign = set(made._prompter.suffix("qa", poison.text)) - shared
+    assert foreign and isinstance(expected, Answer)
+    made._decoder.embedding.weight[list(foreign)] = torch.nan
+    ((answer, failed),) = made.annotate([Clip(frames, (good, poison))])
+    assert isinstance(failed, RowError) and failed.error_class == "model_error" and not failed.retryable
+    assert isinstance(answer, Answer) and answer.text == expected.text
+
+
+def test_a_model_that_says_nothing_or_never_stops_is_told_by_its_rows() -> None:
+    clip = Clip(pixels(SPEC, 2, 1), (ask("x"),))
+    (stop,) = captioner()._stop
+    ((empty,),) = saying(stop).annotate([clip])
+    assert isinstance(empty, Answer) and (empty.text, empty.finish_reason, empty.num_new_tokens) == ("", "stop", 1)
+    tokenizer = prompter(SPEC).tokenizer
+    half = next(n for n in range(len(tokenizer)) if "\N{REPLACEMENT CHARACTER}" in tokenizer.decode([n]))
+    for token in (tokenizer.encode("ball", add_special_tokens=False)[0], half):
+        ((endless,),) = saying(token).annotate([clip])
+        assert isinstance(endless, Answer) and (endless.finish_reason, endless.num_new_tokens) == ("length", 8)
+        assert endless.text and endless.text.encode()  # also where its tokens are halves of a character
 
 
 def test_nothing_to_do_is_nothing() -> None:

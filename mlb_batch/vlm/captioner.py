@@ -17,7 +17,7 @@ from mlb_batch.vlm.billing import Shares, shares
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.choices import parse_letter
 from mlb_batch.vlm.decoder import Decoder
-from mlb_batch.vlm.generate import Sampling, generate
+from mlb_batch.vlm.generate import NO_NUMBERS, Sampling, generate
 from mlb_batch.vlm.generate import Sequence as Generated
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
@@ -117,7 +117,7 @@ class Captioner:
         half = len(ready) // 2
         return [*self._fit(ready[:half]), *self._fit(ready[half:])]
 
-    def _run(self, ready: list[_Ready]) -> list[list[Answer]]:
+    def _run(self, ready: list[_Ready]) -> list[list[Answer | RowError]]:
         begun_s = time.monotonic()
         meters = [Meter(self.shape) for _ in ready]
         inputs = self._preparer.inputs([r.source for r in ready], meters)
@@ -144,7 +144,7 @@ class Captioner:
         return Sampling(self.settings.max_new_tokens, self.settings.temperature, seed)
 
     def _answers(self, ready: _Ready, given: ClipInput, meter: Meter, said: list[Generated],
-                 model_s: float) -> list[Answer]:  # fmt: skip
+                 model_s: float) -> list[Answer | RowError]:  # fmt: skip
         expected = self.settings.expected_new_tokens or self.settings.max_new_tokens
         looked = given.schedule.frames if given.schedule.features else 0
         features = self._preparer.features_cost(looked, len(said)) if looked else 0
@@ -157,7 +157,10 @@ class Captioner:
         ]
 
     def _answer(self, ask: Ask, given: ClipInput, sequence: Generated, bill: Shares, suffix: int,
-                model_s: float) -> Answer:  # fmt: skip
+                model_s: float) -> Answer | RowError:  # fmt: skip
+        if sequence.finish_reason == NO_NUMBERS:
+            message = "the model's output is NaN or infinite; a model.dtype with more range may help"
+            return RowError("model_error", message, retryable=False)
         text = str(self._prompter.tokenizer.decode(sequence.tokens, skip_special_tokens=True)).strip()
         return Answer(
             text=text,

@@ -15,6 +15,8 @@ from mlb_batch.vlm.attention import attend_last
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.sequence import Prefilled
 
+NO_NUMBERS = "no_numbers"  # how a sequence ends whose logits are NaN or infinite: what is drawn from those is no answer
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -104,8 +106,12 @@ def generate(decoder: Decoder, prefilled: list[Prefilled], samplings: list[Sampl
 
 
 def _taken(decoder: Decoder, running: list[Sequence], logits_BV: Tensor, stop: frozenset[int]) -> list[Sequence]:
-    for sequence, logits_V in zip(running, logits_BV, strict=True):
-        sequence.take(logits_V, stop)
+    numbers_B = logits_BV.amax(dim=-1).isfinite().tolist()
+    for sequence, logits_V, numbers in zip(running, logits_BV, numbers_B, strict=True):
+        if numbers:
+            sequence.take(logits_V, stop)
+        else:
+            sequence.finish_reason = NO_NUMBERS
         sequence.operations += flops.head(decoder.shape.decoder, 1)
     return [s for s in running if not s.finish_reason]
 
