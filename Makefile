@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test test-slow fuzz overload lint clean
 
 install: $(STAMP)
 
@@ -25,6 +25,14 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Mutants of the public videos (../shared/videos) through the reader; goes on where it was stopped.
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz.py fuzz
+
+# 50,000 tiny videos and 20 of three hours: memory, spilling and rate. Takes a few hours on two cores.
+overload: $(STAMP)
+	$(BIN)/python tests/overload.py overload
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

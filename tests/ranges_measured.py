@@ -24,7 +24,7 @@ import av
 import numpy as np
 import s3fs
 from s3server import S3Server, start_server
-from video_files import CORPUS, MODEL_SIZE, corpus
+from video_files import CORPUS, MODEL_SIZE, corpus, repeated
 
 from mlb_batch.errors import RowError
 from mlb_batch.storage import filesystem
@@ -61,23 +61,6 @@ class Traffic:
         s3fs.S3FileSystem._call_s3 = call
 
 
-def long_video(path: Path, source: Path, times: int) -> Path:
-    """The source's packets, again and again."""
-    with av.open(str(source)) as given, av.open(str(path), "w", options={"movflags": "faststart"}) as out:
-        stream = out.add_stream_from_template(given.streams.video[0])
-        packets = [packet for packet in given.demux(video=0) if packet.size]
-        length = max(p.dts + p.duration for p in packets) - min(p.dts for p in packets)
-        data = [(bytes(p), p.pts, p.dts, p.duration, p.is_keyframe, p.time_base) for p in packets]
-        for n in range(times):
-            for raw, pts, dts, duration, key, base in data:
-                packet = av.Packet(raw)
-                packet.pts, packet.dts, packet.duration, packet.time_base = (
-                    pts + n * length, dts + n * length, duration, base)  # fmt: skip
-                packet.is_keyframe, packet.stream = key, stream
-                out.mux(packet)
-    return path
-
-
 def plain(uri: str, count: int, start_s: float | None, end_s: float | None, **cache: Any) -> int:
     """What one writes first: seek to each wanted time, read on to the frame."""
     fs, name = filesystem(uri)
@@ -98,7 +81,7 @@ def videos(folder: Path) -> Iterator[tuple[str, Path, float | None, float | None
         if entry["result"] == "ok" and entry["bytes"] > 100_000:
             yield "corpus", CORPUS / entry["file"], None, None
     source = CORPUS / "iejMac+video2dataset" / "test_video.mp4"
-    long = long_video(folder / "long.mp4", source, 30)
+    long = repeated(folder / "long.mp4", source, 30)
     yield "1 h whole", long, None, None
     for n in range(5):
         yield "10 s of 1 h", long, 600.0 * n + 5, 600.0 * n + 15

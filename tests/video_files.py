@@ -78,6 +78,23 @@ def write_video(
     return path
 
 
+def repeated(path: Path, source: Path, times: int) -> Path:
+    """The source's packets, again and again: hours in seconds."""
+    with av.open(str(source)) as given, av.open(str(path), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        packets = [packet for packet in given.demux(video=0) if packet.size]
+        length = max(p.dts + p.duration for p in packets) - min(p.dts for p in packets)
+        data = [(bytes(p), p.pts, p.dts, p.duration, p.is_keyframe, p.time_base) for p in packets]
+        for n in range(times):
+            for raw, pts, dts, duration, key, base in data:
+                packet = av.Packet(raw)
+                packet.pts, packet.dts, packet.duration, packet.time_base = (
+                    pts + n * length, dts + n * length, duration, base)  # fmt: skip
+                packet.is_keyframe, packet.stream = key, stream
+                out.mux(packet)
+    return path
+
+
 def _silence(seconds: float) -> av.AudioFrame:
     frame = av.AudioFrame.from_ndarray(np.zeros((1, int(seconds * 48000)), np.float32), format="fltp", layout="mono")
     frame.sample_rate, frame.pts = 48000, 0
