@@ -102,7 +102,7 @@ def start(*command: str, **environment: str) -> subprocess.Popen[str]:
 def mlb_batch(*arguments: str, **environment: str) -> tuple[int, dict[str, Any], str]:
     """A whole command: its exit code, the JSON of stdout's last line, and stderr."""
     process = start(MLB_BATCH, *arguments, **environment)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1500)
     last = out.strip().splitlines()[-1] if out.strip() else "{}"
     return process.returncode, json.loads(last), err
 

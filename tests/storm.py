@@ -4,8 +4,8 @@ slow_down   503 SlowDown          error_500   500 InternalError       too_many  
 reset       the connection ends   truncate    half of the body, then the connection ends
 hang        no answer             calm        nothing goes wrong
 
-`refuse(code)` makes it answer everything with 403 and that code from then on. `requests` counts by method, and `paths`
-keeps (method, path, range) of every request.
+`refuse(code, part)` makes it answer everything whose path has that part with 403 and that code from then on. `requests`
+counts by method, and `paths` keeps (method, path, range) of every request.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Storm(FaultProxy):
         self.bytes_sent = 0
         self.before: dict[int, object] = {}  # number of a request -> what to call before it is answered
         self._kind, self._share, self._chance = kind, share, random.Random(seed)
-        self._refusal = ""
+        self._refusal = self._refused_part = ""
         self._over = threading.Event()
 
-    def refuse(self, code: str) -> None:
-        self._refusal = code
+    def refuse(self, code: str, part: str = "") -> None:
+        self._refusal, self._refused_part = code, part
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
@@ -45,7 +45,7 @@ class Storm(FaultProxy):
             self.faults += strikes
         if number in self.before:
             self.before[number]()  # type: ignore[operator]
-        if self._refusal:
+        if self._refusal and self._refused_part in request.path:
             self._say(request, 403, self._refusal)
         elif not strikes or (self._kind == "truncate" and request.command != "GET"):
             reply = self._forward(request, body)
