@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/mlb-batch demo $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

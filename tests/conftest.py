@@ -35,5 +35,14 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs want both cores: with several workers, all of them stay in one, beside the tests that want a core."""
+    for item in items:
+        module = item.getparent(pytest.Module).obj
+        helpers = {getattr(value, "__module__", None) for value in vars(module).values()}
+        if "ray_cluster" in getattr(item, "fixturenames", ()) or "small_jobs" in helpers:
+            item.add_marker(pytest.mark.xdist_group("whole runs"))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(RAY_FOLDER, ignore_errors=True)

@@ -202,8 +202,8 @@ def check_readers(seen: dict[str, dict[str, int]]) -> None:
     assert seen["plain"]["wrong"] == 0, "a plain read is right or an error, never a wrong answer"
 
 
-def test_readers_see_every_row_once_while_files_are_merged(place: Place) -> None:
-    check_readers(compactions_under_readers(place, rounds=2, files=12, grace_s=2))
+def test_readers_see_every_row_once_while_files_are_merged(tmp_path: Path) -> None:
+    check_readers(compactions_under_readers(Place(str(tmp_path)), rounds=2, files=12, grace_s=2))
 
 
 @pytest.mark.slow
@@ -283,9 +283,8 @@ def _sound_or_shut(uri: str, ids: list[str]) -> None:
         assert sorted(Place(uri).ids()) == sorted(ids)
 
 
-def test_killed_anywhere_it_leaves_what_the_next_run_or_compaction_mends(place: Place) -> None:
-    on_disk = not place.uri.startswith("s3")
-    steps = kills(place, first=1 if on_disk else 3, step=3 if on_disk else 8)
+def test_killed_anywhere_it_leaves_what_the_next_run_or_compaction_mends(tmp_path: Path) -> None:
+    steps = kills(Place(f"{tmp_path}/out"), first=1, step=3)
     assert steps > 12, "the kills should fall on every window"
 
 

@@ -53,6 +53,7 @@ def test_a_small_job_is_solved_over_all_clips_and_run_again_does_nothing(tmp_pat
     assert (again["annotated"], again["skipped_done"], again["fingerprint"]) == (0, 20, first["fingerprint"])
 
 
+@pytest.mark.slow
 def test_a_large_job_is_solved_on_a_sample_and_never_spends_more(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(settling, "FULL_PASS", 8)
     monkeypatch.setattr(settling, "SAMPLE", 8)

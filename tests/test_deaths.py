@@ -70,6 +70,7 @@ def test_a_clip_that_kills_its_actor_is_found_and_its_neighbours_are_not_blamed(
     assert len(deadly) == STRIKES and deadly[1:] == [f"[{POISON}]"] * (STRIKES - 1), "it was to run alone after a death"
 
 
+@pytest.mark.slow
 def test_a_model_that_kills_every_process_that_loads_it_ends_the_job() -> None:
     def load() -> Any:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -25,7 +25,7 @@ VIDEOS, PROMPTS = 30, 2
 ROWS = VIDEOS * PROMPTS
 COMMIT_ROWS = 8
 VICTIMS = {"reader": "MapBatches(ReadFrames)", "captioner": "MapBatches(Caption)", "raylet": "raylet/raylet "}
-NORMAL = [("driver", 1), ("captioner", 2), ("raylet", 3)]
+NORMAL = [("driver", 1)]
 SLOW = [(victim, seed) for seed in range(10, 13) for victim in ("driver", *VICTIMS)]
 
 

@@ -460,6 +460,7 @@ def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
     assert rows(tmp_path) == results_before and (out / "README.md").read_text() == text
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_broke_off_goes_on_where_it_was(ray_cluster: None, tmp_path: Path) -> None:
     two = {"methods": ["none", "random"]}
     with pytest.raises(JobError):

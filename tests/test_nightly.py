@@ -139,6 +139,7 @@ def shift(s3: S3Server) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
     kill_all(process)
 
 
+@pytest.mark.slow
 def test_three_nights_a_compaction_and_a_quiet_night(
     bucket: Bucket, shift: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_canary_runs_its_share_three_ways_and_says_how_far_they_agree(tmp_path
     assert again["canary"]["flops_executed"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_canary_that_falls_too_far_stops_the_job_and_keeps_what_was_done(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 6)

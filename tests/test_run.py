@@ -118,6 +118,7 @@ def test_questions_passthrough_and_spans_of_a_manifest_reach_the_rows(tmp_path: 
     assert {r["prompt"] for r in found} == {"First: describe.", "Second: describe.", "One?", "Two?", "Three?"}
 
 
+@pytest.mark.slow
 def test_prompts_of_a_clip_share_its_reading_and_its_encoding(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 1)
     run(spec(tmp_path, prompts=PROMPTS[:1], output=str(tmp_path / "one")))
@@ -186,6 +187,7 @@ def test_other_kinds_of_bad_input_get_their_class_beside_good_videos(tmp_path: P
                                          "bad_prompt": 1}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_may_pass_is_tried_again_by_later_runs_up_to_the_limit(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 1)
     write_video(tmp_path / "videos" / "slow.mp4", frames=600, size=(480, 640))

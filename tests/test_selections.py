@@ -33,6 +33,7 @@ def test_a_run_records_what_it_kept_and_the_same_run_again_adds_nothing(tmp_path
         assert row["plain_by_frame"] == row["kept_by_frame"], "nothing is debiased in fastv"
 
 
+@pytest.mark.slow
 def test_by_default_nothing_is_recorded_and_a_share_picks_the_same_answers_every_time(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 12)
     run(spec(tmp_path))
