@@ -16,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from mlb_batch.errors import SpecError
 
+MOST_COMPARED = 10_000  # names of a manifest's columns, which may be any number
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain scalars: `yes` and `no` stay words (they are choices), 1e9 is a number, dates stay text."""
@@ -203,7 +205,7 @@ def fill_template(text: str, values: Mapping[str, str]) -> str:
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word), list(itertools.islice(known, MOST_COMPARED)), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,53 @@ print(early, late)
     assert done.returncode == 0, done.stderr
     early, late = map(float, done.stdout.split())
     return early, late
+
+
+def wide(path: Path) -> None:
+    names = ",".join(["uri", *(f"c{n}" for n in range(10**6))])
+    path.write_text(f"{names}\na.mp4{',x' * 10**6}\n")
+
+
+def deep(path: Path) -> None:
+    path.write_text(f'{{"uri": "a.mp4", "title": {"[" * 10**6}{"]" * 10**6}}}\n')
+
+
+def swollen(path: Path) -> None:
+    """Nine kilobytes of file, four gigabytes of cells."""
+    cells = pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), pa.array(["x" * 10**6]))
+    pq.write_table(pa.table({"uri": [f"{n}.mp4" for n in range(4096)], "title": cells}), path, compression="zstd")
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "said"),
+    [("csv", wide, "no column 'title'"), ("jsonl", deep, "line 1: not JSON"), ("parquet", swollen, "4096 videos")],
+)
+def test_manifests_that_swell_are_answered_soon_and_in_bounded_memory(
+    kind: str, write: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"m.{kind}"
+    write(path)
+    code = f"""
+import resource
+from mlb_batch.errors import UserError
+from mlb_batch.source import videos
+from mlb_batch.spec import JobSpec
+prompts = [{{"id": "c", "kind": "caption", "text": "Of {{title}}"}}]
+try:
+    given = {{"manifest": {str(path)!r}, "columns": ["title"]}}
+    print(sum(1 for _ in videos(JobSpec.from_dict({{"input": given, "prompts": prompts, "output": "out"}}))), "videos")
+except UserError as error:
+    print(error)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+"""
+    # Through a shell: a process has its parent's peak until it becomes another program.
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1"', sys.executable, code], capture_output=True, text=True, check=True
+    )
+    told, used = done.stdout.rsplit("\n", 2)[:2]
+    cpu_s, peak_mb = map(float, used.split())
+    assert said in told and cpu_s < 10 and peak_mb < 1000, done.stdout[-500:]
 
 
 def _grows_by_mb(tmp_path: Path, count: int) -> float:

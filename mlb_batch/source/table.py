@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
@@ -17,7 +18,7 @@ from mlb_batch.storage import CLIENT_TRIES, filesystem
 from mlb_batch.storage_errors import error_kind, first_line, foreign_errors
 
 Row = dict[str, Any]
-BATCH_ROWS = 4096
+BATCH_ROWS = 128  # a file of a few kilobytes can hold a megabyte in every row
 LONGEST_LINE = 16 * 2**20
 
 Report = Callable[[str], None]
@@ -46,7 +47,7 @@ def column_types(uri: str) -> pa.Schema | None:
         header = next(csv.reader(_text_lines(file, uri, _refuse(uri))), None)
     if not header:
         raise InputError(f"input.manifest: {uri}: the file is empty; a CSV file begins with its columns' names")
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, times in Counter(header).items() if times > 1)
     if twice:
         raise InputError(f"input.manifest: {uri}: the column {twice[0]!r} stands twice in the first line")
     return pa.schema([(name, pa.string()) for name in header])
