@@ -12,7 +12,10 @@ import pytest
 import torch
 from models import FAMILIES, Spec, folder, make_tokenizer, processor_config
 
+from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.errors import ModelError
+from mlb_batch.prune import make
+from mlb_batch.vlm.captioner import Captioner, Settings
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.preprocess import FrameRecipe, frame_recipe, paired_recipe
@@ -36,6 +39,33 @@ def test_pickled_weights_are_refused_and_named(place: Path) -> None:
 def test_pickled_weights_beside_good_ones_are_never_opened(place: Path) -> None:
     (place / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     load(resolve(str(place)), torch.device("cpu"), torch.float32)
+
+
+def test_weights_whose_header_lies_are_refused_before_they_are_read(place: Path) -> None:
+    weights = place / "model.safetensors"
+    data = weights.read_bytes()
+    for header in (2**62, 2**31, 0):
+        weights.write_bytes(header.to_bytes(8, "little") + data[8:])
+        with pytest.raises(ModelError, match=r"model\.safetensors is damaged.*header"):
+            resolve(str(place))
+    for spoilt in (data[: len(data) // 2], data[:8] + b"{" * (len(data) - 8), b""):
+        weights.write_bytes(spoilt)
+        with pytest.raises(ModelError, match="damaged"):
+            resolve(str(place))
+
+
+def test_code_that_comes_with_a_checkpoint_is_not_run(place: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    (place / "evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
+    for name, kinds in (
+        ("config.json", ("AutoConfig", "AutoModelForImageTextToText")),
+        ("tokenizer_config.json", ("AutoTokenizer",)),
+        ("preprocessor_config.json", ("AutoImageProcessor",)),
+    ):
+        config = json.loads((place / name).read_text())
+        (place / name).write_text(json.dumps({**config, "auto_map": dict.fromkeys(kinds, "evil.Evil")}))
+    Captioner(resolve(str(place)), Settings(make("none", {}), WHOLE, 1, device="cpu"))
+    assert not canary.exists()
 
 
 def test_a_folder_without_config_or_weights_is_refused(place: Path) -> None:

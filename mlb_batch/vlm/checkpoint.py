@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from safetensors import SafetensorError, safe_open
 
 from mlb_batch import tiny
 from mlb_batch.cost.shapes import ModelShape, model_shape
@@ -64,7 +65,18 @@ def _local(name: str, folder: Path) -> Checkpoint:
         pickled = [p.name for p in folder.iterdir() if p.suffix in _PICKLED]
         found = f" (it has {', '.join(pickled)}: pickled weights can run code and are refused)" if pickled else ""
         raise ModelError(f"model.id: {name!r} holds no .safetensors weights{found}; convert them to safetensors")
+    _refuse_damaged(name, folder)
     return Checkpoint(name, folder, json.loads(config.read_text()), _content_hash(folder))
+
+
+def _refuse_damaged(name: str, folder: Path) -> None:
+    """By the weights' headers, before anything is held: the captioners would find out one after the other."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except SafetensorError as error:
+            raise ModelError(f"model.id: {name!r}: {path.name} is damaged ({error}); copy it again") from None
 
 
 def _content_hash(folder: Path) -> str:
