@@ -1,6 +1,7 @@
 """Run as a process of its own: clips with large frames go through a small object store to a captioner that is slow.
 
-Prints one JSON object: rows, the bytes of frames that were read, the store's size, and what Ray says was spilled.
+Prints one JSON object: rows, the bytes of frames that were read, the store's size, what Ray says was spilled, and what
+the driver's own memory grew by.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class Slow:
         return [[RowError("bad_prompt", "nothing was asked")] * len(clip.asks) for clip in clips]
 
 
+def own_mb() -> int:
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) >> 10
+
+
 def main(folder: Path, videos: int) -> None:
     clips(folder / "videos", videos)
     job = spec(folder)
@@ -56,8 +61,10 @@ def main(folder: Path, videos: int) -> None:
         captioning = (Slow, Constants("model", "none", "per_prompt"), strikes, 1)
         done = frames.map_batches(Caption, fn_constructor_args=captioning, batch_format="pyarrow", batch_size=2,
                                   num_cpus=0.75, compute=ActorPoolStrategy(size=1))  # fmt: skip
+        before_mb = grown_mb = own_mb()
         with arriving(done) as arrivals:
             while (outcomes := arrivals.take(1.0)) is not None:
+                grown_mb = max(grown_mb, own_mb())
                 rows += sum(len(one.errors) for one in outcomes)
     spilled = [
         line
@@ -65,7 +72,8 @@ def main(folder: Path, videos: int) -> None:
         if "Spilled" in line
     ]
     moved = videos * FRAMES * SIDE * SIDE * 3
-    print(json.dumps({"rows": rows, "frame_bytes": moved, "store_bytes": STORE_BYTES, "spilled": spilled}))
+    told = {"rows": rows, "frame_bytes": moved, "store_bytes": STORE_BYTES, "spilled": spilled}
+    print(json.dumps({**told, "driver_grew_mb": grown_mb - before_mb}))
 
 
 if __name__ == "__main__":

@@ -21,4 +21,4 @@ def test_a_slow_captioner_holds_reading_back(tmp_path: Path) -> None:
     told = json.loads(out.splitlines()[-1])
     assert told["rows"] == VIDEOS * PROMPTS
     assert told["frame_bytes"] > 2 * told["store_bytes"], "the store could have held it all: nothing was shown"
-    assert told["spilled"] == []
+    assert told["spilled"] == [] and told["driver_grew_mb"] < 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from video_files import MODEL_SIZE, cut, not_videos, numbers, write_audio, write
 
 from mlb_batch.errors import RowError
 from mlb_batch.video import Frames, Limits, Sampling, probe, read_frames
+
+SESSION = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
 
 
 def read(path: Path, count: int = 8, limits: Limits | None = None) -> Frames:
@@ -138,6 +141,38 @@ def test_a_name_is_never_a_command(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes((tmp_path / "a.mp4").read_bytes())
         assert numbers(read(path).pixels_FHWC)[-1] == 49
+
+
+def with_media_elsewhere(path: Path, uri: str) -> Path:
+    """An MP4 whose frames are said to lie at `uri`; its index stands last, so that growing it moves no frame."""
+    data = write_video(path).read_bytes()
+    entry = data.index(b"url \0\0\0\1")
+    grown = data[: entry + 4] + bytes(4) + uri.encode() + b"\0" + data[entry + 8 :]
+    more = len(grown) - len(data)
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref", b"url "):
+        at = grown.index(box) - 4
+        size = int.from_bytes(grown[at : at + 4], "big") + more
+        grown = grown[:at] + size.to_bytes(4, "big") + grown[at + 4 :]
+    path.write_bytes(grown)
+    return path
+
+
+def test_a_file_that_points_elsewhere_opens_nothing_there(tmp_path: Path) -> None:
+    with socket.socket() as canary:
+        canary.bind(("127.0.0.1", 0))
+        canary.listen()
+        canary.settimeout(0)
+        there = f"http://127.0.0.1:{canary.getsockname()[1]}/v.mp4"
+        dash = f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><BaseURL>{there}</BaseURL></MPD>'
+        for name, text in (("a.mpd", f'<?xml version="1.0"?>{dash}'), ("a.m3u8", f"#EXTM3U\n#EXTINF:1,\n{there}\n"),
+                           ("a.mp4", f"ffconcat version 1.0\nfile {there}\n"), ("a.sdp", SESSION)):  # fmt: skip
+            (tmp_path / name).write_text(text)
+            assert error_class(lambda path=tmp_path / name: read(path)) == "not_video"
+        for uri in (there, "file:///etc/passwd", str(write_video(tmp_path / "other.mp4"))):
+            elsewhere = with_media_elsewhere(tmp_path / "v.mov", uri)
+            assert numbers(read(elsewhere).pixels_FHWC)[-1] == 49, "the frames are its own, whatever it says"
+        with pytest.raises(BlockingIOError):
+            canary.accept()
 
 
 def test_resolution_that_changes_on_the_way_keeps_one_shape(tmp_path: Path) -> None:

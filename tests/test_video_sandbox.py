@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,48 @@ def test_nothing_leaks(reader: Reader, good: Path, tmp_path: Path, monkeypatch: 
     before = use(3)
     assert use(60) == before
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_five_thousand_videos_leave_memory_files_and_threads_as_they_were(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process; the child is replaced when it has kept too much, which is looked at apart."""
+    scratch, bad = tmp_path / "scratch", tmp_path / "text.mp4"
+    scratch.mkdir()
+    bad.write_text("no video")
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=20)) as reader:
+
+        def use(times: int) -> tuple[int, int, int]:
+            for n in range(times):
+                with suppress(RowError):
+                    reader.read(str(bad if n % 10 == 9 else good))
+            status = Path("/proc/self/status").read_text()
+            files = len(list(Path("/proc/self/fd").iterdir()))
+            return int(status.split("RssAnon:")[1].split()[0]), files, threading.active_count()
+
+        before_kb, *before = use(500)
+        after_kb, *after = use(4500)
+    with capsys.disabled():
+        print(f"\n{(after_kb - before_kb) / 4500:.2f} KB a video, files and threads {before} -> {after}")
+    assert (after_kb - before_kb) / 4500 < 5 and after == before and list(scratch.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("video_s", [1.0, 3.0])
+def test_a_video_that_reads_slowly_ends_at_its_deadline(video_s: float, tmp_path: Path) -> None:
+    """One keyframe, and the last frames wanted: everything has to be read, on a process that is nice to others."""
+    heavy = write_video(tmp_path / "heavy.mp4", frames=300, size=(1080, 1920), gop=10_000)
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=video_s)) as reader:
+        reader.probe(str(heavy))
+        assert reader.child_pid is not None
+        os.setpriority(os.PRIO_PROCESS, reader.child_pid, 19)
+        begun_s = time.monotonic()
+        with pytest.raises(RowError) as caught:
+            reader.read(str(heavy))
+        assert caught.value.error_class == "timeout" and abs(time.monotonic() - begun_s - video_s) <= 2
 
 
 def mutants(seeds: range) -> Iterator[tuple[str, bytes]]:
