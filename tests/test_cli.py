@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,25 +18,39 @@ from mlb_batch.books import exit_code
 from mlb_batch.cli import app, ended
 from mlb_batch.spec import JobSpec
 
+Command = Callable[..., tuple[int, dict[str, Any], str]]
 
-def test_plan_run_status_report_verify(tmp_path: Path) -> None:
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Command:
+    """A command in this process: its exit code, the JSON of stdout's last line, and stderr."""
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
+        code = ended(lambda: app(list(arguments)))
+        out, err = capsys.readouterr()
+        return code, json.loads(out.splitlines()[-1]) if out else {}, err
+
+    return run
+
+
+def test_plan_run_status_report_verify(tmp_path: Path, here: Command) -> None:
     clips(tmp_path / "videos", 2)
     (tmp_path / "videos" / "empty.mp4").touch()
     path, out = job_file(tmp_path), str(tmp_path / "out")
-    code, planned, err = mlb_batch("plan", str(path))
+    code, planned, err = here("plan", str(path))
     assert code == 0 and planned["prompts"] == 6 and "budget" in err
     assert not Path(out).exists(), "a plan leaves nothing"
     code, summary, err = mlb_batch("run", str(path), "--set", "output.commit_rows=1")
     assert code == summary["exit_code"] == 3 and (summary["annotated"], summary["errors"]) == (4, 2)
     assert "done 4" in err and "failed 2" in err and "\x1b" not in err, "no colours where there is no terminal"
-    code, progress, err = mlb_batch("status", out)
+    code, progress, err = here("status", out)
     assert (code, progress["state"], progress["annotated"]) == (0, "ended", 4) and "ended" in err
-    code, numbers, err = mlb_batch("report", out, "--html", str(tmp_path / "report.html"))
+    code, numbers, err = here("report", out, "--html", str(tmp_path / "report.html"))
     assert (code, numbers["annotations"]) == (0, 4) and (tmp_path / "report.html").stat().st_size > 0
-    assert mlb_batch("verify", out)[:2] == (0, {"output": out, "damaged": 0, "findings": []})
+    assert here("verify", out)[:2] == (0, {"output": out, "damaged": 0, "findings": []})
     part = next((tmp_path / "out" / "annotations").rglob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-9] + bytes(9))
-    code, found, err = mlb_batch("verify", out)
+    code, found, err = here("verify", out)
     assert code == 1 and found["damaged"] > 0 and part.name in err
 
 
@@ -76,11 +92,11 @@ def test_wrong_arguments_are_the_users_mistake(
     assert out == "" and err and "Traceback" not in err
 
 
-def test_settings_reach_the_job(tmp_path: Path) -> None:
+def test_settings_reach_the_job(tmp_path: Path, here: Command) -> None:
     clips(tmp_path / "videos", 1)
     path = job_file(tmp_path)
-    assert mlb_batch("plan", str(path), "--set", "frames.count=2")[1]["frames"] == 2
-    code, _, err = mlb_batch("plan", str(path), "--set", "frames.cuont=2")
+    assert here("plan", str(path), "--set", "frames.count=2")[1]["frames"] == 2
+    code, _, err = here("plan", str(path), "--set", "frames.cuont=2")
     assert code == 2 and "cuont" in err
 
 

@@ -39,6 +39,7 @@ def spent(rows: list[dict[str, Any]]) -> int:
     return sum(row["flops_prefill"] + row["flops_scoring"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_small_job_is_solved_over_all_clips_and_run_again_does_nothing(tmp_path: Path) -> None:
     write_clips(tmp_path / "videos", 10)
     job, out = content_job(tmp_path), tmp_path / "out"

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 from ray_nodes import join, ray, start_head, until
-from small_jobs import MLB_BATCH, clips, descendants, ids, job_file, kill_all, mlb_batch, start, texts
+from small_jobs import MLB_BATCH, clips, descendants, ids, job_file, kill_all, mlb_batch, spec, start, texts
 
+from mlb_batch import run
 from mlb_batch.ledger import verify
 
 VIDEOS, PROMPTS = 30, 2
 ROWS = VIDEOS * PROMPTS
 COMMIT_ROWS = 8
 VICTIMS = {"reader": "MapBatches(ReadFrames)", "captioner": "MapBatches(Caption)", "raylet": "raylet/raylet "}
-NORMAL = [("driver", 1)]
-SLOW = [(victim, seed) for seed in range(10, 13) for victim in ("driver", *VICTIMS)]
+KILLS = [(victim, seed) for seed in range(10, 13) for victim in ("driver", *VICTIMS)]
 
 
 def wait_for(process: subprocess.Popen[str], part: str) -> int:
@@ -108,21 +108,38 @@ def drill(victim: str, seed: int, faultless: Any, out: Path, commands: list[subp
     assert verify(str(out)) == []
 
 
-@pytest.mark.parametrize(("victim", "seed"), NORMAL)
-def test_killed_and_run_again_there_is_one_row_for_every_annotation(
-    victim: str, seed: int, faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
+def test_killed_then_told_to_stop_then_left_alone(
+    ray_cluster: None, tmp_path: Path, commands: list[subprocess.Popen[str]]
 ) -> None:
-    drill(victim, seed, faultless, tmp_path / "out", commands)
+    """SIGKILL on the driver behind its first commit, SIGTERM on the next behind another; the third does the rest."""
+    clips(tmp_path / "videos", VIDEOS)
+    said = texts(Path(run(spec(tmp_path, output=str(tmp_path / "faultless")))["output"]))
+    out, kept = tmp_path / "out", 0
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
+        process = start(MLB_BATCH, "run", str(job_file(tmp_path)), "--set", f"output.commit_rows={COMMIT_ROWS}")
+        commands.append(process)
+        until(lambda: len(ids(out)) > kept or process.poll() is not None, "a commit")  # noqa: B023  (asked at once)
+        process.send_signal(number)
+        told, err = process.communicate(timeout=60)
+        assert process.returncode == code, err[-2000:]
+        kept, before = len(ids(out)), kept
+        assert before < kept < ROWS
+    assert f'"rows_written": {kept - before}' in told and '"stopped": "SIGTERM"' in told
+    code, summary, err = mlb_batch("run", str(job_file(tmp_path)))
+    assert (code, summary["skipped_done"], summary["annotated"]) == (0, kept, ROWS - kept), err[-2000:]
+    assert texts(out) == said and len(ids(out)) == len(set(ids(out))) == ROWS
+    assert verify(str(out)) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("victim", "seed"), SLOW)
+@pytest.mark.parametrize(("victim", "seed"), KILLS)
 def test_killed_at_many_moments(
     victim: str, seed: int, faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
 ) -> None:
     drill(victim, seed, faultless, tmp_path / "out", commands)
 
 
+@pytest.mark.slow
 def test_sigterm_commits_what_is_finished_and_the_next_run_does_the_rest(
     faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
 ) -> None:
@@ -155,11 +172,11 @@ def test_a_node_that_dies_takes_nothing_with_it(
     commands.append(worker)
     until(lambda: ray("status", "--address", head.address).stdout.count("node_") >= 2, "the second node")
     out = tmp_path / "out"
-    run = start(MLB_BATCH, "run", str(job_file(folder)), "--set", f"output.uri={out}", RAY_ADDRESS=head.address)
-    commands.append(run)
+    command = start(MLB_BATCH, "run", str(job_file(folder)), "--set", f"output.uri={out}", RAY_ADDRESS=head.address)
+    commands.append(command)
     wait_for(worker, "MapBatches")
     time.sleep(random.Random(seed).uniform(0.05, 0.7) * whole_s)
     os.kill(wait_for(worker, VICTIMS["raylet"]), signal.SIGKILL)
-    _, err = run.communicate(timeout=400)
-    assert run.returncode == 0, err[-2000:]
+    _, err = command.communicate(timeout=400)
+    assert command.returncode == 0, err[-2000:]
     assert len(ids(out)) == len(set(ids(out))) == ROWS and texts(out) == said

@@ -116,6 +116,7 @@ def test_a_limit_without_the_unpruned_answers_is_refused(tmp_path: Path) -> None
         spec(tmp_path, canary={"share": 0.1, "against": ["random"], "least_agreement": 0.9})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_preview_shows_three_answers_to_each_prompt_and_leaves_the_output_alone(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 3)
