@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo
+MINUTES ?= 30
 
-.PHONY: install demo test test-slow fuzz overload lint clean
+.PHONY: install demo test test-slow soak fuzz overload lint clean
 
 install: $(STAMP)
 
@@ -25,6 +26,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Jobs on a real S3 server with a fault every few seconds: `make soak MINUTES=30`.
+soak: $(STAMP)
+	$(BIN)/python tests/soak.py --minutes $(MINUTES)
 
 # Mutants of the public videos (../shared/videos) through the reader; goes on where it was stopped.
 fuzz: $(STAMP)

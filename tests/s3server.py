@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import urllib.error
 import urllib.request
 import uuid
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ class S3Server:
     port: int
     kind: str  # ceph | moto
     pids: tuple[int, ...]
+    home: Path | None = None  # where Ceph keeps its things
 
     @property
     def endpoint(self) -> str:
@@ -123,16 +125,41 @@ def _start_ceph(stack: contextlib.ExitStack, store: str) -> S3Server:
     conf = ("-c", str(config))
     _run("monmaptool", "--create", "--fsid", cluster, "--addv", "a", f"[v2:127.0.0.1:{monitor_port}]", f"{home}/map")
     _run("ceph-mon", *conf, "--mkfs", "-i", "a", "--monmap", f"{home}/map")
-    monitor = _started(stack, ["ceph-mon", *conf, "-i", "a", "-f"], home / "mon.out")
+    monitor = _monitor(stack, home)
     osd_id = str(uuid.uuid4())
     _run("ceph", *conf, "osd", "new", osd_id)
     _run("ceph-osd", *conf, "-i", "0", "--mkfs", "--osd-uuid", osd_id)
-    osd = _started(stack, ["ceph-osd", *conf, "-i", "0", "-f"], home / "osd.out")
-    gateway = _started(stack, ["radosgw", *conf, "-n", "client.rgw", "-f"], home / "rgw.out")
+    osd, gateway = _osd(stack, home), _gateway(stack, home)
     user = ("--uid=test", "--display-name=test", f"--access-key={ACCESS_KEY}", f"--secret={SECRET_KEY}")
     _run("radosgw-admin", *conf, "-n", "client.rgw", "user", "create", *user)
     _wait_until_answers(port, gateway)
-    return S3Server(port, "ceph", (gateway.pid, osd.pid, monitor.pid))
+    return S3Server(port, "ceph", (gateway.pid, osd.pid, monitor.pid), home)
+
+
+def kill_server(server: S3Server) -> None:
+    """All of it at once, as when its machine loses power."""
+    for pid in server.pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def restart_server(stack: contextlib.ExitStack, server: S3Server) -> S3Server:
+    """The same server on its folder and port, with other processes; only `bluestore` has kept what it held."""
+    assert server.home is not None
+    monitor, osd, gateway = (start(stack, server.home) for start in (_monitor, _osd, _gateway))
+    _wait_until_answers(server.port, gateway)
+    return replace(server, pids=(gateway.pid, osd.pid, monitor.pid))
+
+
+def _monitor(stack: contextlib.ExitStack, home: Path) -> subprocess.Popen[bytes]:
+    return _started(stack, ["ceph-mon", "-c", f"{home}/ceph.conf", "-i", "a", "-f"], home / "mon.out")
+
+
+def _osd(stack: contextlib.ExitStack, home: Path) -> subprocess.Popen[bytes]:
+    return _started(stack, ["ceph-osd", "-c", f"{home}/ceph.conf", "-i", "0", "-f"], home / "osd.out")
+
+
+def _gateway(stack: contextlib.ExitStack, home: Path) -> subprocess.Popen[bytes]:
+    return _started(stack, ["radosgw", "-c", f"{home}/ceph.conf", "-n", "client.rgw", "-f"], home / "rgw.out")
 
 
 def _ceph_config(home: Path, cluster: str, port: int, monitor_port: int, store: str) -> str:

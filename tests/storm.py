@@ -5,7 +5,7 @@ reset       the connection ends   truncate    half of the body, then the connect
 hang        no answer             calm        nothing goes wrong
 
 `refuse(code, part)` makes it answer everything whose path has that part with 403 and that code from then on. `requests`
-counts by method, and `paths` keeps (method, path, range) of every request.
+counts by method, `answers` the server's own ones by status, and `paths` keeps (method, path, range) of every request.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Storm(FaultProxy):
     def __init__(self, upstream_port: int, kind: str = "calm", share: float = 0.0, seed: int = 0) -> None:
         super().__init__(upstream_port, kind, "")
         self.requests: Counter[str] = Counter()
+        self.answers: Counter[int] = Counter()
         self.paths: list[tuple[str, str, str]] = []
         self.bytes_sent = 0
         self.before: dict[int, object] = {}  # number of a request -> what to call before it is answered
@@ -49,6 +50,7 @@ class Storm(FaultProxy):
             self._say(request, 403, self._refusal)
         elif not strikes or (self._kind == "truncate" and request.command != "GET"):
             reply = self._forward(request, body)
+            self.answers[reply[0]] += 1
             self.bytes_sent += len(reply[2])
             self._answer(request, reply)
         elif self._kind in ANSWERS:
