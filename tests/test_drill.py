@@ -180,3 +180,15 @@ def test_a_node_that_dies_takes_nothing_with_it(
     _, err = command.communicate(timeout=400)
     assert command.returncode == 0, err[-2000:]
     assert len(ids(out)) == len(set(ids(out))) == ROWS and texts(out) == said
+
+
+@pytest.mark.slow
+def test_a_ray_that_does_not_come_up_is_started_again(tmp_path: Path, commands: list[subprocess.Popen[str]]) -> None:
+    clips(tmp_path / "videos", 1)
+    process = start(MLB_BATCH, "run", str(job_file(tmp_path)))
+    commands.append(process)
+    stopped = wait_for(process, VICTIMS["raylet"])
+    os.kill(stopped, signal.SIGSTOP)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and len(ids(tmp_path / "out")) == PROMPTS, err[-2000:]
+    until(lambda: not Path(f"/proc/{stopped}").exists(), "the end of the first one")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import ray
 from ray.data import DataContext
 
+from mlb_batch.errors import JobError
+
 Nodes = list[Mapping[str, float]]
 
 # A few source rows, one clip with its frames, a few results: what one task hands on. Ray Data's 128 MB would put a
@@ -19,6 +21,7 @@ BLOCK_BYTES = 4096
 # An actor that dies while it starts (a node goes) is started again so often in a row; 0, the default, would end the
 # job, and -1 would start for ever what can't start.
 STARTING_DEATHS = 5
+STARTS = 3  # of a local Ray, which gives its processes 30 s to come up, whatever else the machine does
 
 
 @contextmanager
@@ -44,18 +47,29 @@ def _start() -> None:
 
 
 def start_local(num_cpus: int | None) -> None:
-    """A Ray of this process alone; None: as many CPUs as there are."""
+    """A Ray of this process alone; None: as many CPUs as there are. Raises JobError on a machine too busy for one."""
     # Ray Data's actors always have arguments in the object store, which makes Ray's core print an alarm at every start.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _stderr_of_others_closed():
-        ray.init(
-            address="local",  # never one that happens to run here
-            num_cpus=num_cpus,
-            include_dashboard=False,  # nothing listens that nobody asked for
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _system_config={"enable_metrics_collection": False},
-        )
+    for _ in range(STARTS):
+        with _stderr_of_others_closed():
+            try:
+                return _init_local(num_cpus)
+            except Exception as error:  # Ray has no narrower one for it
+                if "timed out during startup" not in str(error):
+                    raise
+    raise JobError(f"Ray's own processes did not answer within 30 s, {STARTS} times: this machine is too busy; run the "
+                   "same command again when it is less so, or on a cluster (RAY_ADDRESS)")  # fmt: skip
+
+
+def _init_local(num_cpus: int | None) -> None:
+    ray.init(
+        address="local",  # never one that happens to run here
+        num_cpus=num_cpus,
+        include_dashboard=False,  # nothing listens that nobody asked for
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _system_config={"enable_metrics_collection": False},
+    )
 
 
 @contextmanager
