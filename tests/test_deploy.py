@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import pytest
 import s3fs
 import yaml
 from ledger_rows import FINGERPRINT, annotation, error
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ray.autoscaler._private.util import prepare_config, validate_config
 from s3server import S3Server, s3, s3_server  # noqa: F401
 
@@ -182,6 +186,26 @@ def test_versions_agree() -> None:
     assert version
     images = set(re.findall(r"mlb-batch:([0-9.]+[0-9])", "".join(p.read_text() for p in DEPLOY.glob("*.yaml"))))
     assert images == {version[1]}
+
+
+def brought(name: str, extras: tuple[str, ...], seen: set[tuple[str, tuple[str, ...]]]) -> Iterator[str]:
+    """The distributions that installing one brings along here, and all of theirs."""
+    if (name, extras) in seen:
+        return
+    seen.add((name, extras))
+    yield name
+    with contextlib.suppress(metadata.PackageNotFoundError):  # listed since this environment was made
+        for wanted in map(Requirement, metadata.requires(name) or []):
+            if wanted.marker is None or any(wanted.marker.evaluate({"extra": one}) for one in ("", *extras)):
+                yield from brought(canonicalize_name(wanted.name), tuple(sorted(wanted.extras)), seen)
+
+
+def test_everything_that_is_installed_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in lines if "==" in line}
+    needed = set(brought("mlb-batch", ("test",), set())) - {"mlb-batch", "setuptools"}
+    on_cuda = {name for name in needed if name.startswith(("nvidia-", "cuda-")) or name == "triton"}  # torch's own pins
+    assert len(needed) > 80 and needed - on_cuda <= pinned, sorted(needed - on_cuda - pinned)
 
 
 def test_the_cluster_launcher_takes_its_file() -> None:
