@@ -12,6 +12,7 @@ import fcntl
 import math
 import mmap
 import os
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -80,7 +81,9 @@ class Prober:
         clock.check()
         if self._child is None or not self._child.alive:
             self._kill()
+            clock.stand(time.monotonic())  # a process that is slow to start is no video's fault
             self._child = Child(self._entry)
+            clock.go_on()
         limits = {**asdict(self._limits), "video_s": clock.left_s}
         size = {} if file.bring is None else {"size_in_storage": file.size}
         with ExitStack() as undo:
