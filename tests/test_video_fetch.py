@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.server
 import itertools
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +130,41 @@ def test_large_files_go_to_a_nameless_file(
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("tempfile.tempdir", "/proc")  # a disk that takes nothing
     assert error_class(reader, f"{server}/200/v.mp4") == "storage"
+
+
+NO_ROOM = """
+import os, sys
+import fsspec
+from mlb_batch.errors import RowError
+from mlb_batch.video import FrameSize, Limits, Reader, Sampling
+data = open(sys.argv[1], "rb").read()
+for name, more in (("large", 70 << 20), ("small", 0)):
+    with fsspec.open(f"memory://{name}.mkv", "wb") as file:
+        file.write(data + bytes(more))
+with Reader(Sampling(8), FrameSize((96, 96)), Limits(patience_s=1)) as reader:
+    for name in ("large", "small", "large"):
+        try:
+            print(name, len(reader.read(f"memory://{name}.mkv").times_s))
+        except RowError as error:
+            print(name, error.error_class, error.message)
+    print("left", os.listdir(os.environ["TMPDIR"]), os.statvfs(os.environ["TMPDIR"]).f_bfree > 1000)
+"""
+
+
+def test_a_full_disk_is_that_videos_error_and_nothing_is_left_on_it(tmp_path: Path) -> None:
+    """TMPDIR is a disk of 8 MB, in a namespace of its own."""
+    video = write_video(tmp_path / "v.mkv")
+    inside = 'mount -t tmpfs -o size=8m none $TMPDIR && exec $0 -c "$1" $2'
+    (tmp_path / "scratch").mkdir()
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", inside, sys.executable, NO_ROOM, str(video)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(tmp_path / "scratch")}
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"this machine lets nobody mount a disk: {done.stderr.strip()}")
+    first, small, again, left = done.stdout.splitlines()
+    assert first.startswith("large storage no room for a copy") and again == first, done.stdout + done.stderr
+    assert (small, left) == ("small 8", "left [] True")
 
 
 def test_too_large_is_refused_before_it_is_fetched(good: Path, server: str) -> None:
