@@ -212,7 +212,8 @@ def _run(*command: str) -> None:
 
 def _started(stack: contextlib.ExitStack, command: list[str], log: Path) -> subprocess.Popen[bytes]:
     output = stack.enter_context(log.open("wb"))
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    # In a session of its own, or the shell's end would wake what a test has stopped.
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
     def stop() -> None:
         process.kill()  # nothing in it is to be kept
