@@ -40,10 +40,17 @@ def connected() -> Iterator[Nodes]:
 
 def _start() -> None:
     if os.environ.get("RAY_ADDRESS"):  # also set inside a submitted job
-        ray.init(logging_level=logging.WARNING)
+        _join()
     else:
         cores = len(os.sched_getaffinity(0))
         start_local(num_cpus=2 if cores < 2 else None)  # reading and captioning take turns on a single core
+
+
+def _join() -> None:
+    try:
+        ray.init(logging_level=logging.WARNING)
+    except ConnectionError as error:  # it is down, or too busy to answer in time
+        raise JobError(f"{error}, which RAY_ADDRESS names; run the same command again once it answers") from error
 
 
 def start_local(num_cpus: int | None) -> None:
