@@ -14,11 +14,10 @@ import signal
 import struct
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import mlb_batch.chain.reading
-import mlb_batch.run
 from mlb_batch import cli, stages
 from mlb_batch.video import Reader
 
@@ -82,6 +81,6 @@ class ReadFrames(stages.ReadFrames):
 
 if __name__ == "__main__":
     Caption.notes = sys.argv.pop(1)
-    mlb_batch.run.Caption = Caption  # type: ignore[misc]
-    mlb_batch.chain.reading.ReadFrames = ReadFrames  # type: ignore[misc]
+    import_module("mlb_batch.run").Caption = Caption  # (the package has a function of that name)
+    import_module("mlb_batch.chain.reading").ReadFrames = ReadFrames
     cli.annotate()

@@ -137,8 +137,8 @@ def test_readers_die_every_two_seconds_and_who_looks_on_sees_nothing_of_it(
     seed: int, many: Clean, cluster: Head, tmp_path: Path, begin: Any
 ) -> None:
     out, begun_s = str(tmp_path / "out"), time.monotonic()
-    process = begin(*many.command(out))
-    with Onlooker(out) as onlooker, Kills(cluster.process, READER, 2.0, seed, at_work=descendants) as kills:
+    process, every_s = begin(*many.command(out)), max(2.0, many.wall_s / 30)  # on a slow machine, everything is slow
+    with Onlooker(out) as onlooker, Kills(cluster.process, READER, every_s, seed, at_work=descendants) as kills:
         code, _, err = ended(process)
     assert code == 0, err
     assert len(kills.pids) >= 10
@@ -249,7 +249,7 @@ def test_a_driver_dies_in_the_window_of_a_commit(
     with DeadlyProxy(s3.port, pattern, moment, nth) as proxy:
         process = begin(*few.command(out), **OWN_RAY, **s3.environment(proxy.port))
         proxy.kill = process.kill
-        assert proxy.caught.wait(200), "the window never came"
+        until(lambda: proxy.caught.is_set() or process.poll() is not None, "the window")
         process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     current = read_current(out)
@@ -345,7 +345,7 @@ def test_one_clip_in_a_hundred_is_poison_and_the_others_are_annotated(
 def poisoned_job(cluster: Head, folder: Path) -> Clean:
     """And what its clips come to where nothing obeys them."""
     videos = clips(folder / "videos", CLIPS)
-    for name, n in zip(POISON, range(50, CLIPS, 100), strict=True):
+    for name, n in zip(POISON, range(CLIPS // 8, CLIPS, CLIPS // 4), strict=True):
         videos[n] = videos[n].rename(folder / "videos" / name)
         videos[n].write_bytes(poisoned(videos[n].read_bytes(), {"abort.mp4": ABORT, "hang.mp4": HANG}.get(name, b"")))
     said = {"die.mp4": DIE, "raise.mp4": RAISE}
