@@ -19,7 +19,16 @@ from typing import Any, Protocol, TypeVar
 import fsspec
 
 from mlb_batch.errors import JobError, OutputError
-from mlb_batch.storage_errors import PATIENCE_S, error_kind, first_line, foreign_errors, outage, patiently, refusal
+from mlb_batch.storage_errors import (
+    PATIENCE_S,
+    error_kind,
+    first_line,
+    foreign_errors,
+    outage,
+    patiently,
+    refusal,
+    refuses_all,
+)
 from mlb_batch.web import guarded_client
 
 HURRIED_S = 5.0
@@ -173,7 +182,7 @@ class RemoteStore:
         self.uri = uri.rstrip("/")
         self.patience_s = patience_s
         self._fs, self._path = filesystem(self.uri)
-        self._single_put = scheme_of(uri) in ("s3", "s3a")
+        self._is_s3 = scheme_of(uri) in ("s3", "s3a")
 
     def list(self, folder: str) -> list[str]:
         return sorted(self.sizes(folder))
@@ -189,7 +198,12 @@ class RemoteStore:
         return {name.rsplit("/", 1)[-1]: size for name, size in names.items() if name != path}
 
     def read(self, name: str) -> bytes:
-        return bytes(self._patiently(lambda: self._fs.cat_file(f"{self._path}/{name}")))
+        try:
+            return bytes(self._patiently(lambda: self._fs.cat_file(f"{self._path}/{name}")))
+        except JobError as error:
+            if not self._only_missing(name, error.__cause__):
+                raise
+            raise FileNotFoundError(name) from None
 
     def create(self, name: str, data: bytes) -> bool:
         try:
@@ -210,9 +224,18 @@ class RemoteStore:
     def clean(self) -> None:
         """A put is whole or absent; nothing is ever left half written."""
 
+    def _only_missing(self, name: str, cause: BaseException | None) -> bool:
+        """S3 forbids what isn't there to whom it lets list no more than a folder; a listing of that one name knows."""
+        if not self._is_s3 or cause is None or error_kind(cause) != "refused" or refuses_all(cause):
+            return False
+        bucket, _, key = f"{self._path}/{name}".partition("/")
+        asked = {"Bucket": bucket, "Prefix": key, "MaxKeys": 1}
+        found = self._patiently(lambda: self._fs.call_s3("list_objects_v2", **asked))
+        return all(one["Key"] != key for one in found.get("Contents", ()))
+
     def _put(self, name: str, data: bytes, mode: str) -> None:
         # Conditions bind single puts only (some servers ignore them on multipart uploads): never let a put be split.
-        options = {"chunksize": max(len(data), 1 << 20)} if self._single_put else {}
+        options = {"chunksize": max(len(data), 1 << 20)} if self._is_s3 else {}
         try:
             self._patiently(lambda: self._fs.pipe_file(f"{self._path}/{name}", data, mode=mode, **options))
         except FileNotFoundError as error:
