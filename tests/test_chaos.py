@@ -79,6 +79,7 @@ def cluster() -> Iterator[Head]:
     head = start_head(2)
     try:
         until(lambda: ray("health-check", "--address", head.address).returncode == 0, "the head")
+        until(lambda: alive(head.address) == 1, "its node")  # which is there a moment later
         yield head
     finally:
         kill_all(head.process)
