@@ -92,5 +92,5 @@ def test_a_run_asks_for_nothing_that_it_may_not(s3: S3Server, buckets: tuple[str
         for forbidden in not_theirs:
             with pytest.raises(PermissionError):
                 forbidden()
-    files = [fs.cat_file(one) for one in fs.glob(f"{target}/annotations/nightly/annotations/*/*.parquet")]
+    files = [theirs.cat_file(one) for one in theirs.glob(f"{target}/annotations/nightly/annotations/*/*.parquet")]
     assert sum(pq.read_table(io.BytesIO(data)).num_rows for data in files) == 12
