@@ -38,6 +38,24 @@ def start_head(num_cpus: int, **environment: str) -> Head:
     return Head(process, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
 
 
+def serving(answers: Callable[[Head], bool], num_cpus: int, **environment: str) -> Head:
+    """A head that answers. Ray gives a node 30 s to come up, so on a busy machine it may take more than one."""
+    for _ in range(3):
+        head = start_head(num_cpus, **environment)
+        until(lambda: answers(head) or head.process.poll() is not None, "a head")  # noqa: B023  (asked at once)
+        if head.process.poll() is None:
+            return head
+    raise AssertionError(head.process.communicate()[1][-2000:])
+
+
+def healthy(head: Head) -> bool:
+    return ray("health-check", "--address", head.address).returncode == 0
+
+
+def has_jobs(head: Head) -> bool:
+    return ray("job", "list", "--address", head.dashboard).returncode == 0
+
+
 def join(head: Head, num_cpus: int) -> subprocess.Popen[str]:
     agent, agent_grpc = free_ports(2)
     return start(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_nodes import join, ray, start_head, until
+from ray_nodes import healthy, join, ray, serving, until
 from small_jobs import MLB_BATCH, clips, descendants, ids, job_file, kill_all, mlb_batch, spec, start, texts
 
 from mlb_batch import run
@@ -165,9 +165,8 @@ def test_a_node_that_dies_takes_nothing_with_it(
     seed: int, faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
 ) -> None:
     folder, said, whole_s = faultless
-    head = start_head(2)
+    head = serving(healthy, 2)
     commands.append(head.process)
-    until(lambda: ray("health-check", "--address", head.address).returncode == 0, "the head")
     worker = join(head, 2)
     commands.append(worker)
     until(lambda: ray("status", "--address", head.address).stdout.count("node_") >= 2, "the second node")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ray.job_submission import JobSubmissionClient
-from ray_nodes import ray, start_head, until
+from ray_nodes import has_jobs, ray, serving, until
 from small_jobs import clips, ids, job_file, kill_all, table
 
 PROJECT = Path(__file__).parents[1]
@@ -23,8 +23,7 @@ ROWS = VIDEOS * PROMPTS
 @pytest.fixture(scope="module")
 def job_server() -> Iterator[str]:
     """A head of its own, where a stopped job gets time to commit (Ray's own default is 3 s); its address."""
-    head = start_head(2, RAY_JOB_STOP_WAIT_TIME_S="30")
-    until(lambda: ray("job", "list", "--address", head.dashboard).returncode == 0, "the job server")
+    head = serving(has_jobs, 2, RAY_JOB_STOP_WAIT_TIME_S="30")
     yield head.dashboard
     kill_all(head.process)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import RAY_FOLDER
-from ray_nodes import ray, start_head, until
+from ray_nodes import healthy, serving, until
 from small_jobs import MLB_BATCH, clips, job, job_file, kill_all, mlb_batch, spec, start
 
 from mlb_batch import run
@@ -92,10 +92,9 @@ def test_every_metric_is_documented_and_carries_the_books(books: Books) -> None:
 
 @pytest.mark.slow
 def test_the_cluster_exports_the_metrics(tmp_path: Path) -> None:
-    head = start_head(2)
+    head = serving(healthy, 2)
     process: subprocess.Popen[str] | None = None
     try:
-        until(lambda: ray("health-check", "--address", head.address).returncode == 0, "the head")
         clips(tmp_path / "videos", 12)
         (tmp_path / "videos" / "empty.mp4").touch()
         process = start(MLB_BATCH, "run", str(job_file(tmp_path, name="board", generate={"max_new_tokens": 32})),
