@@ -36,7 +36,7 @@ from storm import Storm
 
 NOTED_RUN = str(Path(__file__).with_name("noted_run.py"))
 EVERY_S = 6.0
-WEATHER = [("slow_down", 0.3), ("error_500", 0.1), ("reset", 0.1), ("truncate", 0.2)]
+KINDS = [("slow_down", 0.3), ("error_500", 0.1), ("reset", 0.1), ("truncate", 0.2)]
 WEATHER_S, OUTAGE_S = 8.0, 5.0
 POISON = {"abort.mp4", "hang.mp4", "die.mp4"}
 VIDEO_S = 15.0
@@ -90,10 +90,18 @@ def rss_mb(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
 
 
+class Weather(Storm):
+    """A storm that is told what to be."""
+
+    def become(self, kind: str, share: float) -> None:
+        with self._lock:
+            self._kind, self._share = kind, share
+
+
 class Faults:
     """One fault after the other, on whatever runs at the moment."""
 
-    def __init__(self, storm: Storm, seed: int, log: Log, memory: Memory) -> None:
+    def __init__(self, storm: Weather, seed: int, log: Log, memory: Memory) -> None:
         self.process: subprocess.Popen[str] | None = None
         self._storm, self._chance, self._log, self._memory = storm, random.Random(seed), log, memory
         self._over = threading.Event()
@@ -120,7 +128,7 @@ class Faults:
         elif kind == "driver" and killed(process.pid):
             self._log.fault("kill driver", f"process {process.pid}")
         elif kind == "weather":
-            weather, share = self._chance.choice(WEATHER)
+            weather, share = self._chance.choice(KINDS)
             self._log.fault(weather, f"{share:.0%} of requests for {WEATHER_S:g} s")
             self._blow(weather, share, WEATHER_S)
         elif kind == "outage":
@@ -197,7 +205,7 @@ def soak(minutes: float, seed: int, count: int, folder: Path, log: Log) -> dict[
         bucket = server.make_bucket()
         job = make_job(folder, server, bucket, count)
         base = [sys.executable, NOTED_RUN, str(folder / "notes"), str(job), "--set", "output.commit_rows=16"]
-        storm = stack.enter_context(Storm(server.port, "calm", 0.0, seed))
+        storm = stack.enter_context(Weather(server.port, "calm", 0.0, seed))
         said = without_faults(folder, job, log)
         faults = stack.enter_context(Faults(storm, seed, log, memory))
         begun_s = log.now_s
