@@ -1,0 +1,21 @@
+"""The table of faults names tests that exist, and has a line for every fault."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+TABLE = (TESTS / "FAULTS.md").read_text(encoding="utf-8")
+COUNTS = {"E": 15, "S": 10, "V": 16, "P": 7, "X": 12, "O": 3}
+
+
+def test_every_fault_has_a_line_and_every_test_that_it_names_exists() -> None:
+    lines = [line for line in TABLE.splitlines() if re.match(r"\| [A-Z]\d+ \|", line)]
+    assert [line.split()[1] for line in lines] == [
+        f"{kind}{n}" for kind, most in COUNTS.items() for n in range(1, most + 1)
+    ]
+    assert all(line.replace(r"\|", "").count("|") == 7 for line in lines), "a line with another number of cells"
+    named = re.findall(r"`(\w+\.py)(?:::(\w+))?`", TABLE)
+    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (TESTS / file).read_text() and name]
+    assert len(named) > 60 and not missing, missing
