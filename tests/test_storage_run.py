@@ -20,9 +20,10 @@ import s3fs
 from conftest import RAY_FOLDER
 from ray_nodes import until
 from s3server import ACCESS_KEY, SECRET_KEY, S3Server, s3, s3_server, start_server  # noqa: F401  (fixtures)
-from small_jobs import MLB_BATCH, clips, ids, job_file, kill_all, start, table
+from small_jobs import MLB_BATCH, clips, ids, job_file, kill_all, manifest, start, table
 from storm import Storm
 
+from mlb_batch.spec import JobSpec
 from mlb_batch.storage_errors import PATIENCE_S
 
 CLIPS = 60
@@ -106,6 +107,42 @@ def test_keys_that_end_stop_the_run_soon_and_blame_no_video(
         "data are written as they are"
     )
     assert "\x1b[31m" not in err + errors
+
+
+LOUD = "import logging\nlogging.basicConfig(level=logging.DEBUG)\n"
+
+
+@pytest.mark.slow
+def test_no_log_tells_a_secret_when_every_process_logs_all_that_it_can(
+    s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Videos fail in several ways, the webhook is dead, storage refuses the key, and the job file is wrong."""
+    fsspec.filesystem("s3", use_listings_cache=False).pipe_file(f"{bucket}/in/text.mp4", b"no video")
+    names = ("in/v0000.mp4", "in/text.mp4", "in/nothing.mp4", "../other/v.mp4")
+    given = manifest(tmp_path / "videos.jsonl", [{"uri": f"s3://{bucket}/{name}"} for name in names])
+    path = job_file(tmp_path, input={"manifest": str(given), "allow": [f"s3://{bucket}/"]},
+                    notify={"webhook": "${WEBHOOK_URL}"})  # fmt: skip
+    (tmp_path / "loud").mkdir()
+    (tmp_path / "loud" / "sitecustomize.py").write_text(LOUD)
+    loud = {"PYTHONPATH": str(tmp_path / "loud"), "RAY_BACKEND_LOG_LEVEL": "debug", "S3FS_LOGGING_LEVEL": "DEBUG"}
+    planted = {**PLANTED, "WEBHOOK_URL": "http://127.0.0.1:9/planted-path-3"}
+    said = b""
+    with Storm(s3.port) as storm:
+        for refusal, settings, expected in (
+            ("", (), 3),
+            ("InvalidAccessKeyId", (), 1),
+            ("", ("--set", "frames.x=1"), 2),
+        ):
+            storm.refuse(refusal)
+            process = start(MLB_BATCH, "run", str(path), *settings, **s3.environment(storm.port), **planted, **loud)
+            out, err = process.communicate(timeout=500)
+            assert process.returncode == expected, err[-2000:]
+            said += everything_said(out, err)
+    assert b"DEBUG:botocore" in said, "nothing was shown"
+    monkeypatch.setenv("WEBHOOK_URL", planted["WEBHOOK_URL"])
+    said += everything_said("", "", tmp_path / "out", RAY_FOLDER) + repr(JobSpec.load(path)).encode()
+    for secret in (SECRET_KEY, *PLANTED.values(), "planted-path-3"):
+        assert not [one for one in spellings(secret) if one in said], secret
 
 
 @pytest.mark.slow
