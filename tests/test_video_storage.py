@@ -228,19 +228,19 @@ def test_an_outage_is_waited_out_and_does_not_use_up_the_videos_time(
     monkeypatch.setattr(storage, "ANSWER_S", 1)
     s3fs.S3FileSystem.clear_instance_cache()
     gateway = s3.pids[0]
-    with reader(video_s=3, patience_s=60) as there, reader() as here:
+    with reader(video_s=5, patience_s=60) as there, reader() as here:
         there.read(f"s3://{bucket}/short.mp4")
         os.kill(gateway, signal.SIGSTOP)
-        back = threading.Timer(6, os.kill, (gateway, signal.SIGCONT))
+        back = threading.Timer(8, os.kill, (gateway, signal.SIGCONT))
         back.start()
         try:
             begun_s = time.monotonic()
             assert same(there.read(f"s3://{bucket}/short.mp4"), here.read(str(short)))
-            assert time.monotonic() - begun_s > 5, "there was no outage"
+            assert time.monotonic() - begun_s > 7, "there was no outage"
             os.kill(gateway, signal.SIGSTOP)
             with reader(patience_s=3) as impatient, pytest.raises(JobError, match="didn't answer well for 3 s"):
                 impatient.read(f"s3://{bucket}/short.mp4")
-            assert time.monotonic() - begun_s < 20
+            assert time.monotonic() - begun_s < 30
         finally:
             back.join()
             os.kill(gateway, signal.SIGCONT)
