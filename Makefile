@@ -35,7 +35,7 @@ soak: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz.py fuzz
 
-# 50,000 tiny videos and 20 of three hours: memory, spilling and rate. Takes a few hours on two cores.
+# 50,000 tiny videos and 20 of three hours: memory, spilling and rate.
 overload: $(STAMP)
 	$(BIN)/python tests/overload.py overload
 
