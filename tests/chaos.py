@@ -185,7 +185,7 @@ class Kills:
 
 
 class DeadlyProxy(FaultProxy):
-    """Kills whoever sends the n-th object of a kind: `before` the store has it, with `half` of it sent, or `after`.
+    """Kills whoever sends the n-th file of a kind: `before` the store has it, with `half` of it sent, or `after`.
 
     After means that it is stored, and that nobody is told.
     """
@@ -197,7 +197,7 @@ class DeadlyProxy(FaultProxy):
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        if not (self._first_put(request) and self.faults == self._nth):
+        if not self._is_the_one(request):
             self._answer(request, self._forward(request, body))
             return
         if self._fault == "after":
@@ -207,3 +207,10 @@ class DeadlyProxy(FaultProxy):
         self.kill()
         self.caught.set()
         request.close_connection = True
+
+    def _is_the_one(self, request: BaseHTTPRequestHandler) -> bool:
+        """Some files are written again and again, under one name."""
+        with self._lock:
+            hit = request.command == "PUT" and self._pattern.search(request.path) is not None
+            self.faults += hit
+            return hit and self.faults == self._nth

@@ -31,6 +31,7 @@ from chaos import (
     found,
     hold,
     killed,
+    leftovers,
     rows,
     texts,
 )
@@ -39,6 +40,7 @@ from noted_run import ABORT, DIE, HANG, RAISE, poisoned
 from ray_nodes import Head, join, ray, start_head, until
 from s3server import S3Server, kill_server, restart_server, s3, s3_server, start_server  # noqa: F401  (fixtures)
 from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, manifest, start
+from writer_process import Writer
 
 from mlb_batch.chain.strikes import STRIKES
 from mlb_batch.ledger import Ledger, publish, read_current, verify
@@ -236,6 +238,28 @@ WINDOWS = [
     ("/annotations/.*part-", "before"), ("/annotations/.*part-", "half"), ("/annotations/.*part-", "after"),
     ("/ledger.json", "before"), ("/ledger.json", "after"), ("/current.json", "before"), ("/current.json", "after"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize(("pattern", "moment"), WINDOWS[:5])
+def test_a_writer_dies_in_the_window_of_a_commit(pattern: str, moment: str, turn: int, s3: S3Server) -> None:
+    """As below, with the ledger alone."""
+    out = f"s3://{s3.make_bucket()}/out"
+    with (
+        DeadlyProxy(s3.port, pattern, moment, 1 + turn) as proxy,
+        Writer(out, 16, 4, environment=s3.environment(proxy.port)) as writer,
+    ):
+        proxy.kill = writer.process.kill
+        assert proxy.caught.wait(60), "the window never came"
+        assert writer.process.wait(60) == -signal.SIGKILL
+    commits = turn if "part" in pattern and moment != "after" else 1 + turn
+    assert committed(out) == 4 * commits, "half a commit is seen"
+    assert verify(out) == [] and leftovers(out) == []
+    with Writer(out, 16, 4) as writer:
+        said = writer.hear_all()
+    assert said[-1] == "done" and len(said) == 6 - commits, "what was committed was written again"
+    ids = [row["annotation_id"] for row in rows(out)]
+    assert len(ids) == len(set(ids)) == 16 and verify(out) == []
 
 
 @pytest.mark.parametrize("turn", range(3))
