@@ -98,7 +98,18 @@ def filesystem(uri: str, tries: int = 1) -> tuple[Any, str]:
         raise OutputError(f"{uri}: can't open this storage: {error}") from None
     if scheme in ("s3", "s3a"):
         fs.retries = 1
+        _never_wait_to_be_asked(fs)
     return fs, path
+
+
+def _never_wait_to_be_asked(fs: Any) -> None:
+    """Uploads begin at once: a client that waits for the server's "100 Continue" first waits without a time limit."""
+    from aiobotocore.session import AioSession  # not needed by who has no bucket
+    from botocore.handlers import add_expect_header
+
+    if fs.session is None:  # s3fs would make it with its first request
+        fs.session = AioSession(**fs.kwargs)
+    fs.session.unregister("before-call.s3", add_expect_header)
 
 
 def _retries(tries: int) -> dict[str, Any]:

@@ -294,11 +294,17 @@ def test_refused_credentials_are_one_line_at_once(s3: S3Server) -> None:
     assert "JobError" in last and "check the credentials" in last
 
 
-def test_a_storage_that_never_answers_ends_the_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("call", ["read('a')", "replace('a', b'1')", "create('a', b'1')", "list('a')"])
+def test_a_storage_that_never_answers_ends_the_job(listens: bool, call: str, tmp_path: Path) -> None:
+    """Nobody is at its port, or somebody who takes every request and says nothing."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
+        if listens:
+            silent.listen()
         code = (
-            "from mlb_batch.storage import open_store\nopen_store('s3://bucket/out', patience_s=1).replace('a', b'1')\n"
+            "from mlb_batch import storage\nstorage.ANSWER_S = 1\n"
+            f"storage.open_store('s3://bucket/out', patience_s=1).{call}\n"
         )
         environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
