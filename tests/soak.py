@@ -35,7 +35,7 @@ from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, manife
 from storm import Storm
 
 NOTED_RUN = str(Path(__file__).with_name("noted_run.py"))
-EVERY_S = 6.0
+EVERY_S, FAULTS_A_RUN = 6.0, 10  # on a slow machine, as many faults in a run as on a fast one
 KINDS = [("slow_down", 0.3), ("error_500", 0.1), ("reset", 0.1), ("truncate", 0.2)]
 WEATHER_S, OUTAGE_S = 8.0, 5.0
 POISON = {"abort.mp4", "hang.mp4", "die.mp4"}
@@ -101,14 +101,15 @@ class Weather(Storm):
 class Faults:
     """One fault after the other, on whatever runs at the moment."""
 
-    def __init__(self, storm: Weather, seed: int, log: Log, memory: Memory) -> None:
+    def __init__(self, storm: Weather, seed: int, every_s: float, log: Log, memory: Memory) -> None:
         self.process: subprocess.Popen[str] | None = None
         self._storm, self._chance, self._log, self._memory = storm, random.Random(seed), log, memory
+        self._every_s = every_s
         self._over = threading.Event()
         self.thread = threading.Thread(target=self._go_on, daemon=True)
 
     def _go_on(self) -> None:
-        next_s = self._log.now_s + EVERY_S
+        next_s = self._log.now_s + self._every_s
         while not self._over.wait(2.0):
             process = self.process
             if process is None or process.poll() is not None:
@@ -116,7 +117,7 @@ class Faults:
             self._memory.look(process, self._log.now_s)
             if self._log.now_s > next_s:
                 self._one(process)
-                next_s = self._log.now_s + EVERY_S * self._chance.uniform(0.5, 1.5)
+                next_s = self._log.now_s + self._every_s * self._chance.uniform(0.5, 1.5)
 
     def _one(self, process: subprocess.Popen[str]) -> None:
         kinds = ["reader", "captioner", "driver", "weather", "outage"]
@@ -206,8 +207,10 @@ def soak(minutes: float, seed: int, count: int, folder: Path, log: Log) -> dict[
         job = make_job(folder, server, bucket, count)
         base = [sys.executable, NOTED_RUN, str(folder / "notes"), str(job), "--set", "output.commit_rows=16"]
         storm = stack.enter_context(Weather(server.port, "calm", 0.0, seed))
+        begun_s = log.now_s
         said = without_faults(folder, job, log)
-        faults = stack.enter_context(Faults(storm, seed, log, memory))
+        every_s = max(EVERY_S, (log.now_s - begun_s) / FAULTS_A_RUN)
+        faults = stack.enter_context(Faults(storm, seed, every_s, log, memory))
         begun_s = log.now_s
         while log.now_s - begun_s < minutes * 60:
             out = f"s3://{bucket}/out-{rounds}"
