@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 from video_files import CORPUS, MODEL_SIZE, write_video
 
 from mlb_batch.cost import calibration, flops
@@ -308,7 +309,7 @@ def foreign_model(folder: Path) -> Path:
     model = folder / "gpt"
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "gpt2"}')
-    (model / "model.safetensors").write_bytes(b"")
+    save_file({}, model / "model.safetensors")
     return model
 
 

@@ -112,7 +112,8 @@ def test_a_row_is_caught_in_one_place_only() -> None:
         for node in ast.walk(tree(path))
         if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception")
     }
-    assert broad == {"mlb_batch.stages"}
+    # A Ray that is slow to start raises a bare Exception: what is caught there is no row, and anything else goes on.
+    assert broad == {"mlb_batch.stages", "mlb_batch.chain.cluster"}
 
 
 @pytest.mark.parametrize("module", MODULES)
