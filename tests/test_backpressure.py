@@ -6,11 +6,13 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from small_jobs import kill_all, start
 
 PROMPTS, VIDEOS = 2, 50
 
 
+@pytest.mark.slow
 def test_a_slow_captioner_holds_reading_back(tmp_path: Path) -> None:
     process = start(sys.executable, str(Path(__file__).with_name("slow_consumer.py")), str(tmp_path), str(VIDEOS))
     try:

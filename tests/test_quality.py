@@ -62,6 +62,7 @@ def test_only_what_both_runs_answered_is_compared() -> None:
     assert [pair.one["text"] for pair in pairs(one, other)] == ["b", "c"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_canary_runs_its_share_three_ways_and_says_how_far_they_agree(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 10)

@@ -102,6 +102,7 @@ def test_a_storm_over_a_whole_run_changes_no_row(
     assert here.wall_s <= longer * usual.wall_s
 
 
+@pytest.mark.slow
 def test_a_small_job_that_is_refused_everything_ends_and_one_refused_video_does_not_end_it(
     s3: S3Server, tmp_path: Path
 ) -> None:

@@ -10,8 +10,7 @@ import pytest
 from small_jobs import clips, ids, job_file, manifest, mlb_batch, table, texts
 
 CLIPS = 12
-BARE = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
-        "PYTHONIOENCODING": "ascii"}  # fmt: skip
+BARE = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii"}
 PACKAGE = Path(__file__).parents[1] / "mlb_batch"
 
 
