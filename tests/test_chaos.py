@@ -140,7 +140,7 @@ def test_readers_die_every_two_seconds_and_who_looks_on_sees_nothing_of_it(
     seed: int, many: Clean, cluster: Head, tmp_path: Path, begin: Any
 ) -> None:
     out, begun_s = str(tmp_path / "out"), time.monotonic()
-    process, every_s = begin(*many.command(out)), max(2.0, many.wall_s / 30)  # on a slow machine, everything is slow
+    process, every_s = begin(*many.command(out)), max(1.5, many.wall_s / 30)  # on a slow machine, everything is slow
     with Onlooker(out) as onlooker, Kills(cluster.process, READER, every_s, seed, at_work=descendants) as kills:
         code, _, err = ended(process)
     assert code == 0, err
@@ -158,7 +158,8 @@ def test_captioners_die_one_of_them_with_the_model_half_loaded(
     process = begin(*many.noted(notes, out))
     until(lambda: [pid for pid in found(cluster.process, CAPTIONER) if imports_torch(pid)], "a captioner that loads")
     assert committed(out) == 0 and killed(found(cluster.process, CAPTIONER)[0])
-    with Kills(cluster.process, CAPTIONER, max(5.0, many.wall_s / 10), seed) as kills:
+    # As often as a captioner that is killed has come to work again.
+    with Kills(cluster.process, CAPTIONER, max(12.0, many.wall_s / 3), seed) as kills:
         code, _, err = ended(process)
     assert code == 0, err
     assert len(kills.pids) >= 4, "one is dead already"
