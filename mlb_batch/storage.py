@@ -156,8 +156,11 @@ class LocalStore:
         for leftover in self.list(HIDDEN):
             self.delete(f"{HIDDEN}/{leftover}")
 
-    def _write(self, name: str, data: bytes, appear: Callable[[Path, Path], None]) -> None:
-        """Write aside, make it durable, and let it appear whole under its name."""
+    def _write(self, name: str, data: bytes, appear: Callable[[Path, Path], None], tries: int = 5) -> None:
+        """Write aside, make it durable, and let it appear whole under its name.
+
+        A run that gets the lease cleans up, and so may sweep away what another is about to write: then once more.
+        """
         final, temporary = self.root / name, self.root / HIDDEN / uuid.uuid4().hex
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +176,10 @@ class LocalStore:
             _sync_folder(final.parent)
         except FileExistsError:
             raise
+        except FileNotFoundError as error:
+            if tries == 1:
+                raise JobError(f"can't write {final}: {error.strerror}") from error
+            self._write(name, data, appear, tries - 1)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EXDEV):
                 message = f"{self.uri}: this disk can't make hard links; use another disk or a bucket"

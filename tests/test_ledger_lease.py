@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -100,3 +101,22 @@ def test_a_damaged_lease_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "lease.json").write_text("{")
     with pytest.raises(OutputError, match=r"lease\.json is damaged; delete it"), Lease(str(tmp_path), "run-1"):
         pass
+
+
+def test_who_cleans_up_takes_nothing_from_who_writes(tmp_path: Path) -> None:
+    """The moment in which two commands start on one output: one has the lease and sweeps, the other asks for it."""
+    store, ended = open_store(str(tmp_path)), threading.Event()
+
+    def sweep() -> None:
+        while not ended.is_set():
+            store.clean()
+            ended.wait(0.02)
+
+    sweeping = threading.Thread(target=sweep)
+    sweeping.start()
+    try:
+        assert all(store.create(f"{n}.json", b"{}") for n in range(300))
+    finally:
+        ended.set()
+        sweeping.join()
+    assert len(store.list("")) == 301, "and the folder that is swept"
