@@ -64,9 +64,9 @@ class Sequence:
         self.lengths[layer] = at + 1
         return attend_last(q_H1d, self.keys[layer][:, : at + 1], self.values[layer][:, : at + 1], scale)
 
-    def take(self, logits_V: Tensor, stop: frozenset[int]) -> None:
+    def take(self, logits_V: Tensor, likeliest: int, stop: frozenset[int]) -> None:
         """The next token; a stop token ends the sequence and is not part of what it says."""
-        token = self._draw(logits_V)
+        token = likeliest if self.sampling.temperature == 0 else self._draw(logits_V)
         self.tokens.append(token)
         if token in stop:
             self.finish_reason = "stop"
@@ -74,8 +74,6 @@ class Sequence:
             self.finish_reason = "length"
 
     def _draw(self, logits_V: Tensor) -> int:
-        if self.sampling.temperature == 0:
-            return int(logits_V.argmax())
         probability_V = torch.softmax(logits_V.double().cpu() / self.sampling.temperature, dim=-1)
         return int(torch.multinomial(probability_V, 1, generator=self.generator))
 
@@ -106,10 +104,11 @@ def generate(decoder: Decoder, prefilled: list[Prefilled], samplings: list[Sampl
 
 
 def _taken(decoder: Decoder, running: list[Sequence], logits_BV: Tensor, stop: frozenset[int]) -> list[Sequence]:
-    numbers_B = logits_BV.amax(dim=-1).isfinite().tolist()
-    for sequence, logits_V, numbers in zip(running, logits_BV, numbers_B, strict=True):
+    most_B, likeliest_B = logits_BV.max(dim=-1)
+    found = torch.stack([likeliest_B, most_B.isfinite().long()], dim=1).tolist()  # one wait for the device a step
+    for sequence, logits_V, (likeliest, numbers) in zip(running, logits_BV, found, strict=True):
         if numbers:
-            sequence.take(logits_V, stop)
+            sequence.take(logits_V, likeliest, stop)
         else:
             sequence.finish_reason = NO_NUMBERS
         sequence.operations += flops.head(decoder.shape.decoder, 1)
