@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from faultproxy import FaultProxy
 from ray_nodes import until
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 from small_jobs import MLB_BATCH, PROMPTS, SMALL, kill_all, mlb_batch, start
@@ -74,6 +76,14 @@ class Bucket:
         tables = [pq.read_table(name, filesystem=fs) for name in names]
         assert {table["fingerprint"][0].as_py() for table in tables if table.num_rows} == {current["fingerprint"]}
         return [row for table in tables for row in table.to_pylist()]
+
+    def commits(self) -> list[int]:
+        """The numbers of the commits that a reader of current.json reads."""
+        current = read_current(self.output) or {}
+        names = filesystem(self.output)[0].ls(
+            f"{self.name}/annotations/annotations/{current['fingerprint']}", detail=False
+        )
+        return [int(number) for name in names for number in re.findall(r"(\d{6,})\.parquet$", name)]
 
     def check(self, prompts: list[dict[str, str]], fingerprint: str) -> None:
         """The invariant, by what the bucket says and what a plain reader sees."""
@@ -175,11 +185,17 @@ def test_five_nights_with_a_kill_on_the_fourth(
 
     bucket.put(*"fghijklmnopq", "a")
     job = str(job_file(tmp_path, bucket, CHANGED_PROMPTS))
-    fourth = start(MLB_BATCH, "run", job, "--set", "output.commit_rows=4")
-    commands.append(fourth)
-    until(lambda: len(bucket.rows()) > 8 or fourth.poll() is not None, "the first commit of the fourth night")
-    os.kill(fourth.pid, signal.SIGKILL)
-    kill_all(fourth)
+    second = rf"part-{1 + max(bucket.commits()) + 1:06}"
+    with FaultProxy(bucket.server.port, "hold", second) as proxy:
+        environment = bucket.server.environment(proxy.port)
+        fourth = start(MLB_BATCH, "run", job, "--set", "output.commit_rows=4", **environment)
+        commands.append(fourth)
+        until(lambda: proxy.caught.is_set() or fourth.poll() is not None, "the second commit of the fourth night")
+        os.kill(fourth.pid, signal.SIGKILL)
+        kill_all(fourth)
+        before = len(bucket.rows())
+        proxy.release.set()  # it arrives when who wrote it is dead
+        until(lambda: len(bucket.rows()) > before, "the dead one's commit")
     rows = bucket.rows()
     committed = len(rows) - 8
     assert 0 < committed < 26 and len({row["annotation_id"] for row in rows}) == len(rows)
