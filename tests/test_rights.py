@@ -24,9 +24,12 @@ MISSING = 20  # what isn't there when a run looks for it: its lease, a plan, an 
 KEY, SECRET = "job-key", "job-secret"
 
 
-def user(server: S3Server) -> None:
-    """One that owns nothing."""
-    admin = ["radosgw-admin", "-c", f"{server.home}/ceph.conf", "-n", "client.rgw", "user", "create", "--uid=job"]
+@pytest.fixture(scope="module")
+def enforcing(s3_server: S3Server) -> None:
+    """A server with one user more, who owns nothing."""
+    if s3_server.kind != "ceph":
+        pytest.skip("the simulated server lets everybody do everything")
+    admin = ["radosgw-admin", "-c", f"{s3_server.home}/ceph.conf", "-n", "client.rgw", "user", "create", "--uid=job"]
     command = [*admin, "--display-name=job", f"--access-key={KEY}", f"--secret={SECRET}"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
 
@@ -41,11 +44,8 @@ def allow(bucket: str, placeholder: str) -> None:
 
 
 @pytest.fixture
-def buckets(s3: S3Server) -> tuple[str, str]:
+def buckets(enforcing: None, s3: S3Server) -> tuple[str, str]:
     """Input and output, both another's, with what the file allows."""
-    if s3.kind != "ceph":
-        pytest.skip("the simulated server lets everybody do everything")
-    user(s3)
     source, target = s3.make_bucket(), s3.make_bucket()
     allow(source, "INPUT_BUCKET")
     allow(target, "OUTPUT_BUCKET")
