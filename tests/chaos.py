@@ -152,11 +152,10 @@ class Kills:
         part: str,
         every_s: float,
         seed: int,
-        at_work: Callable[[int], object] = lambda _: True,
+        at_work: Callable[[int], object],
     ) -> None:
         """`at_work`: whom to kill, of those there are."""
         self.pids: list[int] = []
-        self.seen: set[int] = set()
         self._command, self._part, self._every_s, self._chance = command, part, every_s, random.Random(seed)
         self._at_work = at_work
         self._over = threading.Event()
@@ -165,9 +164,8 @@ class Kills:
     def _kill(self) -> None:
         next_s = self._next()
         while not self._over.wait(0.5):
-            there = sorted(found(self._command, self._part))
-            self.seen.update(there)
-            there = [pid for pid in there if time.monotonic() > next_s and self._at_work(pid)]
+            there = sorted(found(self._command, self._part)) if time.monotonic() > next_s else []
+            there = [pid for pid in there if self._at_work(pid)]
             if there and killed(one := self._chance.choice(there)):
                 self.pids.append(one)
                 next_s = self._next()

@@ -2,7 +2,8 @@
 
     python tests/noted_run.py NOTES JOB.yaml [--set key.sub=value ...]
 
-NOTES gets two lines a batch, "asked" and "answered", each with its annotation ids. What stands behind a video's last
+NOTES gets a line "loaded" and the process for every captioner that comes to work, and two lines a batch, "asked" and
+"answered", each with its annotation ids. What stands behind a video's last
 frame tells the process that reads it to die or to hang (see `poisoned`), and a clip's prompt tells its captioner to die
 or to raise. Everything else is the run as it is. For tests to start: they set Ray's folder and token.
 """
@@ -61,15 +62,21 @@ class Noting:
         return answers
 
     def _note(self, what: str, asks: Sequence[Any]) -> None:
-        with self._notes.open("a") as notes:
-            notes.write(f"{what} {' '.join(ask.annotation_id for ask in asks)}\n")
+        note(self._notes, what, *(ask.annotation_id for ask in asks))
+
+
+def note(notes: Path, *words: str) -> None:
+    with notes.open("a") as file:
+        file.write(" ".join(words) + "\n")
 
 
 class Caption(stages.Caption):
     notes = ""
 
     def _loaded(self) -> Any:
-        return Noting(super()._loaded(), self.notes)
+        captioner = super()._loaded()
+        note(Path(self.notes), "loaded", str(os.getpid()))
+        return Noting(captioner, self.notes)
 
 
 class ReadFrames(stages.ReadFrames):
