@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO ?= demo
 MINUTES ?= 30
 
-.PHONY: install demo test test-slow soak fuzz overload lint clean
+.PHONY: install demo test test-slow soak fuzz fuzz-coverage overload lint clean
 
 install: $(STAMP)
 
@@ -34,6 +34,11 @@ soak: $(STAMP)
 # Mutants of the public videos (../shared/videos) through the reader; goes on where it was stopped.
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz.py fuzz
+
+# The same hunt, led by what our code does with a mutant; needs a package of its own.
+fuzz-coverage: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[fuzz]" -c constraints.txt
+	$(BIN)/python tests/fuzz_coverage.py fuzz-coverage
 
 # 50,000 tiny videos and 20 of three hours: memory, spilling and rate.
 overload: $(STAMP)

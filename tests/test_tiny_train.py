@@ -15,8 +15,10 @@ from mlb_batch.tiny.scenes import make_scene
 from mlb_batch.tiny.train import image, paired, video
 from mlb_batch.tiny.train.answers import answer_logits
 from mlb_batch.tiny.train.grow import grow
+from mlb_batch.tiny.train.lessons import exam_talk
 from mlb_batch.tiny.train.loop import Pace, Task, train
 from mlb_batch.tiny.train.pixels import clip_pixels, model_pixels
+from mlb_batch.tiny.train.reading import text_tasks
 from mlb_batch.tiny.world import CORNER, make_clip
 
 LESSONS = (video.Lesson(until=20, frames=(8,), batch_frames=8, max_acts=2, max_flashes=1),)
@@ -46,7 +48,7 @@ def test_a_packed_question_gets_what_it_would_get_alone():
     school = video.ClipSchool(video.ClipStudent(model), 0, LESSONS)
     clip = make_clip(5, 8)
     pixels = model_pixels(clip.pixels_FHWC[None])
-    talks = video.exam_talk(clip)[:6]
+    talks = exam_talk(clip)[:6]
     visual_1ND = model.model.get_video_features(pixels).pooler_output
     packed = school.packer.pack_visual(visual_1ND.shape[1], [talks])
     together, _ = answer_logits(model, school.packer.media_id, packed, visual_1ND.flatten(0, 1))
@@ -73,6 +75,16 @@ def test_the_towers_first_lesson_lowers_its_loss(tmp_path: Path):
     task = video.frame_tasks(video.fresh_model(0, layers=1), 0, batch=16)[0]
     losses = train(task, quiet(tmp_path, 12))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_lessons_in_text_lower_their_loss_and_leave_the_tower_alone(tmp_path: Path):
+    student = video.ClipStudent(video.fresh_model(0, layers=2))
+    before = [parameter.clone() for parameter in student.model.model.vision_tower.parameters()]
+    for task in text_tasks(student, video.own_reader(student.model), 0):
+        losses = train(task, quiet(tmp_path / task.name, 12))
+        assert sum(losses[-3:]) < 0.95 * sum(losses[:3]), task.name
+    assert all(map(torch.equal, before, student.model.model.vision_tower.parameters()))
+    assert 0 <= task.measure(12)["looked up among 6"] <= 1
 
 
 def test_the_paired_lesson_lowers_its_loss(tmp_path: Path):

@@ -46,7 +46,7 @@ class Question:
 
 def caption(truth: Truth) -> str:
     """One sentence an act, then one a flash, each in time order; nothing that is not so."""
-    return " ".join([*(_act_sentence(act) for act in truth.acts), *(_flash_sentence(flash) for flash in truth.flashes)])
+    return " ".join([*(act_sentence(act) for act in truth.acts), *(_flash_sentence(flash) for flash in truth.flashes)])
 
 
 def facts(text: str) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def _an(name: str) -> str:
     return f"An {name}" if name[0] in "aeiou" else f"A {name}"
 
 
-def _act_sentence(act: Act) -> str:
+def act_sentence(act: Act) -> str:
     return f"{_an(act.name)} moves {act.direction}." if act.direction else f"{_an(act.name)} stays at the {act.place}."
 
 

@@ -17,6 +17,7 @@ from mlb_batch.tiny.train import image, paired, video
 from mlb_batch.tiny.train.export import as_stored, export
 from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.loop import Pace, train
+from mlb_batch.tiny.train.reading import text_tasks
 
 
 def main() -> None:
@@ -37,6 +38,8 @@ def _video(args: argparse.Namespace) -> None:
     for lesson in video.frame_tasks(shallow, args.seed):
         train(lesson, Pace(args.folder / lesson.name, 10**9))
     student = video.ClipStudent(shallow)
+    for lesson in text_tasks(student, video.own_reader(shallow), args.seed):
+        train(lesson, Pace(args.folder / lesson.name, 10**9, measure_every=100, save_every=100))
     shallow_task = video.clip_task(student, args.seed, video.SHALLOW_LESSONS)
     train(shallow_task, Pace(args.folder / "video-shallow", args.steps, measure_every=100, save_every=50))
     student = video.grown(student, video.fresh_model(args.seed, VIDEO_LAYERS))

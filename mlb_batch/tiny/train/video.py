@@ -1,4 +1,4 @@
-"""The video model's lessons: first its tower on single frames, then all of it on clips, short and simple ones first.
+"""The video model's lessons: its tower on single frames, its language model on texts (reading.py), all of it on clips.
 
 Legend: B clips, F frames, H height, W width, C colour channels, N visual tokens of the batch, D hidden width.
 """
@@ -16,25 +16,21 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from mlb_batch.tiny.architectures import VIDEO_PX, video_config
 from mlb_batch.tiny.build import make_tokenizer
-from mlb_batch.tiny.questions import CAPTION_PROMPTS
-from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss, noted_loss
+from mlb_batch.tiny.train.answers import Sample, accuracy, noted_loss
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameBatch, FrameHeads, make_frames, vary
 from mlb_batch.tiny.train.grow import grow
+from mlb_batch.tiny.train.lessons import exam_talk, lesson_talk
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.notes import NoteHeads, notes
-from mlb_batch.tiny.train.packing import Dialogue, Packed, Packer
+from mlb_batch.tiny.train.packing import Dialogue, Packer
 from mlb_batch.tiny.train.pixels import model_pixels
+from mlb_batch.tiny.train.reading import Reader
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
 FRAME_STEPS, PLACE_STEPS, FRAME_BATCH = 600, 140, 128
 POOLED_CELLS = 4
-_QUESTIONS_A_CLIP = 12
-_READ_BATCH = 24
 _EXAM_CLIPS = 100
-# How often a kind is asked in training: those learned at once seldom, choices (as many as all others together) less.
-_WEIGHT = {"first_colour": 0.5, "first_shape": 0.8, "last_colour": 0.5, "last_shape": 0.8, "choice": 0.6,
-           "direction": 2.0, "place": 2.0, "exists": 2.5, "order": 2.5, "when": 2.0}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,7 @@ class Lesson:
     batch_frames: int
     max_acts: int
     max_flashes: int
-    reading: float = (
-        0.0  # this share of the steps asks about a caption as text: looking things up is learned at no cost
-    )
+    reading: float = 0.0  # this share of the steps stays with texts
 
     def clips(self, frames: int) -> int:
         return max(6, self.batch_frames // frames)
@@ -127,17 +121,17 @@ class ClipSchool:
         self.model = model = student.model
         self.seed = seed
         self.lessons = lessons
-        self.packer = Packer(make_tokenizer("tiny"), "video")
-        for parameter in model.model.vision_tower.parameters():
-            parameter.requires_grad_(False)
+        self.reader = own_reader(model)
+        self.packer = self.reader.packer
+        model.model.vision_tower.requires_grad_(False)
+        model.model.multi_modal_projector.requires_grad_(True)
 
     def loss(self, step: int) -> Tensor:
         lesson = self._lesson(step)
         rng = np.random.default_rng((self.seed, step))
         frames = int(rng.choice(lesson.frames))
         if lesson.reading and rng.random() < lesson.reading:
-            with torch.autocast("cpu", torch.bfloat16):
-                return answer_loss(self.model, self.packer.media_id, *self._reading(rng))
+            return self.reader.loss(rng)
         clips = [
             make_clip(clip_seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes)
             for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips(frames)).tolist()
@@ -146,18 +140,11 @@ class ClipSchool:
 
     def _watching(self, clips: list[Clip], rng: np.random.Generator) -> Tensor:
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
-        packed, visual_ND, _ = self._sample(pixels, [_lesson_talk(clip, rng) for clip in clips])
+        packed, visual_ND, _ = self._sample(pixels, [lesson_talk(clip, rng) for clip in clips])
         with torch.autocast("cpu", torch.bfloat16):
             loss, hidden_ND = noted_loss(self.model, self.packer.media_id, packed, visual_ND, self.student.depth)
             noted = notes(clips, len(visual_ND) // len(clips), POOLED_CELLS)
             return loss + _NOTE_WEIGHT * self.student.heads.loss(hidden_ND, noted)
-
-    def _reading(self, rng: np.random.Generator) -> tuple[Packed, Tensor]:
-        clips = [make_clip(seed, 16, size=8) for seed in rng.integers(0, HELD_OUT_FROM, _READ_BATCH).tolist()]
-        dialogues = [_lesson_talk(clip, rng)[1:] for clip in clips]
-        timeless = [[talk for talk in talks if "When" not in talk.prompt] for talks in dialogues]
-        packed = self.packer.pack_read([clip.caption for clip in clips], timeless)
-        return packed, torch.zeros(0, self.model.config.get_text_config().hidden_size)
 
     def measure(self, step: int, clips: int = 64) -> dict[str, float]:
         lesson = self._lesson(step - 1)
@@ -192,6 +179,10 @@ class ClipSchool:
         return packed, visual_BND.flatten(0, 1), dialogues
 
 
+def own_reader(model: LlavaOnevisionForConditionalGeneration) -> Reader:
+    return Reader(model, Packer(make_tokenizer("tiny"), "video"))
+
+
 def clip_task(student: ClipStudent, seed: int, lessons: tuple[Lesson, ...], peak_lr: float = 5e-4) -> Task:
     school = ClipSchool(student, seed, lessons)
     return Task("video-clips", student, school.loss, school.measure, lessons[-1].until, peak_lr)
@@ -222,27 +213,3 @@ def fresh_model(seed: int, layers: int) -> LlavaOnevisionForConditionalGeneratio
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlavaOnevisionForConditionalGeneration(video_config(make_tokenizer("tiny"), layers))
-
-
-def _lesson_talk(clip: Clip, rng: np.random.Generator) -> list[Dialogue]:
-    """A caption and some questions, hard kinds more often."""
-    weights = np.array([_WEIGHT.get(question.kind, 1.5) for question in clip.questions])
-    count = min(_QUESTIONS_A_CLIP, len(clip.questions))
-    picked = rng.choice(len(clip.questions), count, replace=False, p=weights / weights.sum())
-    talks = [Dialogue(str(rng.choice(CAPTION_PROMPTS)), clip.caption, "caption")]
-    return talks + [_dialogue(clip, int(index)) for index in picked]
-
-
-def exam_talk(clip: Clip) -> list[Dialogue]:
-    """The caption, every plain question, and every third with choices."""
-    plain = [index for index, question in enumerate(clip.questions) if not question.choices]
-    choice = [index for index, question in enumerate(clip.questions) if question.choices][::3]
-    return [
-        Dialogue(CAPTION_PROMPTS[0], clip.caption, "caption"),
-        *(_dialogue(clip, index) for index in plain + choice),
-    ]
-
-
-def _dialogue(clip: Clip, index: int) -> Dialogue:
-    question = clip.questions[index]
-    return Dialogue(question.prompt, question.answer, question.kind)
