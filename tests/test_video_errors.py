@@ -100,6 +100,14 @@ def test_an_index_that_was_cut_off_is_truncated(tmp_path: Path) -> None:
         assert error_class(lambda s=share: read(cut(whole, tmp_path / "c.mp4", s))) == "truncated"
 
 
+@pytest.mark.parametrize("length", [1 << 62, 1 << 63, (1 << 64) - 1])
+def test_a_box_longer_than_any_file_is_typed(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    beginning = (16).to_bytes(4, "big") + b"ftypisom\0\0\2\0"
+    path.write_bytes(beginning + (1).to_bytes(4, "big") + b"free" + length.to_bytes(8, "big") + b"\xff" * 100)
+    assert error_class(lambda: read(path)) == error_class(lambda: probe(path)) == "truncated"
+
+
 @pytest.mark.parametrize(
     ("codec", "name", "side"), [("png", "b.mov", 16000), ("libx264", "b.mp4", 8192), ("mpeg4", "b.avi", 8176)]
 )

@@ -133,6 +133,6 @@ def top_boxes(source: Source) -> Iterator[tuple[bytes, int, int]]:
         elif length == 0:
             length = end - offset
         yield kind, offset, offset + length
-        if length < 8:
-            return
         offset += length
+        if length < 8 or offset >= end:  # what it says may be more than a file can hold
+            return
