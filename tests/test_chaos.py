@@ -199,6 +199,7 @@ def test_a_node_dies_and_so_does_the_one_that_comes_for_it(seed: int, many: Clea
             until(lambda least=share: committed(out) > least * len(many.said), "the moment")
             assert killed(found(worker, RAYLET)[0])
             until(lambda: alive(head.address) == 1, "the news of its death")
+        stack.callback(kill_all, join(head, 1))  # one that stays
         code, _, err = ended(run)
         assert code == 0, err
         hold(out, many.said)
