@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -89,17 +90,30 @@ def filesystem(uri: str, tries: int = 1) -> tuple[Any, str]:
     elif scheme in ("http", "https"):
         options = {"get_client": guarded_client, "client_kwargs": {"answer_s": ANSWER_S}}
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **options)
+        if scheme in ("s3", "s3a"):
+            return _as_it_is(fsspec.filesystem("s3", **options)), uri.partition("://")[2].strip("/")
+        return fsspec.core.url_to_fs(uri, **options)
     except ImportError as error:
         driver = DRIVERS.get(scheme)
         remedy = f"{scheme}:// needs the package {driver}: pip install {driver}" if driver else str(error)
         raise OutputError(f"{uri}: can't open this storage: {remedy}") from None
     except ValueError as error:
         raise OutputError(f"{uri}: can't open this storage: {error}") from None
-    if scheme in ("s3", "s3a"):
-        fs.retries = 1
-        _never_wait_to_be_asked(fs)
-    return fs, path
+
+
+def _as_it_is(fs: Any) -> Any:
+    """S3 without s3fs's own ideas of trying again, of `?versionId=` in a key, and of how an upload begins."""
+    fs.retries = 1
+    fs.split_path = partial(_bucket_and_key, type(fs).split_path, fs)
+    _never_wait_to_be_asked(fs)
+    return fs
+
+
+def _bucket_and_key(split: Callable[..., tuple[str, str, None]], fs: Any, path: str) -> tuple[str, str, None]:
+    """A key is a key, whatever it holds: nothing here ever asks for a version by its path."""
+    before, asks, version = path.partition("?versionId=")
+    bucket, key, _ = split(fs, before)
+    return bucket, key + asks + version, None
 
 
 def _never_wait_to_be_asked(fs: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import cache
 from typing import TypeVar
 
@@ -13,6 +15,7 @@ from mlb_batch.errors import JobError
 
 PATIENCE_S = 120.0
 LONGEST_PAUSE_S = 10.0
+FIRST_ANSWER_S = 1.0  # for little: S3 answers in tens of milliseconds, or has lost the request
 
 _T = TypeVar("_T")
 
@@ -31,6 +34,27 @@ def patiently(
                 raise
         time.sleep(pause_s)
     raise AssertionError("pauses never end")
+
+
+def soon(call: Callable[[], _T]) -> Callable[[], _T]:
+    """For `patiently`: a read of little that gets no answer is left to itself and done again, with twice the time."""
+    limit_s = FIRST_ANSWER_S / 2
+
+    def within() -> _T:
+        nonlocal limit_s
+        limit_s *= 2
+        answer: Future[_T] = Future()
+        threading.Thread(target=_answered, args=(call, answer), daemon=True).start()
+        return answer.result(limit_s)
+
+    return within
+
+
+def _answered(call: Callable[[], _T], answer: Future[_T]) -> None:
+    try:
+        answer.set_result(call())
+    except BaseException as error:
+        answer.set_exception(error)  # it is raised where the answer is waited for
 
 
 def _pauses() -> Iterator[float]:

@@ -38,7 +38,7 @@ def version_of(uri: str, limits: Limits | None = None, clock: Clock | None = Non
     if path is not None:
         return _local_version(asked(uri, path.stat, patience_s))
     fs, name = remote(uri)
-    return remote_version(asked(uri, lambda: look_up(fs, name), patience_s, clock))
+    return remote_version(asked(uri, lambda: look_up(fs, name), patience_s, clock, little=True))
 
 
 class Fetcher:

@@ -21,6 +21,7 @@ from mlb_batch.storage_errors import (
     patiently,
     refusal,
     refuses_all,
+    soon,
 )
 
 WEB_PATIENCE_S = 10.0  # a host on the web that is gone may be gone for good
@@ -59,9 +60,12 @@ class Clock:
             raise RowError("timeout", f"reading took longer than {self.seconds:g} s")
 
 
-def asked(uri: str, call: Callable[[], _T], patience_s: float, clock: Clock | None = None) -> _T:
-    """What storage answers. Raises RowError, and JobError where it would answer no video of this job."""
-    clock = clock or Clock(0)
+def asked(uri: str, call: Callable[[], _T], patience_s: float, clock: Clock | None = None, little: bool = False) -> _T:
+    """What storage answers. Raises RowError, and JobError where it would answer no video of this job. `little`: it is
+    asked for so little that a bucket's service answers at once.
+    """
+    clock, on_web = clock or Clock(0), scheme_of(uri) in ("http", "https")
+    call = soon(call) if little and not on_web else call
 
     def one_try() -> _T:
         begun = time.monotonic()
@@ -73,7 +77,6 @@ def asked(uri: str, call: Callable[[], _T], patience_s: float, clock: Clock | No
         clock.go_on()
         return answer
 
-    on_web = scheme_of(uri) in ("http", "https")
     patience_s = 0.0 if local_path(uri) is not None else min(patience_s, WEB_PATIENCE_S) if on_web else patience_s
     try:
         return patiently(one_try, patience_s, _may_pass)

@@ -25,6 +25,7 @@ from mlb_batch.video.values import Limits
 
 IN_MEMORY_BYTES = 64 << 20
 PIECE_BYTES = 8 << 20  # of one request; several run side by side
+LITTLE_BYTES = 512 << 10  # a request for no more is done again soon where no answer comes
 AT_ONCE = 8
 LOOK_S = 0.2
 _SERIAL = count()
@@ -35,7 +36,7 @@ class Remote:
         """Asks what it is, and fetches nothing."""
         self.uri, self._limits, self._clock = uri, limits, clock
         self._fs, self._name = remote(uri)
-        self._file, info = self._asked(lambda: _opened(self._fs, self._name))
+        self._file, info = self._asked(lambda: _opened(self._fs, self._name), little=True)
         if info.get("type") == "directory":
             raise RowError("not_found", "it is a folder")
         self.version = remote_version(info)
@@ -82,7 +83,7 @@ class Remote:
         """For stores that can't be asked for one version only."""
         if scheme_of(self.uri) in ("s3", "s3a"):
             return
-        now = remote_version(self._asked(lambda: self._fs.info(self._name)))
+        now = remote_version(self._asked(lambda: self._fs.info(self._name), little=True))
         if now != self.version:
             raise RowError("changed_during_read", f"the file is {now} by now, it was {self.version}")
 
@@ -115,7 +116,7 @@ class Remote:
                 raise Short(f"{len(data):,} of {end - start:,} bytes came")
             return data
 
-        return self._asked(fetch)
+        return self._asked(fetch, little=end - start <= LITTLE_BYTES)
 
     def _stream(self) -> None:
         """All of it from the beginning, where parts can't be had, or the size isn't known before."""
@@ -148,8 +149,8 @@ class Remote:
             raise RowError("too_large", f"the file has {size:,} bytes, the limit is {most:,}")
         return size
 
-    def _asked(self, call: Callable[[], Any]) -> Any:
-        return asked(self.uri, call, self._limits.patience_s, self._clock)
+    def _asked(self, call: Callable[[], Any], little: bool = False) -> Any:
+        return asked(self.uri, call, self._limits.patience_s, self._clock, little)
 
 
 def remote(uri: str) -> tuple[Any, str]:

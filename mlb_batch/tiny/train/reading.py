@@ -29,7 +29,7 @@ from mlb_batch.tiny.truth import Act
 from mlb_batch.tiny.words import COLOURS, DIRECTIONS, PLACES, SHAPES
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
-RECALL_STEPS, QUESTION_STEPS = 1000, 3000
+RECALL_STEPS, QUESTION_STEPS = 1000, 2000
 _FACTS = (2, 4, 6)
 _FACTS_A_BATCH, _LEAST_ROWS = 256, 24
 _CLIPS, _MOST_ACTS, _MOST_FLASHES = 32, 4, 3
