@@ -230,18 +230,23 @@ def test_five_thousand_videos_leave_memory_files_and_threads_as_they_were(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("video_s", [1.0, 3.0])
-def test_a_video_that_reads_slowly_ends_at_its_deadline(video_s: float, tmp_path: Path) -> None:
-    """One keyframe, and the last frames wanted: everything has to be read, on a process that is nice to others."""
-    heavy = write_video(tmp_path / "heavy.mp4", frames=300, size=(1080, 1920), gop=10_000)
-    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=video_s)) as reader:
-        reader.probe(str(heavy))
-        assert reader.child_pid is not None
-        os.setpriority(os.PRIO_PROCESS, reader.child_pid, 19)
+def test_a_video_that_reads_slowly_ends_at_its_deadline(tmp_path: Path) -> None:
+    """One keyframe, and the last frames wanted: everything has to be read, at whatever pace this machine has."""
+    heavy = str(write_video(tmp_path / "heavy.mp4", frames=300, size=(1080, 1920), gop=10_000))
+    with Reader(Sampling(8), MODEL_SIZE, Limits()) as reader:
+        reader.probe(heavy)
         begun_s = time.monotonic()
-        with pytest.raises(RowError) as caught:
-            reader.read(str(heavy))
-        assert caught.value.error_class == "timeout" and abs(time.monotonic() - begun_s - video_s) <= 2
+        reader.read(heavy)
+        whole_s = time.monotonic() - begun_s
+    for share in (0.2, 0.5):
+        with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=share * whole_s)) as reader:
+            reader.probe(heavy)
+            assert reader.child_pid is not None
+            os.setpriority(os.PRIO_PROCESS, reader.child_pid, 19)  # and nice to others
+            begun_s = time.monotonic()
+            with pytest.raises(RowError) as caught:
+                reader.read(heavy)
+        assert caught.value.error_class == "timeout" and abs(time.monotonic() - begun_s - share * whole_s) <= 2
 
 
 def mutants(seeds: range) -> Iterator[tuple[str, bytes]]:
