@@ -80,7 +80,7 @@ def test_the_towers_first_lesson_lowers_its_loss(tmp_path: Path):
 def test_the_lessons_in_text_lower_their_loss_and_leave_the_tower_alone(tmp_path: Path):
     student = video.ClipStudent(video.fresh_model(0, layers=2))
     before = [parameter.clone() for parameter in student.model.model.vision_tower.parameters()]
-    for task in text_tasks(student, video.own_reader(student.model), 0):
+    for task in text_tasks(student, video.reader_of(student.model), 0):
         losses = train(task, quiet(tmp_path / task.name, 12))
         assert sum(losses[-3:]) < 0.95 * sum(losses[:3]), task.name
     assert all(map(torch.equal, before, student.model.model.vision_tower.parameters()))

@@ -38,7 +38,7 @@ def _video(args: argparse.Namespace) -> None:
     for lesson in video.frame_tasks(shallow, args.seed):
         train(lesson, Pace(args.folder / lesson.name, 10**9))
     student = video.ClipStudent(shallow)
-    for lesson in text_tasks(student, video.own_reader(shallow), args.seed):
+    for lesson in text_tasks(student, video.reader_of(shallow), args.seed):
         train(lesson, Pace(args.folder / lesson.name, 10**9, measure_every=100, save_every=100))
     shallow_task = video.clip_task(student, args.seed, video.SHALLOW_LESSONS)
     train(shallow_task, Pace(args.folder / "video-shallow", args.steps, measure_every=100, save_every=50))

@@ -121,7 +121,7 @@ class ClipSchool:
         self.model = model = student.model
         self.seed = seed
         self.lessons = lessons
-        self.reader = own_reader(model)
+        self.reader = reader_of(model)
         self.packer = self.reader.packer
         model.model.vision_tower.requires_grad_(False)
         model.model.multi_modal_projector.requires_grad_(True)
@@ -179,7 +179,7 @@ class ClipSchool:
         return packed, visual_BND.flatten(0, 1), dialogues
 
 
-def own_reader(model: LlavaOnevisionForConditionalGeneration) -> Reader:
+def reader_of(model: LlavaOnevisionForConditionalGeneration) -> Reader:
     return Reader(model, Packer(make_tokenizer("tiny"), "video"))
 
 
