@@ -58,6 +58,7 @@ ATTEMPTS = 3
 POISON = {"abort.mp4": "decoder_crash", "hang.mp4": "timeout", "die.mp4": "model_error", "raise.mp4": "model_error"}
 OWN_RAY = {"RAY_ADDRESS": ""}  # its workers have this process's environment
 NOTED_RUN = str(Path(__file__).with_name("noted_run.py"))
+ONE_READER = ("--set", "cluster.read.num_cpus=0.5", "--set", "cluster.read.concurrency=[1, 1]")
 QUICK = {"read": {"num_cpus": 0.25, "concurrency": [READERS, READERS]}}
 
 
@@ -183,7 +184,7 @@ def imports_torch(pid: int) -> bool:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_node_dies_and_so_does_the_one_that_comes_for_it(seed: int, many: Clean, tmp_path: Path, begin: Any) -> None:
-    """Neither node has room for all actors, so each time some die and only another node can take them."""
+    """Neither node has room for both actors, so each time one dies, and only another node can take it."""
     head = start_head(1)
     with contextlib.ExitStack() as stack:
         stack.callback(kill_all, head.process)
@@ -194,7 +195,7 @@ def test_a_node_dies_and_so_does_the_one_that_comes_for_it(seed: int, many: Clea
             worker = join(head, 1)
             stack.callback(kill_all, worker)
             until(lambda: alive(head.address) == 2, "the second node")
-            run = run or begin(*many.command(out), RAY_ADDRESS=head.address)
+            run = run or begin(*many.command(out), *ONE_READER, RAY_ADDRESS=head.address)
             until(lambda worker=worker: found(worker, "MapBatches"), "an actor on the second node")
             until(lambda least=share: committed(out) > least * len(many.said), "the moment")
             assert killed(found(worker, RAYLET)[0])
