@@ -50,7 +50,7 @@ def text_tasks(student: nn.Module, reader: Reader, seed: int) -> tuple[Task, Tas
         return reader.loss(np.random.default_rng((seed, step, 1)))
 
     return (
-        Task("video-recall", student, recall, lambda step: reader.recalled(), RECALL_STEPS, 2e-3),
+        Task("video-recall", student, recall, lambda step: reader.recalled(), RECALL_STEPS, 1e-3),
         Task("video-reading", student, both, lambda step: reader.measure(), QUESTION_STEPS, 6e-4),
     )
 
