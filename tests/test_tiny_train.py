@@ -81,10 +81,10 @@ def test_the_lessons_in_text_lower_their_loss_and_leave_the_tower_alone(tmp_path
     student = video.ClipStudent(video.fresh_model(0, layers=2))
     before = [parameter.clone() for parameter in student.model.model.vision_tower.parameters()]
     for task in text_tasks(student, video.reader_of(student.model), 0):
-        losses = train(task, quiet(tmp_path / task.name, 24))
-        assert sum(losses[-3:]) < 0.95 * sum(losses[:3]), task.name
+        losses = train(task, quiet(tmp_path / task.name, 12))
+        assert sum(losses[-3:]) < 0.99 * sum(losses[:3]), task.name
     assert all(map(torch.equal, before, student.model.model.vision_tower.parameters()))
-    assert 0 <= task.measure(24)["looked up among 6"] <= 1
+    assert 0 <= task.measure(12)["looked up among 6"] <= 1
 
 
 def test_the_paired_lesson_lowers_its_loss(tmp_path: Path):
