@@ -148,6 +148,17 @@ def test_largest_on_any_staircase(first: int, allowed: int, steps: list[int]) ->
     assert found.cost == stairs[found.at]
 
 
+@pytest.mark.parametrize("name", ["mlb-g", "mlb"])
+@pytest.mark.parametrize("side", range(1, 9))
+def test_mixed_grids_never_cost_less_for_more_tokens(name: str, side: int, small_model: ModelShape) -> None:
+    """On a 3 x 3 frame a grid of 2 x 2 hands on more than one of 1 x 3."""
+    pricer = Pricer(small_model, prune.make(name), Measure("llm"))
+    for frames in (1, 6, 11):
+        clip = ClipShape(frames, side, side, 14, 1, (9,))
+        costs = [pricer.clip(clip, -(-tokens * WHOLE // clip.visual)) for tokens in range(clip.visual + 1)]
+        assert costs == sorted(costs)
+
+
 def test_a_cost_that_falls_is_caught() -> None:
     pricer = Pricer(ONEVISION_7B, Falling(), Measure("llm"))
     clips = Counter({ClipShape(8, 14, 14, 14, 1, (30,)): 1})

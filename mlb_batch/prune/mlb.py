@@ -88,12 +88,16 @@ class Mlb:
         return Scan(segments, layers, kept, cells, self.tail, self.expand == "refeed", self.question)
 
     def _mix(self, clip: ClipShape, segments: tuple[int, ...], wanted: int) -> tuple[tuple[int, int], ...]:
-        """A cell for each segment: the finer of two neighbouring grids for as many segments as the tokens allow."""
-        best = (CELLS[-1],) * len(segments)
+        """A cell for each segment: of all mixes of neighbouring grids, the one that hands on most of what is wanted.
+
+        On frames of very few tokens a finer grid may hand on less than a coarser one, so the last that fits won't do.
+        """
+        kept = {(frames, cell): self._kept(clip, frames, cell) for frames in set(segments) for cell in CELLS}
+        best, most = (CELLS[-1],) * len(segments), 0
         for cells in _mixes(len(segments)):
-            if sum(self._kept(clip, f, c) for f, c in zip(segments, cells, strict=True)) > wanted:
-                break
-            best = cells
+            total = sum(kept[one] for one in zip(segments, cells, strict=True))
+            if most <= total <= wanted:
+                best, most = cells, total
         return best
 
     @property
