@@ -30,7 +30,8 @@ from storm import Storm
 
 CLIPS = 400
 CHEAP = {"prompts": PROMPTS[:1], "generate": {"max_new_tokens": 2}}
-# kind, the share of requests that go wrong, and how many times as long as on a calm day the run may take
+# kind, the share of requests that go wrong, and how many times as long as on a calm day the run may take: longer where
+# the store itself asks to be asked less, which it gets
 WEATHER = [("slow_down", 0.3, 5), ("error_500", 0.1, 3), ("reset", 0.1, 3), ("truncate", 0.2, 3), ("hang", 0.05, 3)]
 ODD = ("a b", "ü日本語", "50%", "%41%2e", "a+b", "a#b", "a?versionId=x", "a&b=c", "q'uo\"te", "st*r", "[set]",
        "{brace}", "semi;colon", "a:b", "tilde~", "comma,", "dollar$HOME", "back`tick", "a..b", ".hidden", "-dash", 
