@@ -196,7 +196,7 @@ clips = [t.Clip(t.pixels(spec, 2, i), (t.Ask(str(i), "qa", "Why"),)) for i in ra
 wanted = made.annotate(clips)
 assert sizes == [32]
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-for megabytes in range(28, 0, -4):  # what the allocator held back from the first run is not known
+for megabytes in range(48, 0, -2):
     sizes.clear()
     resource.setrlimit(resource.RLIMIT_AS, (now + (megabytes << 20), resource.RLIM_INFINITY))
     got = made.annotate(clips)
@@ -210,10 +210,15 @@ assert len(sizes) > 1 and t.without_time(got) == t.without_time(wanted)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on address space is Linux's")
 def test_a_process_without_memory_splits_its_batch() -> None:
-    """The real allocator, in a child whose address space ends: half the batch fits where the whole did not."""
+    """The real allocator, in a child whose address space ends: half the batch fits where the whole did not.
+
+    The allocator maps every tensor of its own and gives it back at once: what it would hold back from the first run,
+    and use again under the limit, differs from machine to machine.
+    """
+    maps = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_MMAP_MAX_": "1000000"}
     out = subprocess.run(
         [sys.executable, "-c", CHILD], cwd=Path(__file__).parent, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}, check=False,
+        env={**os.environ, **maps, "OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "0"}, check=False,
     )  # fmt: skip
-    assert out.returncode == 0, out.stderr[-2000:]
+    assert out.returncode == 0, out.stdout + out.stderr[-2000:]
     print(out.stdout)
