@@ -190,17 +190,17 @@ def test_a_node_dies_and_so_does_the_one_that_comes_for_it(seed: int, many: Clea
         stack.callback(kill_all, head.process)
         until(lambda: ray("health-check", "--address", head.address).returncode == 0, "the head")
         out = str(tmp_path / "out")
-        run = None
+        worker = join(head, 1)
+        stack.callback(kill_all, worker)
+        until(lambda: alive(head.address) == 2, "the second node")
+        run = begin(*many.command(out), *ONE_READER, RAY_ADDRESS=head.address)
         for share in (0.1 + 0.05 * seed, 0.4 + 0.05 * seed):
-            worker = join(head, 1)
-            stack.callback(kill_all, worker)
-            until(lambda: alive(head.address) == 2, "the second node")
-            run = run or begin(*many.command(out), *ONE_READER, RAY_ADDRESS=head.address)
             until(lambda worker=worker: found(worker, "MapBatches"), "an actor on the second node")
             until(lambda least=share: committed(out) > least * len(many.said), "the moment")
             assert killed(found(worker, RAYLET)[0])
             until(lambda: alive(head.address) == 1, "the news of its death")
-        stack.callback(kill_all, join(head, 1))  # one that stays
+            worker = join(head, 1)  # seen in what it does: the list of nodes is seconds behind
+            stack.callback(kill_all, worker)
         code, _, err = ended(run)
         assert code == 0, err
         hold(out, many.said)
