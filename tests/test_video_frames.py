@@ -11,6 +11,7 @@ from video_files import (
     CORPUS,
     MODEL_SIZE,
     corpus,
+    flip,
     numbers,
     picture,
     sequential_pictures,
@@ -19,7 +20,9 @@ from video_files import (
 )
 
 from mlb_batch.errors import RowError
-from mlb_batch.video import Frames, Limits, Sampling, probe, read_frames
+from mlb_batch.video import Frames, Limits, Sampling, packets, probe, read_frames
+from mlb_batch.video.container import opened
+from mlb_batch.video.packets import Decoder, Trouble
 
 READABLE = [entry["file"] for entry in corpus() if entry["result"] == "ok"]
 BROKEN = {
@@ -93,6 +96,8 @@ def test_every_public_file_is_tried() -> None:
 
 KINDS: dict[str, dict[str, Any]] = {
     "b-frames.mp4": {"codec_options": {"bf": "3"}},
+    "b-pyramid.mp4": {"codec_options": {"x264-params": "bframes=8:b-adapt=0:b-pyramid=normal:keyint=50"}},
+    "interlaced.mp4": {"codec_options": {"x264-params": "tff=1:bframes=3:b-adapt=0"}},
     "open-gop.mp4": {"codec_options": {"x264-params": "open-gop=1:bframes=3:keyint=10:scenecut=0"}},
     "intra-refresh.mp4": {"codec_options": {"x264-params": "intra-refresh=1:keyint=10"}},
     "intra-refresh.mkv": {"codec_options": {"x264-params": "intra-refresh=1:keyint=10"}},
@@ -142,6 +147,37 @@ def test_made_files_of_every_kind(name: str, tmp_path: Path) -> None:
         expected = [float(times_s[number]) for number in numbers(frames.pixels_FHWC)]
         np.testing.assert_allclose(frames.times_s, expected, atol=1e-6)
         check_against_sequential(path, times_s, [(frames, np.array(numbers(frames.pixels_FHWC)))])
+
+
+@pytest.mark.parametrize("name", ["b-pyramid.mp4", "mpeg2.mpg"])
+def test_frames_that_nobody_leans_on_are_spared(name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, frames=50, **KINDS[name])
+    given = []
+    for spare in (False, True):
+        with opened(path, Limits()) as (container, stream):
+            decoder = Decoder(stream, trouble := Trouble())
+            frames = [frame for packet in container.demux(stream) if packet.size
+                      for frame in decoder.feed(packet, spare=spare)]  # fmt: skip
+            given.append(len(frames + decoder.drain()))
+            assert not trouble.errors
+    assert given[0] == 50 and given[1] < 35
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_in_damaged_files_nothing_is_spared(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in for a lost picture may come from any other: the frames are those of a reading that spares none."""
+    sound = write_video(tmp_path / "sound.mkv", frames=50, **KINDS["b-frames.mp4"])
+    path = tmp_path / "damaged.mkv"
+    path.write_bytes(sound.read_bytes()[:1000] + flip(sound.read_bytes()[1000:], seed))
+    found = []
+    for can_spare in (packets.CAN_SPARE, set[str]()):
+        monkeypatch.setattr(packets, "CAN_SPARE", can_spare)
+        try:
+            frames = read(path, 8)
+            found.append((frames.times_s, frames.pixels_FHWC.tobytes()))
+        except RowError as error:
+            found.append(error.error_class)
+    assert found[0] == found[1]
 
 
 def test_one_frame_is_a_whole_video(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from av.video.stream import VideoStream
 from mlb_batch.errors import RowError
 
 DEMUX_ERRORS = 100  # in one pass, before the rest of the file is given up
+# Whose packets say truly that nothing leans on them: HEVC's may be leaned on from a higher layer, others say nothing.
+CAN_SPARE = {"h264", "mpeg2video"}
 
 
 class Deadline:
@@ -61,8 +63,12 @@ class Decoder:
     def __init__(self, stream: VideoStream, trouble: Trouble) -> None:
         self._stream = stream
         self._trouble = trouble
+        self._can_spare = stream.codec_context.name in CAN_SPARE
 
-    def feed(self, packet: Packet[Any], expected_to_fail: bool = False) -> list[VideoFrame]:
+    def feed(self, packet: Packet[Any], expected_to_fail: bool = False, spare: bool = False) -> list[VideoFrame]:
+        """`spare`: its frame need not be decoded where no other leans on it."""
+        if self._can_spare:
+            self._stream.codec_context.skip_frame = "NONREF" if spare else "DEFAULT"
         errors = self._trouble.errors
         frames = self._decode(packet)
         if expected_to_fail:

@@ -3,11 +3,12 @@
 A run is a stretch of packets that is read without a break: from a wanted frame's keyframe to the frame itself, merged
 with the next run where they touch. Between runs packets are stepped over unread, or, where the gap is long, jumped
 over by the container's own index. A jump is checked against the timeline: it must land on a known packet, not too far.
+Inside a run, what no other frame leans on is spared, as long as nothing is damaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any, TypeAlias
@@ -68,13 +69,19 @@ def read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put) -> Troub
     """Puts each wanted frame that can be read. Raises NotAsListed where the frames contradict the timeline."""
     if not timeline.trusted:
         raise NotAsListed
-    try:
-        return _read_runs(video, timeline, wanted, put, jump=True)
-    except _CannotJump:
-        return _read_runs(video, timeline, wanted, put, jump=False)
+    jump = spare = True
+    while True:
+        try:
+            return _read_runs(video, timeline, wanted, put, jump, spare)
+        except _CannotJump:
+            jump = False
+        except NotAsListed:
+            if not spare:
+                raise
+            spare = False
 
 
-def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: bool) -> Trouble:
+def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: bool, spare: bool) -> Trouble:
     ordinals = timeline.shown[wanted]
     readable = ~(timeline.missing[ordinals] | timeline.sealed[ordinals])
     ranks = {int(timeline.pts[ordinals[rank]]): int(rank) for rank in np.flatnonzero(readable)}
@@ -85,9 +92,12 @@ def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: b
         for run in plan_runs(timeline, ordinals[readable]):
             packets = cursor.between(run.first, run.last, jump)
             packets = _as_listed(packets, run, timeline) if video.by_index else packets
-            for frame in _in_order(_frames_of(run, packets, decoder, timeline)):
+            needed = ranks.keys() if spare else None
+            for frame in _in_order(_frames_of(run, packets, decoder, timeline, needed)):
                 if frame.pts in ranks:
                     put(ranks.pop(frame.pts), frame)
+            if spare and trouble.errors:  # what stands in for a lost picture may come from any other
+                raise NotAsListed
     if ranks and not trouble.errors:
         raise NotAsListed
     return trouble
@@ -102,14 +112,23 @@ def _as_listed(packets: Numbered, run: Run, timeline: Timeline) -> Numbered:
         yield ordinal, packet
 
 
-def _frames_of(run: Run, packets: Numbered, decoder: Decoder, timeline: Timeline) -> Iterator[VideoFrame]:
+def _frames_of(
+    run: Run, packets: Numbered, decoder: Decoder, timeline: Timeline, needed: Collection[int] | None
+) -> Iterator[VideoFrame]:
+    """All frames of a run, or at least those with these times."""
+    latest = int(timeline.pts[run.first])
     for ordinal, packet in packets:
         if timeline.sealed[ordinal]:
             continue
+        pts = int(timeline.pts[ordinal])
         # The frames of an open GOP that are shown before its keyframe lean on what was not read: their failing is no
         # damage. They are read all the same, since some codecs count frames.
-        astray = run.first > 0 and timeline.pts[ordinal] < timeline.pts[run.first]
-        yield from decoder.feed(packet, expected_to_fail=bool(astray))
+        astray = run.first > 0 and pts < timeline.pts[run.first]
+        # Spared is only what is shown before a frame that came earlier: where nothing is, the times may be those of
+        # decoding, and the order in which all frames come out is what tells.
+        spare = needed is not None and pts not in needed and timeline.pts[run.first] < pts < latest
+        yield from decoder.feed(packet, expected_to_fail=bool(astray), spare=bool(spare))
+        latest = max(latest, pts)
     yield from decoder.drain()
 
 
