@@ -80,6 +80,21 @@ def test_a_model_that_kills_every_process_that_loads_it_ends_the_job() -> None:
     assert "\n" not in str(ended.value)
 
 
+class Unplannable:
+    """A dataset that breaks in the driver, before anything runs, and not in one of Ray's own errors."""
+
+    def iter_batches(self, **_: Any) -> Iterator[Any]:
+        raise AttributeError("it has no such name")
+
+
+def test_a_chain_that_breaks_in_any_way_ends_the_job() -> None:
+    """An end before all rows must never look like the end of all rows."""
+    broken: Any = Unplannable()
+    with arriving(broken) as arrivals, pytest.raises(JobError, match="it has no such name"):
+        while arrivals.take(1.0) is not None:
+            pass
+
+
 def run_of(place: str, *batches: Sequence[str], deadly: str, forget: bool = False) -> dict[str, int]:
     """What a driver's record does with these batches; it dies where the deadly key is touched for the first time."""
     trace = Trace(place, "f" * 16, "a-run")

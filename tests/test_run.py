@@ -68,6 +68,16 @@ def test_every_video_and_prompt_gets_one_row_and_the_same_job_again_adds_nothing
     assert files(out) == before and verify(str(out)) == []
 
 
+def test_a_folder_with_megabytes_of_names(tmp_path: Path) -> None:
+    """Ray treats a task of over a megabyte in a way of its own; what was listed is not to be part of one."""
+    (original,) = clips(tmp_path / "made", 1)
+    (tmp_path / "videos").mkdir()
+    for number in range(6000):
+        (tmp_path / "videos" / f"{'n' * 200}{number:05}.mp4").hardlink_to(original)
+    summary = run(spec(tmp_path), limit=2)
+    assert (summary["expected"], summary["annotated"], summary["complete"]) == (4, 4, False)
+
+
 def test_what_is_new_is_computed_beside_what_stands(tmp_path: Path) -> None:
     """A changed prompt is a new fingerprint; a changed video and a new one are new annotations of the old one."""
     changed, _ = clips(tmp_path / "videos", 2)

@@ -10,9 +10,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.data import Dataset
-from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
 from mlb_batch.chain.breaker import Breaker
 from mlb_batch.errors import JobError, MlbBatchError, UserError
@@ -59,7 +57,7 @@ class Arrivals:
                 self._put(table)
                 if self._closed.is_set():
                     return
-        except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException, MlbBatchError) as error:
+        except BaseException as error:  # whatever ended the chain: what a thread raises reaches nobody else
             self._error = error
         finally:
             self._put(None)

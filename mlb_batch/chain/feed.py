@@ -28,13 +28,16 @@ FLUSH_VIDEOS = 1000  # counts of skipped videos travel on after this many, so th
 
 
 class VideoSource(Datasource):
-    """One task that streams, on the driver's node, where a local manifest lies."""
+    """One task that streams, on the driver's node, where a local manifest lies.
+
+    What it needs to know lies in the object store: a folder's names can be many megabytes, and a task is to be small.
+    """
 
     supports_distributed_reads = False
 
     def __init__(self, spec: JobSpec, found: Inspection, history: Any, limit: int | None, share: float) -> None:
         super().__init__()
-        self._task = partial(_blocks, spec, found, history, limit, share)
+        self._given = (spec, ray.put(found), history, limit, share)
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -43,13 +46,12 @@ class VideoSource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(self._task, unknown)]
+        given = self._given
+        return [ReadTask(lambda: _blocks(*given), unknown)]
 
 
-def _blocks(
-    spec: JobSpec, found: Inspection, history: Any, limit: int | None, share: float
-) -> Iterator[pa.Table]:  # fmt: skip
-    for work in unfinished(spec, found, ray.get(history), limit, share):
+def _blocks(spec: JobSpec, found: Any, history: Any, limit: int | None, share: float) -> Iterator[pa.Table]:
+    for work in unfinished(spec, ray.get(found), ray.get(history), limit, share):
         yield work_table([work])
 
 
