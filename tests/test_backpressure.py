@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.data import DataContext
 from small_jobs import kill_all, start
+
+from mlb_batch.chain.cluster import data_context
 
 PROMPTS, VIDEOS = 2, 50
 
@@ -24,3 +27,8 @@ def test_a_slow_captioner_holds_reading_back(tmp_path: Path) -> None:
     assert told["rows"] == VIDEOS * PROMPTS
     assert told["frame_bytes"] > 2 * told["store_bytes"], "the store could have held it all: nothing was shown"
     assert told["spilled"] == [] and told["driver_grew_mb"] < 200
+
+
+def test_what_is_set_is_what_ray_knows() -> None:
+    """One of the settings has no public name: a Ray that renames it must not go unnoticed."""
+    assert vars(data_context()).keys() == vars(DataContext.get_current()).keys()
