@@ -212,6 +212,13 @@ class Uncommitted:
         self._since_s = time.monotonic()
 
 
+def closed(spec: JobSpec, books: Books, stopped: str, **run: Any) -> dict[str, Any]:
+    """The summary, once the books were found to add up; `run`: what else is to be known of it."""
+    books.check(stopped)
+    summary = {**books.as_json(), "stopped": stopped, **run}
+    return summary | {"exit_code": exit_code(spec, summary), "complete": complete(spec, books, summary)}
+
+
 def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
     """0 everything annotated, 3 with more unresolved errors than the job allows; 143 and 130 where a signal came."""
     if summary["stopped"] == "SIGTERM":

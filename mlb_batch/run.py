@@ -11,10 +11,11 @@ from typing import Any
 import ray
 from ray.data import DataContext, Dataset
 
-from mlb_batch.books import Books, Uncommitted, complete, exit_code
+from mlb_batch.books import Books, Uncommitted, closed
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import connected, data_context
 from mlb_batch.chain.metrics import Metrics
+from mlb_batch.chain.pace import Pace
 from mlb_batch.chain.pools import Pools, pools
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.reading import captioners, clips_with_frames
@@ -62,24 +63,23 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
         freeze(spec, priced)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
-        purse = grants(priced, ledger)
+        purse, pace = grants(priced, ledger), Pace(sizes.readers[1])
         with (
             DataContext.current(data_context()),
             Progress(books, folder, Metrics(spec.name, run_id).show) as progress,
             Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,
             lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors) as strikes,
-            arriving(chain(spec, priced, sizes, found, history, strikes, limit, share, purse), spec.limits) as arrivals,
-        ):
+            arriving(chain(spec, priced, sizes, found, history, strikes, limit, share, purse, pace),
+                     pace, spec.limits) as arrivals,
+        ):  # fmt: skip
             stopped = ""
             while not stopped and (outcomes := arrivals.take()) is not None:
                 books.add(outcomes)
                 rows.add(outcomes)
                 progress.show()
                 stopped = stop.reason
-        books.check(stopped)
-        summary = {**books.as_json(), "run_id": run_id, "fingerprint": priced.fingerprint, "rows_written": rows.written,
-                   "stopped": stopped, "limit": limit, "share": share, "canary": seen, "output": output}  # fmt: skip
-        summary |= {"exit_code": exit_code(spec, summary), "complete": complete(spec, books, summary)}
+        summary = closed(spec, books, stopped, run_id=run_id, fingerprint=priced.fingerprint, rows_written=rows.written,
+                         limit=limit, share=share, canary=seen, output=output)  # fmt: skip
         folder.write_json("summary", summary)
         progress.ended()
         if summary["complete"]:
@@ -89,11 +89,11 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
 
 
 def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, strikes: Strikes,
-          limit: int | None, share: float, purse: Grants | None) -> Dataset:  # fmt: skip
+          limit: int | None, share: float, purse: Grants | None, pace: Pace | None) -> Dataset:  # fmt: skip
     """manifest -> videos with something to do -> clips with frames -> finished rows. No two steps ask for the same."""
     past, engine = ray.put(history), Engine.of(spec, priced)
     same = Constants(priced.model, spec.prune.method, spec.prune.select)
     captioning = (partial(engine.load, purse), same, strikes, sizes.captioners[1])
-    return clips_with_frames(spec, engine, sizes, found, past, strikes, limit, share).map_batches(
+    return clips_with_frames(spec, engine, sizes, found, past, strikes, limit, share, pace).map_batches(
         Caption, fn_constructor_args=captioning, batch_format="pyarrow", batch_size=sizes.batch_videos,
         **captioners(sizes))  # fmt: skip

@@ -54,7 +54,9 @@ def main(folder: Path, videos: int) -> None:
     past, strikes = ray.put(History("fingerprint", DoneIds(), {}, job.retry)), Strikes()
     rows = 0
     with DataContext.current(data_context()):
-        source = ray.data.read_datasource(VideoSource(job, found, past, None, 1.0), num_cpus=0, override_num_blocks=1)
+        source = ray.data.read_datasource(
+            VideoSource(job, found, past, None, 1.0, None), num_cpus=0, override_num_blocks=1
+        )
         reading = (job, Sampling(FRAMES), FrameSize((SIDE, SIDE)), strikes, None)
         frames = source.map_batches(ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,
                                     num_cpus=1, compute=ActorPoolStrategy(size=1))  # fmt: skip

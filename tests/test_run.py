@@ -247,7 +247,7 @@ def test_reading_and_captioning_are_steps_of_their_own(tmp_path: Path) -> None:
     history = History(priced.fingerprint, ledger.done(), ledger.attempts(), job.retry)
     sizes = pools(job, [node["Resources"] for node in ray.nodes()])
     with DataContext.current(data_context()):
-        done = chain(job, priced, sizes, found, history, Strikes(), None, 1.0, None).materialize()
+        done = chain(job, priced, sizes, found, history, Strikes(), None, 1.0, None, None).materialize()
     steps = [
         line.split(":")[0].split(maxsplit=2)[2] for line in done.stats().splitlines() if line.startswith("Operator")
     ]

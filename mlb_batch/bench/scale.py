@@ -114,14 +114,16 @@ def _real_row(spec: JobSpec) -> Row:
 
 def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) -> dict[str, Any]:
     from mlb_batch.chain.arrivals import arriving
+    from mlb_batch.chain.pace import Pace
 
     committing: list[float] = []
     ledger = Ledger(spec.output.uri, "simulated", "scale")
     arrived, first, first_s, last_s = 0, 0, 0.0, 0.0
+    pace = Pace(actors)
     with (
         _grown_mb() as grown_mb,
         Uncommitted(ledger, spec.output.commit_rows, committing.append) as waiting,
-        arriving(_chain(spec, template, clip_s, actors)) as arrivals,
+        arriving(_chain(spec, template, clip_s, actors, pace), pace) as arrivals,
     ):
         while (outcomes := arrivals.take(TICK_S)) is not None:
             arrived += sum(len(one.annotations) for one in outcomes)
@@ -138,12 +140,12 @@ def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) ->
     }  # fmt: skip
 
 
-def _chain(spec: JobSpec, template: Row, clip_s: float, actors: int) -> Dataset:
+def _chain(spec: JobSpec, template: Row, clip_s: float, actors: int, pace: Any) -> Dataset:
     """As in run.py, without the readers."""
     from mlb_batch.chain.feed import VideoSource
 
     past = ray.put(History("simulated", DoneIds(), {}, spec.retry))
-    source = VideoSource(spec, inspect(spec), past, None, 1.0)
+    source = VideoSource(spec, inspect(spec), past, None, 1.0, pace)
     return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
         Simulated, fn_constructor_args=(template, clip_s), batch_format="pyarrow", batch_size=BATCH,
         num_cpus=ACTOR_CPUS, compute=ActorPoolStrategy(size=actors),

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ray.data import Dataset
 
 from mlb_batch.chain.breaker import Breaker
+from mlb_batch.chain.pace import Pace
 from mlb_batch.errors import JobError, MlbBatchError, UserError
 from mlb_batch.spec import LimitsSpec
 from mlb_batch.stages import attempt
@@ -26,8 +27,8 @@ AHEAD = 4  # tables; when the driver falls behind, the chain waits
 class Arrivals:
     """Runs a dataset in a thread of its own and hands over what arrives."""
 
-    def __init__(self, dataset: Dataset, breaker: Breaker | None) -> None:
-        self._breaker = breaker
+    def __init__(self, dataset: Dataset, pace: Pace | None, breaker: Breaker | None) -> None:
+        self._pace, self._breaker = pace, breaker
         self._tables: queue.Queue[pa.Table | None] = queue.Queue(AHEAD)
         self._error: BaseException | None = None
         self._closed = threading.Event()
@@ -46,10 +47,14 @@ class Arrivals:
             self._tables.put(None)  # to be found by the next call
             return (self._breaker.rest() if self._breaker else None) or None
         arrived = list(items(table))
+        if self._pace:
+            self._pace.arrived(arrived)
         return self._breaker.passed(arrived) if self._breaker else arrived
 
     def close(self) -> None:
         self._closed.set()
+        if self._pace:
+            self._pace.close()
 
     def _pump(self, dataset: Dataset) -> None:
         try:
@@ -72,9 +77,9 @@ class Arrivals:
 
 
 @contextmanager
-def arriving(dataset: Dataset, limits: LimitsSpec | None = None) -> Iterator[Arrivals]:
-    """`limits`: where a run is to end when its storage gives it nothing."""
-    arrivals = Arrivals(dataset, Breaker(limits, _there) if limits else None)
+def arriving(dataset: Dataset, pace: Pace | None = None, limits: LimitsSpec | None = None) -> Iterator[Arrivals]:
+    """`pace`: the source's, where it has one. `limits`: where a run is to end when its storage gives it nothing."""
+    arrivals = Arrivals(dataset, pace, Breaker(limits, _there) if limits else None)
     try:
         yield arrivals
     finally:

@@ -15,6 +15,7 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from mlb_batch.chain.pace import Pace
 from mlb_batch.errors import RowError
 from mlb_batch.source import Inspection, Video, videos
 from mlb_batch.spec import JobSpec
@@ -35,9 +36,10 @@ class VideoSource(Datasource):
 
     supports_distributed_reads = False
 
-    def __init__(self, spec: JobSpec, found: Inspection, history: Any, limit: int | None, share: float) -> None:
+    def __init__(self, spec: JobSpec, found: Inspection, history: Any, limit: int | None, share: float,
+                 pace: Pace | None) -> None:  # fmt: skip
         super().__init__()
-        self._given = (spec, ray.put(found), history, limit, share)
+        self._given = (spec, ray.put(found), history, limit, share, pace)
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -50,8 +52,11 @@ class VideoSource(Datasource):
         return [ReadTask(lambda: _blocks(*given), unknown)]
 
 
-def _blocks(spec: JobSpec, found: Any, history: Any, limit: int | None, share: float) -> Iterator[pa.Table]:
-    for work in unfinished(spec, ray.get(found), ray.get(history), limit, share):
+def _blocks(spec: JobSpec, found: Any, history: Any, limit: int | None, share: float,
+            pace: Pace | None) -> Iterator[pa.Table]:  # fmt: skip
+    for number, work in enumerate(unfinished(spec, ray.get(found), ray.get(history), limit, share)):
+        if pace:
+            pace.wait(number)
         yield work_table([work])
 
 

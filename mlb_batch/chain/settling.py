@@ -47,7 +47,7 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
     engine = Engine.of(spec, priced)
     out: list[Redundant] = []
     with closing(Strikes()) as strikes:
-        frames = clips_with_frames(spec, engine, sizes, found, nothing, strikes, None, share)
+        frames = clips_with_frames(spec, engine, sizes, found, nothing, strikes, None, share, None)
         measured = frames.map_batches(
             Measure, fn_constructor_args=(engine.load,), batch_format="pyarrow", batch_size=1,
             **captioners(sizes))  # fmt: skip

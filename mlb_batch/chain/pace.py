@@ -1,0 +1,61 @@
+"""How far the source runs ahead of what comes out: only so many videos are under way at once.
+
+Ray Data bounds by their bytes what waits between its steps. What weighs nothing there still costs the driver kilobytes
+a block: a source that is let go would lay the whole input out in its memory, and so would readers of short clips.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import ray
+
+from mlb_batch.work import Outcome
+
+LEAST, EACH = 1000, 256  # videos under way: in a whole job, and for each actor that takes them from the source
+STEPS = 16  # the source asks so many times on the way to its limit
+
+
+class Gate:
+    """The actor."""
+
+    def __init__(self) -> None:
+        self._ended = 0
+        self._moved = asyncio.Condition()
+
+    async def tell(self, ended: int) -> None:
+        async with self._moved:
+            self._ended = max(self._ended, ended)
+            self._moved.notify_all()
+
+    async def room(self, begun: int, most: int) -> None:
+        """Returns once fewer than `most` of those begun are under way."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: begun - self._ended < most)
+
+
+class Pace:
+    """The source's side, which waits, and the driver's, which tells."""
+
+    def __init__(self, takers: int) -> None:
+        self._most = max(LEAST, EACH * takers)
+        self._ended = 0
+        # Costs nothing. Should it die, it starts again, and is told the whole number with what arrives next.
+        self._gate: Any = ray.remote(Gate).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+
+    def wait(self, begun: int) -> None:
+        if begun % (self._most // STEPS) == 0:
+            ray.get(self._gate.room.remote(begun, self._most))
+
+    def arrived(self, outcomes: Sequence[Outcome]) -> None:
+        """A video's counts come once, with the first of its clips."""
+        self._ended += sum(1 for outcome in outcomes if outcome.counts.videos)
+        self._gate.tell.remote(self._ended)
+
+    def close(self) -> None:
+        """The actor would live as long as the cluster, which may run many jobs."""
+        with suppress(ray.exceptions.RayError):
+            ray.kill(self._gate)
