@@ -55,6 +55,7 @@ class Trouble:
     errors: int = 0
     unsupported: bool = False
     refused_size: bool = False
+    spared: bool = False  # some frames were left out on purpose
 
 
 class Decoder:
@@ -68,6 +69,7 @@ class Decoder:
     def feed(self, packet: Packet[Any], expected_to_fail: bool = False, spare: bool = False) -> list[VideoFrame]:
         """`spare`: its frame need not be decoded where no other leans on it."""
         if self._can_spare:
+            self._trouble.spared |= spare
             self._stream.codec_context.skip_frame = "NONREF" if spare else "DEFAULT"
         errors = self._trouble.errors
         frames = self._decode(packet)

@@ -71,22 +71,25 @@ def read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put) -> Troub
         raise NotAsListed
     jump = spare = True
     while True:
+        trouble = Trouble()
         try:
-            return _read_runs(video, timeline, wanted, put, jump, spare)
+            _read_runs(video, timeline, wanted, put, trouble, jump, spare)
+            return trouble
         except _CannotJump:
             jump = False
         except NotAsListed:
-            if not spare:
+            if not trouble.spared:
                 raise
             spare = False
 
 
-def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: bool, spare: bool) -> Trouble:
+def _read_runs(
+    video: Video, timeline: Timeline, wanted: Ints, put: Put, trouble: Trouble, jump: bool, spare: bool
+) -> None:
     ordinals = timeline.shown[wanted]
     readable = ~(timeline.missing[ordinals] | timeline.sealed[ordinals])
     ranks = {int(timeline.pts[ordinals[rank]]): int(rank) for rank in np.flatnonzero(readable)}
     with opened(video.source, video.limits) as (container, stream):
-        trouble = Trouble()
         decoder = Decoder(stream, trouble)
         cursor = _Cursor(container, stream, timeline, video.deadline)
         for run in plan_runs(timeline, ordinals[readable]):
@@ -96,11 +99,10 @@ def _read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put, jump: b
             for frame in _in_order(_frames_of(run, packets, decoder, timeline, needed)):
                 if frame.pts in ranks:
                     put(ranks.pop(frame.pts), frame)
-            if spare and trouble.errors:  # what stands in for a lost picture may come from any other
+            if trouble.spared and trouble.errors:  # what stands in for a lost picture may come from any other
                 raise NotAsListed
     if ranks and not trouble.errors:
         raise NotAsListed
-    return trouble
 
 
 def _as_listed(packets: Numbered, run: Run, timeline: Timeline) -> Numbered:
