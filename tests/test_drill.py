@@ -124,6 +124,7 @@ def test_killed_then_told_to_stop_then_left_alone(
         assert process.returncode == code, err[-2000:]
         kept, before = len(ids(out)), kept
         assert before < kept < ROWS
+    assert all(line.startswith("done ") for line in err.splitlines()), err
     assert f'"rows_written": {kept - before}' in told and '"stopped": "SIGTERM"' in told
     code, summary, err = mlb_batch("run", str(job_file(tmp_path)))
     assert (code, summary["skipped_done"], summary["annotated"]) == (0, kept, ROWS - kept), err[-2000:]

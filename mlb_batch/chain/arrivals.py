@@ -21,6 +21,7 @@ from mlb_batch.video import version_of
 from mlb_batch.work import in_storage, items
 
 TICK_S = 1.0
+PARTING_S = 5.0  # for what is on its way, so that Ray Data ends while Ray is there; else it starts a Ray of its own
 AHEAD = 4  # tables; when the driver falls behind, the chain waits
 
 
@@ -33,7 +34,8 @@ class Arrivals:
         self._error: BaseException | None = None
         self._closed = threading.Event()
         # A daemon: a stopped run must not wait for a model that is at work.
-        threading.Thread(target=self._pump, args=(dataset,), name="arrivals", daemon=True).start()
+        self._thread = threading.Thread(target=self._pump, args=(dataset,), name="arrivals", daemon=True)
+        self._thread.start()
 
     def take(self, wait_s: float = TICK_S) -> list[Any] | None:
         """What has arrived within `wait_s`; None at the end. JobError where the chain broke, or has to."""
@@ -53,6 +55,7 @@ class Arrivals:
 
     def close(self) -> None:
         self._closed.set()
+        self._thread.join(PARTING_S)
         if self._pace:
             self._pace.close()
 
