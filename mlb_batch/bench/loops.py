@@ -1,6 +1,7 @@
 """Other ways to read the same frames: a plain PyAV loop, and decord and torchcodec where they are installed.
 
-Each is given one thread and picks its frames by the rule of `uniform`; each resizes with what it has.
+Each is given one thread, picks its frames by the rule of `uniform`, and ends with the pixels that a checkpoint's own
+processor makes. `decord_bilinear` leaves the resizing to decord, which is faster and gives other pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Loop:
 def loops() -> tuple[dict[str, Loop], dict[str, str]]:
     """Those that are here, and why the others are not."""
     found, absent = {"pyav": Loop(plain, (av.FFmpegError, IndexError))}, {}
-    for name, made in (("decord", _decord), ("torchcodec", _torchcodec)):
+    for name, made in (("decord", _decord), ("decord_bilinear", _decord_bilinear), ("torchcodec", _torchcodec)):
         try:
             found[name] = made()
         except (ImportError, OSError, RuntimeError) as error:  # not installed, or without the libraries that it wants
@@ -66,13 +67,25 @@ def _decord() -> Loop:
     decord: Any = importlib.import_module("decord")
 
     def read(path: str, count: int, size: FrameSize) -> Pixels:
-        assert not isinstance(size.resize, int)
-        height, width = size.resize
-        video = decord.VideoReader(path, width=width, height=height, num_threads=1)
-        pixels_FHWC: Pixels = video.get_batch(uniform(len(video), count)).asnumpy()
-        return pixels_FHWC
+        return _resized(_batch(decord.VideoReader(path, num_threads=1), count), size)
 
     return Loop(read, (decord.DECORDError, RuntimeError))
+
+
+def _decord_bilinear() -> Loop:
+    decord: Any = importlib.import_module("decord")
+
+    def read(path: str, count: int, size: FrameSize) -> Pixels:
+        assert not isinstance(size.resize, int)
+        height, width = size.resize
+        return _batch(decord.VideoReader(path, width=width, height=height, num_threads=1), count)
+
+    return Loop(read, (decord.DECORDError, RuntimeError))
+
+
+def _batch(video: Any, count: int) -> Pixels:
+    pixels_FHWC: Pixels = video.get_batch(uniform(len(video), count)).asnumpy()
+    return pixels_FHWC
 
 
 def _torchcodec() -> Loop:
@@ -80,7 +93,10 @@ def _torchcodec() -> Loop:
 
     def read(path: str, count: int, size: FrameSize) -> Pixels:
         video = decoders.VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
-        frames_FHWC = video.get_frames_at(uniform(len(video), count)).data.numpy()
-        return np.stack([resize(Image.fromarray(pixels_HWC), size) for pixels_HWC in frames_FHWC])
+        return _resized(video.get_frames_at(uniform(len(video), count)).data.numpy(), size)
 
     return Loop(read, (RuntimeError, ValueError, IndexError))
+
+
+def _resized(pixels_FHWC: Pixels, size: FrameSize) -> Pixels:
+    return np.stack([resize(Image.fromarray(pixels_HWC), size) for pixels_HWC in pixels_FHWC])

@@ -19,6 +19,7 @@ from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.vlm.preprocess import FrameRecipe
 
 _IMAGES_AT_ONCE = 64  # bounds the tower's activations; larger batches gain nothing
+_CPU_ACTIVATION_BYTES = 24 * 2**20  # glibc's malloc asks the kernel for anew, zeroed, whatever is over 32 MiB
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,15 @@ def normalise(pixels_FHWC: np.ndarray, recipe: FrameRecipe, device: torch.device
 
 
 def see(model: Any, shape: ModelShape, pixels_FCHW: Tensor) -> Seen:
-    parts = [_see_batch(model.model, shape, batch) for batch in pixels_FCHW.split(_IMAGES_AT_ONCE)]
+    parts = [_see_batch(model.model, shape, batch) for batch in pixels_FCHW.split(_images_at_once(shape, pixels_FCHW))]
     return Seen(torch.cat([p.visual_FKD for p in parts]), torch.cat([p.feature_FV for p in parts]))
+
+
+def _images_at_once(shape: ModelShape, pixels_FCHW: Tensor) -> int:
+    if pixels_FCHW.device.type != "cpu":
+        return _IMAGES_AT_ONCE
+    widest = max(shape.vision.ffn, shape.vision.hidden)
+    return max(1, min(_IMAGES_AT_ONCE, _CPU_ACTIVATION_BYTES // (shape.vision.tokens * widest * pixels_FCHW.itemsize)))
 
 
 def _see_batch(model: Any, shape: ModelShape, pixels_FCHW: Tensor) -> Seen:
