@@ -15,6 +15,7 @@ import ray
 
 from mlb_batch.work import Outcome
 
+PARTING_S = 1.0
 LEAST, EACH = 1000, 256  # videos under way: in a whole job, and for each actor that takes them from the source
 STEPS = 16  # the source asks so many times on the way to its limit
 
@@ -58,4 +59,6 @@ class Pace:
     def close(self) -> None:
         """The actor would live as long as the cluster, which may run many jobs."""
         with suppress(ray.exceptions.RayError):
+            # Behind all that was told: killed with something left to do, Ray would talk of it to the user.
+            ray.wait([self._gate.tell.remote(self._ended)], timeout=PARTING_S)
             ray.kill(self._gate)
