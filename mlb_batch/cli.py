@@ -184,7 +184,7 @@ def bench(
     model: Annotated[str, typer.Option(help="For calibrate, pipeline and scale.")] = "embedded:tiny",
     job: Annotated[Path | None, typer.Option(metavar="JOB.yaml", help="calibrate: for this job.")] = None,
     sets: Sets = None,
-    videos: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For read and pipeline.")] = None,
+    videos: Annotated[str | None, typer.Option(metavar="FOLDER|URI", help="For read and pipeline.")] = None,
     clips: Annotated[int, typer.Option(min=1, help="For read and pipeline: at most so many.")] = 24,
     readers: Annotated[int, typer.Option(min=1, help="For pipeline.")] = 1,
     rows: Annotated[list[int] | None, typer.Option(min=2, help="For scale; may be repeated.")] = None,

@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 from small_jobs import clips, job_file, mlb_batch
 from test_walls import MODULES, imports, tree
+from video_files import HEAVY, write_video
 
 from mlb_batch.bench import rounds, scale, shapes
 from mlb_batch.bench.bed import Bed, random_model
 from mlb_batch.bench.calibrate import calibrate
 from mlb_batch.bench.figures import lines, of_ceiling, plain, predicted
-from mlb_batch.bench.loops import loops
+from mlb_batch.bench.loops import SIZE, loops
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT, Ours, Pair, frames, random_clips, unpruned
 from mlb_batch.bench.pipeline import pipeline
 from mlb_batch.bench.race import race, same
-from mlb_batch.bench.read import SIZE, read
+from mlb_batch.bench.read import read
 from mlb_batch.bench.rounds import Spread, alternate, three_ratios
 from mlb_batch.bench.suite import NAMES, bench
 from mlb_batch.bench.yardstick import Yardstick
@@ -35,6 +37,7 @@ from mlb_batch.errors import BudgetError, SpecError
 from mlb_batch.planning import describe, plan
 from mlb_batch.run import run
 from mlb_batch.spec import JobSpec
+from mlb_batch.storage import filesystem
 from mlb_batch.tiny.architectures import image_config
 from mlb_batch.tiny.clips import write_sample_clips
 from mlb_batch.video import Limits, Reader, Sampling, read_frames
@@ -226,7 +229,7 @@ def _check_ratios(part: dict[str, Any]) -> None:
 def test_reading_is_measured_on_equal_frames(tmp_path: Path) -> None:
     write_sample_clips(tmp_path, 2, seed=0)
     (tmp_path / "junk.mp4").write_bytes(b"no video")
-    found = read(Options(videos=tmp_path))
+    found = read(Options(videos=str(tmp_path)))
     assert list(found["left_out"]) == ["junk.mp4"]
     assert set(found["absent"]) | {"pyav"} >= {"decord", "torchcodec", "pyav"} - set(loops()[0])
     assert [name for name in found if "frames" in name] == ["short, 8 frames", "short, 32 frames"]
@@ -238,6 +241,25 @@ def test_reading_is_measured_on_equal_frames(tmp_path: Path) -> None:
     for path in sorted(tmp_path.glob("clip-*.mp4")):
         ours = read_frames(path, Sampling(8), SIZE, Limits()).pixels_FHWC
         np.testing.assert_array_equal(ours, loops()[0]["pyav"].read(str(path), 8, SIZE))
+
+
+def test_videos_in_storage_are_read_from_there_too(tmp_path: Path, s3: S3Server) -> None:
+    """Beside the figures of their copies; of a large one ours fetches a part, in every turn."""
+    short = write_video(tmp_path / "short.mp4", 50)
+    long = write_video(tmp_path / "long.mp4", 3000, (144, 192), gop=50, codec_options=HEAVY)
+    bucket = s3.make_bucket()
+    fs, _ = filesystem(f"s3://{bucket}")
+    for path in (short, long):
+        fs.pipe_file(f"{bucket}/videos/{path.name}", path.read_bytes())
+    found = read(Options(videos=f"s3://{bucket}/videos"))
+    stored = {name: figures for name, figures in found.items() if "from storage" in name}
+    assert [name.partition(",")[0] for name in stored] == ["short", "short", "long", "long"]
+    assert all(name.removesuffix(", from storage") in found for name in stored)
+    for name, figures in stored.items():
+        fetched, whole = figures["bytes"]["ours"], figures["bytes"]["whole"]
+        path = short if name.startswith("short") else long
+        assert whole == path.stat().st_size and (fetched == whole if path == short else 0 < fetched < whole)
+        assert figures["wall_ratios"]["ours_over_whole_file_by_pyav"].low > 0
 
 
 def calibrated_job(folder: Path, **changes: Any) -> Path:

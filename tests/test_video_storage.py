@@ -17,7 +17,7 @@ import pytest
 import s3fs
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 from storm import Storm
-from video_files import MODEL_SIZE, numbers, write_video
+from video_files import HEAVY, MODEL_SIZE, numbers, write_video
 
 from mlb_batch import storage, storage_errors
 from mlb_batch.errors import JobError, RowError
@@ -25,8 +25,6 @@ from mlb_batch.storage import ANSWER_S
 from mlb_batch.video import Frames, Limits, Reader, Sampling, version_of
 
 LONG_FRAMES = 3000
-# 50 kB a second, whatever is in the picture
-HEAVY = {"b": "400k", "minrate": "400k", "maxrate": "400k", "bufsize": "400k", "x264-params": "nal-hrd=cbr:filler=1"}
 
 
 @pytest.fixture(scope="module")

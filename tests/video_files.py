@@ -20,6 +20,8 @@ from mlb_batch.video import FrameSize
 
 CORPUS = Path(__file__).parents[2] / "shared" / "videos"
 MODEL_SIZE = FrameSize((96, 96))
+# 50 kB a second, whatever is in the picture
+HEAVY = {"b": "400k", "minrate": "400k", "maxrate": "400k", "bufsize": "400k", "x264-params": "nal-hrd=cbr:filler=1"}
 
 
 def corpus() -> list[dict[str, Any]]:

@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mlb_batch.video import FrameSize
+from mlb_batch.video import FrameSize, Limits
 from mlb_batch.video.resize import resize, to_model_size
 
 Pixels = npt.NDArray[np.uint8]
+SIZE = FrameSize((384, 384))
+LIMITS = Limits(video_s=600.0)
 
 
 @dataclass(frozen=True)

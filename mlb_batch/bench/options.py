@@ -20,7 +20,7 @@ class Options:
     model: str = "embedded:tiny"  # calibrate, pipeline, scale
     job: Path | None = None  # calibrate: the job's own model, frames, prompts and method
     sets: tuple[str, ...] = ()
-    videos: Path | None = None  # read, pipeline
+    videos: str | None = None  # read, pipeline: a folder, or a prefix in storage
     clips: int = 24  # pipeline, read: at most so many
     readers: int = 1  # pipeline
     rows: tuple[int, ...] = (1_000,)  # scale

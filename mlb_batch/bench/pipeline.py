@@ -27,6 +27,7 @@ from mlb_batch.bench.rounds import Spread
 from mlb_batch.engine import Engine
 from mlb_batch.errors import InputError
 from mlb_batch.planning import plan
+from mlb_batch.source.listing import video_uris
 from mlb_batch.spec import JobSpec
 from mlb_batch.tiny.clips import write_sample_clips
 from mlb_batch.video import Limits, Reader
@@ -45,7 +46,7 @@ def pipeline(options: Options) -> dict[str, Any]:
         spec = _job(options, Path(scratch))
         batch = pools(spec, nodes).batch_videos
         ways: dict[str, Callable[[int], float]] = {
-            "ray": lambda number: _with_ray(_into(spec, f"{scratch}/out-{number}")),
+            "ray": lambda number: _with_ray(_into(spec, f"{scratch}/out-{number}"), options.clips),
             "direct": lambda _: _without_ray(spec, batch, options),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -62,11 +63,10 @@ def pipeline(options: Options) -> dict[str, Any]:
 
 
 def _job(options: Options, scratch: Path) -> JobSpec:
-    folder = options.videos or scratch / "clips"
     if options.videos is None:
-        write_sample_clips(folder, options.clips, seed=0)
+        write_sample_clips(scratch / "clips", options.clips, seed=0)
     return JobSpec.from_dict({
-        "input": {"videos": f"{folder.absolute()}/**/*.mp4"},
+        "input": {"videos": options.videos or str(scratch / "clips")},
         "prompts": [{"id": "caption", "kind": "caption", "text": PROMPT}],
         "model": {"id": options.model, "device": options.device},
         "frames": {"count": options.frames or 32},
@@ -81,11 +81,11 @@ def _into(spec: JobSpec, output: str) -> JobSpec:
     return spec.changed(output=spec.output.model_dump() | {"uri": output})
 
 
-def _with_ray(spec: JobSpec) -> float:
+def _with_ray(spec: JobSpec, clips: int) -> float:
     """Rows a second between the first commit and the last."""
     from mlb_batch.run import run
 
-    run(spec)
+    run(spec, limit=clips)
     written = pds.dataset(f"{spec.output.uri}/annotations", format="parquet").to_table(columns=["created_at"])
     moments = written["created_at"]
     first, last = pc.min(moments), pc.max(moments)
@@ -116,14 +116,13 @@ def _without_ray(spec: JobSpec, batch: int, options: Options) -> float:
     engine = Engine.of(spec, plan(spec))
     size, limits = engine.frame_size(), Limits(video_s=spec.limits.video_s)
     readers = _Readers(lambda: Reader(engine.sampling, size, limits))
-    uris = [str(path) for path in sorted(Path(str(spec.input.videos).partition("/**")[0]).rglob("*.mp4"))]
     with (
         captioner_threads(pick_device(spec.model.device), options.threads),
         ThreadPoolExecutor(options.readers) as pool,
     ):
         captioner = engine.load()
-        ahead = options.readers + 2 * batch
-        return _answered(captioner, _read_ahead(pool, readers.read, uris[: options.clips], ahead), batch)
+        uris = video_uris(spec.input)[: options.clips]
+        return _answered(captioner, _read_ahead(pool, readers.read, uris, options.readers + 2 * batch), batch)
 
 
 def _answered(captioner: Captioner, clips: Iterator[Clip], batch: int) -> float:

@@ -1,53 +1,57 @@
 """`read`: frames per second of a core, against a plain sequential loop and other readers, on short and long videos.
 
 Ours is timed in this process, where its core seconds can be seen; `sandboxed` is the same in the killable child that a
-job reads in, by the clock on the wall.
+job reads in, by the clock on the wall. Videos in storage are read twice over: from copies of them, as above, and from
+where they are (stored.py).
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlb_batch.bench.loops import Loop, loops
+from mlb_batch.bench.loops import LIMITS, SIZE, Loop, loops
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.rounds import Spread, alternate, times_faster
+from mlb_batch.bench.stored import copied, from_storage
 from mlb_batch.errors import InputError, RowError
+from mlb_batch.source.listing import video_uris
+from mlb_batch.spec import InputSpec
+from mlb_batch.storage import local_path
 from mlb_batch.tiny.clips import write_sample_clips
-from mlb_batch.video import FrameSize, Limits, Reader, Sampling, probe, read_frames
+from mlb_batch.video import Reader, Sampling, probe, read_frames
 
 COUNTS = (8, 32)
-SIZE = FrameSize((384, 384))
 LONG_S = 60.0
-LIMITS = Limits(video_s=600.0)
-SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".mpg", ".ts", ".flv")
 
 
 def read(options: Options) -> dict[str, Any]:
     found, absent = loops()
-    with ExitStack() as stack:
-        folder = options.videos or _made(Path(stack.enter_context(tempfile.TemporaryDirectory())), options.clips)
-        videos, left_out = _readable(_listed(folder, options.clips), found)
+    with tempfile.TemporaryDirectory() as scratch:
+        videos, left_out = _readable(_listed(options, Path(scratch)), found)
         if not videos:
-            raise InputError(f"--videos: {folder} has no video that all readers can read")
-        measured = {
-            f"{name}, {count} frames": _class([one for one in videos if wanted(one)], count, found, options.rounds)
-            for name, wanted in _CLASSES.items()
-            for count in COUNTS
-            if any(wanted(one) for one in videos)
-        }
+            raise InputError(f"--videos: {options.videos} has no video that all readers can read")
+        measured: dict[str, Any] = {}
+        for name, wanted in _CLASSES.items():
+            some = [one for one in videos if wanted(one)]
+            for count in COUNTS if some else ():
+                measured |= _measured(f"{name}, {count} frames", some, count, found, options.rounds)
     return {"absent": absent, "left_out": left_out, **measured}
 
 
 @dataclass(frozen=True)
 class _Video:
-    path: Path
-    duration_s: float
+    uri: str
+    path: Path  # of the video, or of its copy
+    duration_s: float = 0.0
+
+    @property
+    def is_stored(self) -> bool:
+        return local_path(self.uri) is None
 
 
 _CLASSES: dict[str, Callable[[_Video], bool]] = {
@@ -56,30 +60,29 @@ _CLASSES: dict[str, Callable[[_Video], bool]] = {
 }
 
 
-def _made(folder: Path, clips: int) -> Path:
-    write_sample_clips(folder, clips, seed=0)
-    return folder
+def _listed(options: Options, scratch: Path) -> list[_Video]:
+    if options.videos is None:
+        write_sample_clips(scratch, options.clips, seed=0)
+    uris = video_uris(InputSpec(videos=options.videos or str(scratch)))[: options.clips]
+    return [_Video(uri, local_path(uri) or copied(uri, scratch / str(number))) for number, uri in enumerate(uris)]
 
 
-def _listed(folder: Path, most: int) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:most]
-
-
-def _readable(paths: Sequence[Path], found: dict[str, Loop]) -> tuple[list[_Video], dict[str, str]]:
+def _readable(listed: Sequence[_Video], found: dict[str, Loop]) -> tuple[list[_Video], dict[str, str]]:
     """Videos that all can read; of the others, who could not."""
     videos, left_out = [], {}
-    for path in paths:
+    for video in listed:
+        path, name = video.path, video.uri.rpartition("/")[2]
         try:
             duration_s = probe(path, LIMITS).duration_s or 0.0
             _ours(path, COUNTS[0])
         except RowError as error:
-            left_out[path.name] = str(error)
+            left_out[name] = str(error)
             continue
-        failed = next((name for name, loop in found.items() if not _reads(loop, path)), None)
+        failed = next((reader for reader, loop in found.items() if not _reads(loop, path)), None)
         if failed:
-            left_out[path.name] = f"{failed} can't read it"
+            left_out[name] = f"{failed} can't read it"
         else:
-            videos.append(_Video(path, duration_s))
+            videos.append(replace(video, duration_s=duration_s))
     return videos, left_out
 
 
@@ -92,6 +95,16 @@ def _reads(loop: Loop, path: Path) -> bool:
 
 def _ours(path: Path, count: int) -> int:
     return len(read_frames(path, Sampling(count), SIZE, LIMITS).times_s)
+
+
+def _measured(
+    name: str, videos: Sequence[_Video], count: int, found: dict[str, Loop], rounds: int
+) -> dict[str, Any]:  # fmt: skip
+    measured = {name: _class(videos, count, found, rounds)}
+    if all(one.is_stored for one in videos):
+        copies = {one.uri: one.path for one in videos}
+        measured[f"{name}, from storage"] = from_storage(copies, count, found, rounds)
+    return measured
 
 
 def _class(videos: Sequence[_Video], count: int, found: dict[str, Loop], rounds: int) -> dict[str, Any]:
