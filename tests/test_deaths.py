@@ -19,7 +19,7 @@ from small_jobs import kill_all, start
 
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context
-from mlb_batch.chain.strikes import STRIKES, Record, Strikes, Trace
+from mlb_batch.chain.strikes import IN_A_ROW, STRIKES, Record, Strikes, Trace
 from mlb_batch.errors import JobError
 from mlb_batch.stages import Caption
 from mlb_batch.work import Outcome, read_table
@@ -29,10 +29,10 @@ CLIPS, POISON = 12, 5
 
 
 class Killer:
-    """A captioner that gives no answer but failures, so that no model is needed, and dies of one clip."""
+    """A captioner that gives no answer but failures, so that no model is needed, and dies of one clip, or of all."""
 
-    def __init__(self, notes: str) -> None:
-        self._notes = Path(notes)
+    def __init__(self, notes: str, of_all: bool = False) -> None:
+        self._notes, self._of_all = Path(notes), of_all
 
     def annotate(self, clips: Sequence[Any]) -> list[list[Any]]:
         from mlb_batch.errors import RowError
@@ -40,7 +40,7 @@ class Killer:
         numbers = [int(clip.pixels_FHWC[0, 0, 0, 0]) for clip in clips]
         with self._notes.open("a") as notes:
             notes.write(f"{numbers}\n")
-        if POISON in numbers:
+        if self._of_all or POISON in numbers:
             os.kill(os.getpid(), signal.SIGKILL)
         return [[RowError("bad_prompt", str(number))] for number in numbers]
 
@@ -80,6 +80,36 @@ def test_a_model_that_kills_every_process_that_loads_it_ends_the_job() -> None:
     assert "\n" not in str(ended.value)
 
 
+@pytest.mark.slow
+def test_a_machine_on_which_every_process_dies_ends_the_job(tmp_path: Path) -> None:
+    """Or it would make an error of clip after clip, for three loads of the model each."""
+    notes = tmp_path / "notes"
+    with pytest.raises(JobError, match=f"{IN_A_ROW} captioning processes in a row died at work") as ended:
+        list(outcomes(lambda: Killer(str(notes), of_all=True)))
+    assert "\n" not in str(ended.value)
+    touched = len(notes.read_text().splitlines())
+    assert IN_A_ROW <= touched <= IN_A_ROW + 4, "a death is known when its clips come again, and others may come first"
+
+
+def test_deaths_are_counted_by_machine_and_an_answer_forgives_them() -> None:
+    record = Record({}, None, careful=False)
+
+    def dies(key: str, machine: str, process: str) -> int:
+        record.deaths([key])
+        return record.begin([key], (machine, process))
+
+    assert [dies(f"k{n}", "bad", f"p{n}") for n in range(3)] == [0, 0, 0], "nobody knows of them yet"
+    assert [dies(f"k{n}", "bad", f"q{n}") for n in range(3)] == [1, 2, 3]
+    assert dies("other", "good", "r") == 0
+    assert dies("k0", "good", "s") == 0, "it died on the bad one"
+    assert record.begin(["new"], ("bad", "t")) == 4
+    record.end(["new"])
+    assert record.begin(["newer"], ("bad", "t")) == 0
+    for key in ("k1", "k2"):
+        record.deaths([key])
+    assert record.begin(["newest"], ("bad", "t")) == 2, "a process that held several keys is one"
+
+
 class Unplannable:
     """A dataset that breaks in the driver, before anything runs, and not in one of Ray's own errors."""
 
@@ -105,7 +135,7 @@ def run_of(place: str, *batches: Sequence[str], deadly: str, forget: bool = Fals
         before = record.deaths(keys)
         alone = [[key] for key, count in zip(keys, before, strict=True) if 0 < count < STRIKES]
         for some in [[key for key, count in zip(keys, before, strict=True) if not count], *alone]:
-            record.begin(some, lasting=True)
+            record.begin(some, ("here", "a process"))
             if deadly in some:
                 return trace.read()[1]
             record.end(some)

@@ -1,7 +1,8 @@
 """Rows that kill their whole actor: a row cannot be caught there, and Ray would feed it to the next actor for ever.
 
 So every step says what it is about to touch, to an actor that outlives it. What was begun and never ended is a
-suspect: it runs alone from then on, and after STRIKES deaths it becomes an error row.
+suspect: it runs alone from then on, and after STRIKES deaths it becomes an error row. Where process after process dies
+and none ends anything, the machine is to blame and no row: that ends the job.
 
 A row may take the driver along too (the node runs out of memory), and then the next run must know. What captioners
 touch is written to OUTPUT/strikes/<fingerprint>.json before they do, wherever there is reason to: for suspects, and for
@@ -21,6 +22,10 @@ from mlb_batch.errors import JobError
 from mlb_batch.storage import Store, hurried, open_store
 
 STRIKES = 3
+IN_A_ROW = 10  # captioning processes of one machine, without one answer between their deaths
+
+
+Place = tuple[str, str]  # a machine and a process on it
 
 
 class Trace:
@@ -52,27 +57,37 @@ class Record:
         self._begun, self._deaths = dict(begun), dict(begun)
         self._trace, self._careful = trace, careful
         self._lasting = set(begun)
+        self._at_work: dict[str, Place] = {}  # where each lasting key is touched
+        self._fallen: dict[str, set[str]] = {}  # by machine, the processes that died since something was ended there
 
     def deaths(self, keys: Sequence[str]) -> list[int]:
         """Asked by who is about to begin: what is begun now has died."""
         counts = [self._begun.get(key, 0) for key in keys]
         self._deaths.update((key, count) for key, count in zip(keys, counts, strict=True) if count)
+        for machine, process in [self._at_work.pop(key) for key in keys if key in self._at_work]:
+            self._fallen.setdefault(machine, set()).add(process)
         return counts
 
-    def begin(self, keys: Sequence[str], lasting: bool) -> None:
+    def begin(self, keys: Sequence[str], place: Place | None = None) -> int:
+        """`place`: where it is begun, of what the next run is to know too; how many died there before in a row."""
         for key in keys:
             self._begun[key] = self._begun.get(key, 0) + 1
-        if not lasting or self._trace is None:
-            return
-        self._lasting.update(keys)
-        if self._careful or any(self._begun[key] > 1 for key in keys):
-            self._trace.write({key: self._begun[key] for key in self._lasting})
+        if place is None:
+            return 0
+        self._at_work.update(dict.fromkeys(keys, place))
+        if self._trace is not None:
+            self._lasting.update(keys)
+            if self._careful or any(self._begun[key] > 1 for key in keys):
+                self._trace.write({key: self._begun[key] for key in self._lasting})
+        return len(self._fallen.get(place[0], ()))
 
     def end(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._begun.pop(key, None)
             self._deaths.pop(key, None)
             self._lasting.discard(key)
+            if key in self._at_work:
+                self._fallen.pop(self._at_work.pop(key)[0], None)
 
     def known_deaths(self) -> dict[str, int]:
         """What an orderly end leaves: a key that is at work just then has not died."""
@@ -94,8 +109,12 @@ class Strikes:
     @contextmanager
     def watching(self, keys: Sequence[str], lasting: bool = False) -> Iterator[None]:
         """`lasting`: the next run is to know, should this one die with it."""
-        ray.get(self.record.begin.remote(keys, lasting))  # must be on record before anything can happen
+        machine, process = ray.util.get_node_ip_address(), ray.get_runtime_context().get_worker_id()
+        # Must be on record before anything can happen.
+        fallen = ray.get(self.record.begin.remote(keys, (machine, process) if lasting else None))
         try:
+            if fallen >= IN_A_ROW:
+                raise JobError(_to_blame(machine, fallen))
             yield
         finally:  # an exception is no death
             self.record.end.remote(keys)
@@ -104,6 +123,13 @@ class Strikes:
         """The actor would live as long as the cluster, which may run many jobs."""
         with suppress(ray.exceptions.RayError):
             ray.kill(self.record)
+
+
+def _to_blame(machine: str, fallen: int) -> str:
+    return (
+        f"on {machine} {fallen} captioning processes in a row died at work without one answer: memory, or its device? "
+        "Look at Ray's log of it, or take it out, and run again; --set retry.errors=true for clips blamed meanwhile"
+    )
 
 
 @contextmanager
