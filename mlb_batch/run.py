@@ -68,7 +68,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
             DataContext.current(data_context()),
             Progress(books, folder, Metrics(spec.name, run_id).show) as progress,
             Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,
-            lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors) as strikes,
+            lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
             arriving(chain(spec, priced, sizes, found, history, strikes, limit, share, purse, pace),
                      pace, spec.limits) as arrivals,
         ):  # fmt: skip

@@ -175,6 +175,7 @@ class RetrySpec(_Part):
 
 class LimitsSpec(_Part):
     video_s: Positive = 60.0
+    model_s: Positive = 3600.0  # a captioning process at work for longer on one batch hangs, and is ended
     deadline_h: Positive | None = None
     max_error_share: Share | None = None
     price_per_gpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None

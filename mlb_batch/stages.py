@@ -147,7 +147,8 @@ class Caption:
         yield from self._annotate([clip for clip, count in zip(clips, deaths, strict=True) if count == 0])
         for clip, count in zip(clips, deaths, strict=True):
             if count >= STRIKES:
-                poison = RowError("model_error", f"{count} captioning processes died on this clip", retryable=False)
+                died = f"{count} captioning processes died or hung on this clip"
+                poison = RowError("model_error", died, retryable=False)
                 yield _unread(replace(clip, problem=poison))
             elif count > 0:
                 yield from self._annotate([clip])

@@ -64,7 +64,8 @@ class Killer:
 def main(output: str, notes: str) -> None:
     start_local(num_cpus=2)
     driver = os.getpid()
-    with DataContext.current(data_context()), lasting_strikes(output, "f" * 16, f"run-{driver}", False) as strikes:
+    watched = lasting_strikes(output, "f" * 16, f"run-{driver}", False, 3600.0)
+    with DataContext.current(data_context()), watched as strikes:
         load = lambda: Killer(notes, driver)  # noqa: E731  (travels by value)
         reads = ray.data.from_arrow([read_table(read(number)) for number in range(CLIPS)])
         done = reads.map_batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
@@ -31,8 +32,8 @@ CLIPS, POISON = 12, 5
 class Killer:
     """A captioner that gives no answer but failures, so that no model is needed, and dies of one clip, or of all."""
 
-    def __init__(self, notes: str, of_all: bool = False) -> None:
-        self._notes, self._of_all = Path(notes), of_all
+    def __init__(self, notes: str, of_all: bool = False, hangs: bool = False) -> None:
+        self._notes, self._of_all, self._hangs = Path(notes), of_all, hangs
 
     def annotate(self, clips: Sequence[Any]) -> list[list[Any]]:
         from mlb_batch.errors import RowError
@@ -40,19 +41,21 @@ class Killer:
         numbers = [int(clip.pixels_FHWC[0, 0, 0, 0]) for clip in clips]
         with self._notes.open("a") as notes:
             notes.write(f"{numbers}\n")
+        if self._hangs and POISON in numbers:
+            ctypes.PyDLL(None).pause()  # and never lets go of the interpreter
         if self._of_all or POISON in numbers:
             os.kill(os.getpid(), signal.SIGKILL)
         return [[RowError("bad_prompt", str(number))] for number in numbers]
 
 
-def outcomes(load: Any, batch: int = 4) -> Iterator[Outcome]:
+def outcomes(load: Any, batch: int = 4, hang_s: float | None = None) -> Iterator[Outcome]:
     # A file of the tests is not importable in the workers: it travels by value.
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
     with DataContext.current(data_context()):
         reads = ray.data.from_arrow([read_table(read(number)) for number in range(CLIPS)])
         done = reads.map_batches(
-            Caption, fn_constructor_args=(load, SAME, Strikes(), 1), batch_format="pyarrow", batch_size=batch,
-            num_cpus=1, compute=ActorPoolStrategy(size=1),
+            Caption, fn_constructor_args=(load, SAME, Strikes(hang_s=hang_s), 1), batch_format="pyarrow",
+            batch_size=batch, num_cpus=1, compute=ActorPoolStrategy(size=1),
         )  # fmt: skip
         with arriving(done) as arrivals:
             while (arrived := arrivals.take(1.0)) is not None:
@@ -80,11 +83,18 @@ def test_a_model_that_kills_every_process_that_loads_it_ends_the_job() -> None:
     assert "\n" not in str(ended.value)
 
 
+def test_a_clip_on_which_the_captioner_hangs_is_found_too(tmp_path: Path) -> None:
+    hanging = lambda: Killer(str(tmp_path / "notes"), hangs=True)  # noqa: E731  (travels by value)
+    errors = [row for outcome in outcomes(hanging, hang_s=2.0) for row in outcome.errors]
+    assert len(errors) == len({row["annotation_id"] for row in errors}) == CLIPS
+    assert [row["video_id"] for row in errors if row["error_class"] == "model_error"] == [f"v{POISON}"]
+
+
 @pytest.mark.slow
 def test_a_machine_on_which_every_process_dies_ends_the_job(tmp_path: Path) -> None:
     """Or it would make an error of clip after clip, for three loads of the model each."""
     notes = tmp_path / "notes"
-    with pytest.raises(JobError, match=f"{IN_A_ROW} captioning processes in a row died at work") as ended:
+    with pytest.raises(JobError, match=f"{IN_A_ROW} captioning processes in a row died or hung") as ended:
         list(outcomes(lambda: Killer(str(notes), of_all=True)))
     assert "\n" not in str(ended.value)
     touched = len(notes.read_text().splitlines())

@@ -1,8 +1,9 @@
 """Rows that kill their whole actor: a row cannot be caught there, and Ray would feed it to the next actor for ever.
 
 So every step says what it is about to touch, to an actor that outlives it. What was begun and never ended is a
-suspect: it runs alone from then on, and after STRIKES deaths it becomes an error row. Where process after process dies
-and none ends anything, the machine is to blame and no row: that ends the job.
+suspect: it runs alone from then on, and after STRIKES deaths it becomes an error row. A process that hangs is ended,
+which is a death like any other. Where process after process dies and none ends anything, the machine is to blame and no
+row: that ends the job.
 
 A row may take the driver along too (the node runs out of memory), and then the next run must know. What captioners
 touch is written to OUTPUT/strikes/<fingerprint>.json before they do, wherever there is reason to: for suspects, and for
@@ -11,6 +12,7 @@ everything once a run has died without an end. A run that nothing happens to wri
 
 from __future__ import annotations
 
+import faulthandler
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -97,10 +99,12 @@ class Record:
 class Strikes:
     """A step's side of the record."""
 
-    def __init__(self, begun: Mapping[str, int] | None = None, trace: Trace | None = None, careful: bool = False):
+    def __init__(self, begun: Mapping[str, int] | None = None, trace: Trace | None = None, careful: bool = False,
+                 hang_s: float | None = None) -> None:  # fmt: skip
         # Costs nothing and must outlive the workers. Should it die itself, it starts again with what it began with.
         actor = ray.remote(Record).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
         self.record: Any = actor.remote(begun or {}, trace, careful)
+        self._hang_s = hang_s
 
     def deaths(self, keys: Sequence[str]) -> list[int]:
         counts: list[int] = ray.get(self.record.deaths.remote(keys))
@@ -115,7 +119,8 @@ class Strikes:
         try:
             if fallen >= IN_A_ROW:
                 raise JobError(_to_blame(machine, fallen))
-            yield
+            with _ended_if_it_hangs(self._hang_s if lasting else None):
+                yield
         finally:  # an exception is no death
             self.record.end.remote(keys)
 
@@ -125,21 +130,34 @@ class Strikes:
             ray.kill(self.record)
 
 
+@contextmanager
+def _ended_if_it_hangs(after_s: float | None) -> Iterator[None]:
+    """By a thread that needs no turn of the interpreter, which whatever hangs may hold; it leaves the stack in the log."""
+    if after_s is not None:
+        faulthandler.dump_traceback_later(after_s, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def _to_blame(machine: str, fallen: int) -> str:
     return (
-        f"on {machine} {fallen} captioning processes in a row died at work without one answer: memory, or its device? "
+        f"on {machine} {fallen} captioning processes in a row died or hung without one answer: memory, or its device? "
         "Look at Ray's log of it, or take it out, and run again; --set retry.errors=true for clips blamed meanwhile"
     )
 
 
 @contextmanager
-def lasting_strikes(output_uri: str, fingerprint: str, run_id: str, forget: bool) -> Iterator[Strikes]:
-    """`forget`: what earlier runs died of is tried afresh."""
+def lasting_strikes(
+    output_uri: str, fingerprint: str, run_id: str, forget: bool, hang_s: float
+) -> Iterator[Strikes]:  # fmt: skip
+    """`forget`: what earlier runs died of is tried afresh. What is at work for longer than `hang_s` hangs."""
     trace = Trace(output_uri, fingerprint, run_id)
     died, begun = trace.read()
     begun = {} if forget else begun
     trace.write(begun)
-    strikes = Strikes(begun, trace, careful=died)
+    strikes = Strikes(begun, trace, died, hang_s)
     try:
         yield strikes
     except JobError:  # what broke may be the storage; then the file stays as it is, and the next run is careful
