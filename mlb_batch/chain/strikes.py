@@ -132,7 +132,7 @@ class Strikes:
 
 @contextmanager
 def _ended_if_it_hangs(after_s: float | None) -> Iterator[None]:
-    """By a thread that needs no turn of the interpreter, which whatever hangs may hold; it leaves the stack in the log."""
+    """By a thread that needs no turn of the interpreter, which whatever hangs may hold; its stack is in the log."""
     if after_s is not None:
         faulthandler.dump_traceback_later(after_s, exit=True)
     try:
