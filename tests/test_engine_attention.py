@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import FAMILIES, Spec, checkpoint, pixels
 from torch import Tensor
 
-from mlb_batch.vlm.attention import attend_last, attend_varlen, attention_rows
+from mlb_batch.vlm.attention import Lengths, attend_last, attend_varlen, attention_rows
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 from mlb_batch.vlm.rope import Rope
 from mlb_batch.vlm.trees import Forest, Tree
@@ -99,7 +99,7 @@ def test_the_packed_kernel_is_the_loop_over_sequences(dtype: torch.dtype) -> Non
         torch.randn(n, sum(of), 64, generator=random, device="cuda", dtype=dtype)
         for n, of in ((8, rows), (2, keys), (2, keys))
     )
-    packed = attend_varlen(q, k, v, rows, keys, 0.2)
+    packed = attend_varlen(q, k, v, Lengths.of(rows, keys, q.device), 0.2)
     for i in range(len(rows)):
         row, key = slice(sum(rows[:i]), sum(rows[: i + 1])), slice(sum(keys[:i]), sum(keys[: i + 1]))
         alone, _ = by_hand(q[:, row].float().cpu(), k[:, key].float().cpu(), v[:, key].float().cpu(), 0.2)

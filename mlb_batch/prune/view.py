@@ -69,5 +69,6 @@ def check(pick: Pick, view: View, keep: int, exact: bool) -> Pick:
         return pick
     n = len(view.alive_N)
     assert pick.dtype == torch.long and 0 < len(pick) <= keep and (len(pick) == keep or not exact), (len(pick), keep)
-    assert bool((pick[1:] > pick[:-1]).all()) and int(pick[0]) >= 0 and int(pick[-1]) < n, "not an ordered selection"
+    in_order = (pick[1:] > pick[:-1]).all() & (pick[0] >= 0) & (pick[-1] < n)
+    assert bool(in_order), "not an ordered selection"
     return pick

@@ -4,11 +4,14 @@ A layer of ours runs on one packed row of tokens. Which of them may see which is
 a keyword argument through transformers' own decoder layers; nothing is kept on a module. Without a layout the
 function is plain scaled-dot-product attention, so the same loaded model also runs transformers' own `generate`.
 
-Shapes: T packed tokens, H query heads, h key/value heads, d head width, Q query rows, S keys of one sequence.
+Shapes: T packed tokens, H query heads, h key/value heads, d head width, Q query rows, S keys of one sequence,
+B sequences.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -59,21 +62,46 @@ def attend_last(q_HQd: Tensor, k_hSd: Tensor, v_hSd: Tensor, scale: float) -> Te
     return scaled_dot_product_attention(q_HQd[None], k_HSd[None], v_HSd[None], attn_mask=mask_QS, scale=scale)[0]
 
 
-def attend_varlen(q_HTd: Tensor, k_hSd: Tensor, v_hSd: Tensor, rows: list[int], keys: list[int],
-                  scale: float) -> Tensor:  # fmt: skip
-    """Causal attention of many sequences in one CUDA call: `rows` last tokens of each against its `keys` keys."""
+@dataclass(frozen=True)
+class Lengths:
+    """Of many sequences packed one behind the other: where their rows and their keys begin and end, on the device."""
+
+    rows_B: Tensor
+    keys_B: Tensor
+    most_rows: int
+    most_keys: int
+
+    @classmethod
+    def of(cls, rows: list[int], keys: list[int], device: torch.device) -> Lengths:
+        ends_2B = torch.tensor([[0, *accumulate(rows)], [0, *accumulate(keys)]], dtype=torch.int32, device=device)
+        return cls(ends_2B[0], ends_2B[1], max(rows), max(keys))
+
+
+def attend_varlen(q_HTd: Tensor, k_hSd: Tensor, v_hSd: Tensor, lengths: Lengths, scale: float) -> Tensor:
+    """Causal attention of many sequences in one CUDA call: the last rows of each against its keys."""
     k_HSd, v_HSd = expand_heads(k_hSd, len(q_HTd)), expand_heads(v_hSd, len(q_HTd))
     out_THd = varlen_attn(
         q_HTd.transpose(0, 1).contiguous(), k_HSd.transpose(0, 1).contiguous(), v_HSd.transpose(0, 1).contiguous(),
-        _offsets(rows, q_HTd.device), _offsets(keys, q_HTd.device), max(rows), max(keys), scale=scale,
+        lengths.rows_B, lengths.keys_B, lengths.most_rows, lengths.most_keys, scale=scale,
         window_size=(-1, 0),  # causal, the last row of a sequence against its last key
     )  # fmt: skip
     assert isinstance(out_THd, Tensor)
     return out_THd.transpose(0, 1)
 
 
-def _offsets(lengths: list[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
+def attend_rooms(q_HBd: Tensor, k_Thd: Tensor, v_Thd: Tensor, bounds_B: Tensor, used_B: Tensor, most: int,
+                 scale: float) -> Tensor:  # fmt: skip
+    """One query of each of B sequences, in one CUDA call: sequence b sees the first `used_B` keys from bounds_B[b] on.
+
+    `most`: of any of them. torch's varlen_attn takes keys in use since 2.12 only; the kernel under it always has.
+    """
+    each_B = torch.arange(len(used_B) + 1, dtype=torch.int32, device=q_HBd.device)
+    out_BHd, *_ = torch.ops.aten._flash_attention_forward(
+        q_HBd.transpose(0, 1).contiguous(), k_Thd, v_Thd, each_B, bounds_B, 1, most,
+        dropout_p=0.0, is_causal=False, return_debug_mask=False, scale=scale, seqused_k=used_B,
+    )  # fmt: skip
+    assert isinstance(out_BHd, Tensor)
+    return out_BHd.transpose(0, 1)
 
 
 def expand_heads(x_hSd: Tensor, heads: int) -> Tensor:

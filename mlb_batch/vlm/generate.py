@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mlb_batch.cost import flops
-from mlb_batch.vlm.attention import attend_last
 from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.rooms import Rooms, Step
+from mlb_batch.vlm.rope import Rope
 from mlb_batch.vlm.sequence import Prefilled
 
 NO_NUMBERS = "no_numbers"  # how a sequence ends whose logits are NaN or infinite: what is drawn from those is no answer
@@ -29,11 +30,10 @@ class Sampling:
 
 @dataclass
 class Sequence:
-    """One prompt while it generates: caches that grow in place, and what it has said."""
+    """One prompt while it generates: what it has said."""
 
-    keys: list[Tensor]  # per layer, h x room x d
-    values: list[Tensor]
-    lengths: list[int]  # per layer: keys in use
+    room: int  # which of the rooms is its own
+    used: list[int]  # per layer: keys in use
     position: int
     prefilled: Prefilled
     sampling: Sampling
@@ -44,25 +44,16 @@ class Sequence:
     operations: int = 0
 
     @classmethod
-    def of(cls, prefilled: Prefilled, sampling: Sampling, logits_V: Tensor) -> Sequence:
-        room = sampling.max_new_tokens
+    def of(cls, room: int, prefilled: Prefilled, sampling: Sampling, logits_V: Tensor) -> Sequence:
         return cls(
-            keys=[_with_room(k, room) for k in prefilled.keys],
-            values=[_with_room(v, room) for v in prefilled.values],
-            lengths=[k.shape[1] for k in prefilled.keys],
+            room=room,
+            used=[k.shape[1] for k in prefilled.keys],
             position=prefilled.next_position,
             prefilled=prefilled,
             sampling=sampling,
             generator=torch.Generator().manual_seed(sampling.seed),
             first_logits_V=logits_V,
         )
-
-    def attend(self, layer: int, q_H1d: Tensor, k_h1d: Tensor, v_h1d: Tensor, scale: float) -> Tensor:
-        """Append one token's key and value, and look at all of them."""
-        at = self.lengths[layer]
-        self.keys[layer][:, at : at + 1], self.values[layer][:, at : at + 1] = k_h1d, v_h1d
-        self.lengths[layer] = at + 1
-        return attend_last(q_H1d, self.keys[layer][:, : at + 1], self.values[layer][:, : at + 1], scale)
 
     def take(self, logits_V: Tensor, likeliest: int, stop: frozenset[int]) -> None:
         """The next token; a stop token ends the sequence and is not part of what it says."""
@@ -78,28 +69,44 @@ class Sequence:
         return int(torch.multinomial(probability_V, 1, generator=self.generator))
 
 
-@dataclass
-class Step:
-    """The layout of one generated token a sequence."""
+class _Turns:
+    """A token of each running sequence, again and again, until one of them ends."""
 
-    running: list[Sequence]
+    def __init__(self, decoder: Decoder, rooms: Rooms, running: list[Sequence]) -> None:
+        self._decoder, self.running = decoder, running
+        self._step = Step(rooms, [s.room for s in running], [s.used for s in running])
+        self._rope = Rope.of_each([s.prefilled.rope for s in running])
+        self._position_B = torch.tensor([s.position for s in running], device=decoder.device)
 
-    def attend(self, layer: int, q_HBd: Tensor, k_hBd: Tensor, v_hBd: Tensor, scale: float) -> Tensor:
-        rows = [slice(b, b + 1) for b in range(len(self.running))]
-        return torch.cat([
-            s.attend(layer, q_HBd[:, r], k_hBd[:, r], v_hBd[:, r], scale)
-            for s, r in zip(self.running, rows, strict=True)
-        ], dim=1)  # fmt: skip
+    def logits(self) -> Tensor:
+        """Behind the last token of every running sequence."""
+        decoder, shape = self._decoder, self._decoder.shape.decoder
+        hidden_BD = decoder.embed([s.tokens[-1] for s in self.running])
+        cos_Bd, sin_Bd = self._rope.cos_sin(self._position_B, hidden_BD.dtype)
+        for index in range(len(decoder.layers)):
+            hidden_BD = decoder.layer(index, hidden_BD, (cos_Bd[None], sin_Bd[None]), self._step)
+        self._step.ended()
+        self._position_B += 1
+        for sequence in self.running:
+            sequence.position += 1
+            sequence.operations += shape.layers * flops.layer(shape, 1, 0)
+            sequence.operations += flops.attend(shape.q_dim, sum(sequence.used))
+        return decoder.logits(hidden_BD)
 
 
 def generate(decoder: Decoder, prefilled: list[Prefilled], samplings: list[Sampling],
              stop: frozenset[int]) -> list[Sequence]:  # fmt: skip
     """Every sequence to its end; one that finishes leaves the batch."""
     logits_BV = decoder.logits(torch.stack([p.last_D for p in prefilled]))
-    sequences = [Sequence.of(p, s, logits_V) for p, s, logits_V in zip(prefilled, samplings, logits_BV, strict=True)]
+    given = zip(prefilled, samplings, logits_BV, strict=True)
+    sequences = [Sequence.of(room, *one) for room, one in enumerate(given)]
     running = _taken(decoder, sequences, logits_BV, stop)
+    if running:
+        rooms = Rooms.of(prefilled, [s.max_new_tokens for s in samplings])
     while running:
-        running = _taken(decoder, running, _step(decoder, running), stop)
+        turns = _Turns(decoder, rooms, running)
+        while len(running) == len(turns.running):
+            running = _taken(decoder, running, turns.logits(), stop)
     return sequences
 
 
@@ -113,27 +120,3 @@ def _taken(decoder: Decoder, running: list[Sequence], logits_BV: Tensor, stop: f
             sequence.finish_reason = NO_NUMBERS
         sequence.operations += flops.head(decoder.shape.decoder, 1)
     return [s for s in running if not s.finish_reason]
-
-
-def _step(decoder: Decoder, running: list[Sequence]) -> Tensor:
-    """Logits behind the last token of every running sequence."""
-    hidden_BD = decoder.embed([s.tokens[-1] for s in running])
-    turns = [
-        s.prefilled.rope.cos_sin(torch.tensor([s.position], device=hidden_BD.device), hidden_BD.dtype) for s in running
-    ]
-    rotations = torch.cat([c for c, _ in turns])[None], torch.cat([s for _, s in turns])[None]
-    layout, shape = Step(running), decoder.shape.decoder
-    for index in range(len(decoder.layers)):
-        hidden_BD = decoder.layer(index, hidden_BD, rotations, layout)
-    for sequence in running:
-        sequence.position += 1
-        sequence.operations += shape.layers * flops.layer(shape, 1, 0)
-        sequence.operations += flops.attend(shape.q_dim, sum(sequence.lengths))
-    return decoder.logits(hidden_BD)
-
-
-def _with_room(x_hSd: Tensor, room: int) -> Tensor:
-    heads, length, width = x_hSd.shape
-    out = x_hSd.new_empty(heads, length + room, width)
-    out[:, :length] = x_hSd
-    return out

@@ -197,7 +197,7 @@ class _Pass:
             last_D=self.hidden_TD[self.forest.branch(i, branch)[1] - 1],
             keys=[keys_hSd for keys_hSd, _ in caches],
             values=[values_hSd for _, values_hSd in caches],
-            next_position=int(tree.branch_positions(branch)[-1]) + 1,
+            next_position=tree.next_position(branch),
             kept_N=tree.visual_N,
             segments=segments,
             rope=self.decoder.rope,

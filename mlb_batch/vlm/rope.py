@@ -8,6 +8,7 @@ Shapes: T tokens, d head width, h heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ _FACTOR = 2.0  # a sequence may be twice as long as the context
 class Rope:
     """The frequencies of one model; `scaled` gives those of a sequence longer than its context."""
 
-    frequency_d: Tensor
+    frequency_d: Tensor  # or one row a token, in what `of_each` gives
     amplitude: float
     context: int
 
@@ -32,6 +33,11 @@ class Rope:
         frequency_d = getattr(rotary, "original_inv_freq", rotary.inv_freq)
         context = int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
         return cls(frequency_d.float(), float(rotary.attention_scaling), context)
+
+    @staticmethod
+    def of_each(ropes: Sequence[Rope]) -> Rope:
+        """For one token of each of several sequences of one model, by the sequence's own frequencies."""
+        return replace(ropes[0], frequency_d=torch.stack([rope.frequency_d for rope in ropes]))
 
     def scaled(self, length: int) -> Rope:
         """Dynamic NTK scaling for a sequence of `length` tokens, by two at most; unchanged inside the context."""
@@ -45,7 +51,7 @@ class Rope:
         return replace(self, frequency_d=self.frequency_d / slower_d)
 
     def angles(self, position_T: Tensor) -> Tensor:
-        half = position_T.float()[:, None] * self.frequency_d[None, :]
+        half = position_T.float()[:, None] * self.frequency_d
         return torch.cat([half, half], dim=-1)
 
     def cos_sin(self, position_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

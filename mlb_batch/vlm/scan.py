@@ -293,7 +293,7 @@ def _finish(join: _Join, prompt: int, last_D: Tensor, layers: list[LayerKeys]) -
         last_D=last_D,
         keys=[keys_hSd for keys_hSd, _ in caches],
         values=[values_hSd for _, values_hSd in caches],
-        next_position=int(tree.branch_positions(tree.prompts.index(prompt))[-1]) + 1,
+        next_position=tree.next_position(tree.prompts.index(prompt)),
         kept_N=join.kept_N,
         segments=join.segments,
         rope=join.rope,

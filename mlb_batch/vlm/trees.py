@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mlb_batch.vlm.attention import attend_last, attend_varlen
+from mlb_batch.vlm.attention import Lengths, attend_last, attend_varlen
 from mlb_batch.vlm.rope import Rope
 
 
@@ -58,7 +58,11 @@ class Tree:
 
     def branch_positions(self, i: int) -> Tensor:
         start = self.prefix + self.span + self.trailer
-        return torch.arange(start, start + self.branches[i], device=self.visual_N.device)
+        return torch.arange(start, self.next_position(i), device=self.visual_N.device)
+
+    def next_position(self, i: int) -> int:
+        """Of the first token behind a branch."""
+        return self.prefix + self.span + self.trailer + self.branches[i]
 
     @property
     def positions(self) -> Tensor:
@@ -96,6 +100,9 @@ class Forest:
         self.starts = starts[:-1]
         self.length = starts[-1]
         self.runs = [run for i, tree in enumerate(self.trees) for run in _runs(i, tree, self.starts[i])]
+        if self.trees[0].visual_N.is_cuda:  # once for all layers: every journey to the device makes the host wait
+            self._lengths = Lengths.of([r.rows for r in self.runs], [r.keys for r in self.runs], self._device)
+            self._seen_S = self._seen()
 
     def rotations(self, ropes: list[Rope], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin of every packed token, each tree by its own frequencies."""
@@ -132,11 +139,19 @@ class Forest:
 
     def _attend_packed(self, q_HTd: Tensor, k_hTd: Tensor, v_hTd: Tensor, scale: float) -> Tensor:
         """One kernel call for all runs: they cover the pack in order, and each brings the keys that it sees."""
-        rows, keys = [r.rows for r in self.runs], [r.keys for r in self.runs]
-        if any(run.seen != ((run.start, run.start + run.rows),) for run in self.runs):
-            index = torch.cat([torch.arange(a, b, device=q_HTd.device) for run in self.runs for a, b in run.seen])
-            k_hTd, v_hTd = k_hTd[:, index], v_hTd[:, index]
-        return attend_varlen(q_HTd, k_hTd, v_hTd, rows, keys, scale)
+        if self._seen_S is not None:
+            k_hTd, v_hTd = k_hTd[:, self._seen_S], v_hTd[:, self._seen_S]
+        return attend_varlen(q_HTd, k_hTd, v_hTd, self._lengths, scale)
+
+    def _seen(self) -> Tensor | None:
+        """The packed rows that the runs see, run by run; None where each sees itself and nothing else."""
+        if all(run.seen == ((run.start, run.start + run.rows),) for run in self.runs):
+            return None
+        return torch.cat([torch.arange(a, b, device=self._device) for run in self.runs for a, b in run.seen])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trees[0].visual_N.device
 
 
 def groups(trees: list[Tree], most: int) -> list[list[Tree]]:

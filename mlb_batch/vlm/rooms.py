@@ -1,0 +1,97 @@
+"""Keys and values of sequences that generate together: a layer's lie in one pool, in which each sequence has a room.
+
+A room is as long as the sequence can get, and lies token by token, as the packed kernel wants it: so a step writes one
+row a sequence and copies nothing, and on a GPU all sequences are looked at in one call.
+
+Shapes: B running sequences, L layers, T places of a pool, S keys of one sequence, H query heads, h key/value heads,
+d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from mlb_batch.vlm.attention import attend_last, attend_rooms
+from mlb_batch.vlm.sequence import Prefilled
+
+
+@dataclass(frozen=True)
+class Rooms:
+    keys: list[Tensor]  # per layer, T x h x d
+    values: list[Tensor]
+    starts: list[list[int]]  # per layer: where each sequence's room begins, and where the last one ends
+
+    @classmethod
+    def of(cls, prefilled: Sequence[Prefilled], more: Sequence[int]) -> Rooms:
+        """What prefill left, with room for so many more tokens of each sequence."""
+        layers = range(len(prefilled[0].keys))
+        ends = [
+            list(accumulate((p.keys[layer].shape[1] + n for p, n in zip(prefilled, more, strict=True)), initial=0))
+            for layer in layers
+        ]
+        return cls(
+            keys=[_pool([p.keys[layer] for p in prefilled], ends[layer]) for layer in layers],
+            values=[_pool([p.values[layer] for p in prefilled], ends[layer]) for layer in layers],
+            starts=ends,
+        )
+
+
+class Step:
+    """The layout of one more token of each running sequence.
+
+    `running`: whose rooms; `used`: by sequence and layer, the keys so far, which it keeps count of.
+    """
+
+    def __init__(self, rooms: Rooms, running: Sequence[int], used: Sequence[list[int]]) -> None:
+        self._rooms, self._running, self._used = rooms, running, used
+        keys_Thd = rooms.keys[0]
+        self._packed = keys_Thd.is_cuda and keys_Thd.dtype != torch.float32
+        if self._packed:
+            firsts = [[starts[i] for i in self._running] for starts in rooms.starts]
+            ends = [starts[self._running[-1] + 1] for starts in rooms.starts]
+            bounds = [[*some, end] for some, end in zip(firsts, ends, strict=True)]
+            # One journey to the device for as many steps as no sequence ends in.
+            self._bounds_LB = torch.tensor(bounds, dtype=torch.int32, device=keys_Thd.device)
+            self._used_LB = torch.tensor(used, dtype=torch.int32, device=keys_Thd.device).T.contiguous()
+
+    def attend(self, layer: int, q_HBd: Tensor, k_hBd: Tensor, v_hBd: Tensor, scale: float) -> Tensor:
+        if self._packed:
+            return self._attend_packed(layer, q_HBd, k_hBd, v_hBd, scale)
+        out_HBd = torch.empty_like(q_HBd)
+        keys_Thd, values_Thd = self._rooms.keys[layer], self._rooms.values[layer]
+        for b, (room, used) in enumerate(zip(self._running, self._used, strict=True)):
+            start = self._rooms.starts[layer][room]
+            last, one = start + used[layer], slice(b, b + 1)
+            keys_Thd[last], values_Thd[last] = k_hBd[:, b], v_hBd[:, b]
+            keys_hSd, values_hSd = (x[start : last + 1].transpose(0, 1) for x in (keys_Thd, values_Thd))
+            out_HBd[:, one] = attend_last(q_HBd[:, one], keys_hSd, values_hSd, scale)
+        return out_HBd
+
+    def ended(self) -> None:
+        """Every layer has been through: each sequence has one more key."""
+        for used in self._used:
+            used[:] = [keys + 1 for keys in used]
+        if self._packed:
+            self._used_LB += 1
+
+    def _attend_packed(self, layer: int, q_HBd: Tensor, k_hBd: Tensor, v_hBd: Tensor, scale: float) -> Tensor:
+        bounds_B, used_B = self._bounds_LB[layer], self._used_LB[layer]
+        at_B = (bounds_B[:-1] + used_B).long()
+        keys_Thd, values_Thd = self._rooms.keys[layer], self._rooms.values[layer]
+        most = 1 + max(used[layer] for used in self._used)
+        keys_Thd.index_copy_(0, at_B, k_hBd.transpose(0, 1))
+        values_Thd.index_copy_(0, at_B, v_hBd.transpose(0, 1))
+        return attend_rooms(q_HBd, keys_Thd, values_Thd, bounds_B, used_B + 1, most, scale)
+
+
+def _pool(parts: list[Tensor], ends: list[int]) -> Tensor:
+    heads, _, width = parts[0].shape
+    pool_Thd = parts[0].new_empty(ends[-1], heads, width)
+    for x_hSd, start in zip(parts, ends, strict=False):
+        pool_Thd[start : start + x_hSd.shape[1]] = x_hSd.transpose(0, 1)
+    return pool_Thd

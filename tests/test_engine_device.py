@@ -1,0 +1,112 @@
+"""The engine on a CUDA device, a pretended one: it says what the CPU says, and does not wait inside its layers.
+
+What a GPU alone can tell is in test_engine_attention.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import torch
+from engine_runs import pruning
+from models import FAMILIES, Spec, checkpoint, pixels
+from pretend_cuda import CUDA, Device, pretend
+
+from mlb_batch.vlm import captioner, load
+from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
+
+NEW_TOKENS = 8
+METHODS = ("none", "adatp", "fastv", "segattn", "mlb-g", "mlb", "random", "frames", "pool", "density", "unique")
+
+
+@pytest.fixture(autouse=True)
+def a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (load, captioner):
+        monkeypatch.setattr(module, "pick_device", lambda name: CUDA if name == "cuda" else torch.device("cpu"))
+    monkeypatch.setitem(load._DTYPES, "float64", torch.float64)
+
+
+def clips(spec: Spec) -> list[Clip]:
+    """Unlike ones, one of them with two prompts that part."""
+    both = (Ask("a", "qa", "What is it?"), Ask("b", "qa", "Why is the ball red"))
+    return [Clip(pixels(spec, 2, 2), both[:1]), Clip(pixels(spec, 5, 5), both)]
+
+
+def said(spec: Spec, name: str, device: str, dtype: str = "float32") -> list[Answer]:
+    given = Settings(pruning(name), 400_000, NEW_TOKENS, device=device, dtype=dtype, selections=1.0)
+    answers = [one for some in Captioner(checkpoint(spec), given).annotate(clips(spec)) for one in some]
+    assert all(isinstance(one, Answer) for one in answers)
+    return [one for one in answers if isinstance(one, Answer)]
+
+
+def alike(ours: list[Answer], theirs: list[Answer]) -> None:
+    assert [(a.text, a.num_kept_tokens, a.bill) for a in ours] == [(a.text, a.num_kept_tokens, a.bill) for a in theirs]
+    assert [[row["kept"] for row in a.selections] for a in ours] == [
+        [row["kept"] for row in a.selections] for a in theirs
+    ]
+
+
+@pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_device_says_what_the_cpu_says(name: str, spec: Spec) -> None:
+    cpu = said(spec, name, "cpu")
+    with pretend():
+        alike(said(spec, name, "cuda"), cpu)
+
+
+@pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_the_packed_kernels_are_the_loop_over_sequences(name: str, spec: Spec) -> None:
+    cpu = said(spec, name, "cpu", "float64")
+    with pretend() as device:
+        alike(said(spec, name, "cuda", "float64"), cpu)
+    assert device.calls["aten._flash_attention_forward.default"] == (NEW_TOKENS - 1) * layers(spec), (
+        "one a layer and token"
+    )
+    assert device.calls["torch_attn._varlen_attn.default"] >= layers(spec)
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with pretend() as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_no_layer_waits_for_the_device(name: str, device: Device) -> None:
+    said(FAMILIES["onevision"], name, "cuda", "bfloat16")
+    inside = [stack for stack in device.waits if "decoder.py:layer" in stack]
+    assert not inside, Counter(inside)
+    steps = Counter(stack[-1] for stack in device.waits if "generate.py:generate" in stack)
+    assert steps["generate.py:_taken"] <= NEW_TOKENS and steps["decoder.py:embed"] <= NEW_TOKENS, steps
+    assert sum(steps.values()) <= 2 * NEW_TOKENS + 5, steps
+
+
+def layers(spec: Spec) -> int:
+    return checkpoint(spec).shape.decoder.layers
+
+
+# The pretence.
+
+
+def test_what_the_device_does_is_strict_and_its_waits_are_known(device: Device) -> None:
+    here, there = torch.ones(3, 4), torch.arange(12.0, device=CUDA).view(3, 4)
+    assert there.is_cuda and not device.waits
+    for mixed in (lambda: here + there, lambda: torch.cat([here, there]), lambda: there @ here.T):
+        with pytest.raises(RuntimeError, match="on the CPU and on the device"):
+            mixed()
+    assert (there + torch.tensor(1.0)).is_cuda, "a lone number may come along"
+    there[1:2] = 7.0
+    view = there.view(2, 6)
+    view += 1
+    assert not device.waits
+    assert there.tolist() == [[1, 2, 3, 4], [8, 8, 8, 8], [9, 10, 11, 12]] and len(device.waits) == 1
+    reads = (
+        lambda: here.to(CUDA), lambda: there.cpu(), lambda: bool(there.any()), lambda: there[there > 3],
+        lambda: there.sum().item(), lambda: (there > 3).nonzero(), lambda: torch.tensor([1], device=CUDA),
+    )  # fmt: skip
+    for n, read in enumerate(reads, 2):
+        read()
+        assert len(device.waits) == n
