@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import varlen  # noqa: F401  (registers its operation)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -237,16 +236,4 @@ def _plain(q_QHd: Tensor, k_Shd: Tensor, v_Shd: Tensor, scale: float | None, cau
     return (logits.softmax(-1) @ v).transpose(0, 1).to(q_QHd.dtype)
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
-            is_causal: bool, scale: float | None, window_size: Any, *rest: Any) -> tuple[Tensor, ...]:  # fmt: skip
-    """torch's own cover of that kernel, as of 2.11; nothing that came later is used."""
-    assert not any(rest) and tuple(window_size) in ((-1, -1), (-1, 0))
-    assert query.shape[1] == key.shape[1], "no grouped heads"
-    causal = is_causal or window_size[1] == 0
-    return _flash(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, 0.0, causal, False, scale=scale)[:3]
-
-
-KERNELS: dict[Any, Callable[..., Any]] = {
-    aten._flash_attention_forward.default: _flash,
-    torch.ops.torch_attn._varlen_attn.default: _varlen,
-}
+KERNELS: dict[Any, Callable[..., Any]] = {aten._flash_attention_forward.default: _flash}

@@ -62,10 +62,10 @@ def test_the_packed_kernels_are_the_loop_over_sequences(name: str, spec: Spec) -
     cpu = said(spec, name, "cpu", "float64")
     with pretend() as device:
         alike(said(spec, name, "cuda", "float64"), cpu)
-    assert device.calls["aten._flash_attention_forward.default"] == (NEW_TOKENS - 1) * layers(spec), (
-        "one a layer and token"
-    )
-    assert device.calls["torch_attn._varlen_attn.default"] >= layers(spec)
+    calls, once = device.calls["aten._flash_attention_forward.default"], checkpoint(spec).shape.decoder.layers
+    assert calls >= NEW_TOKENS * once
+    if name == "none":
+        assert calls == NEW_TOKENS * once, "one a layer: of the prefill, and of every token but the first"
 
 
 @pytest.fixture
@@ -82,10 +82,6 @@ def test_no_layer_waits_for_the_device(name: str, device: Device) -> None:
     steps = Counter(stack[-1] for stack in device.waits if "generate.py:generate" in stack)
     assert steps["generate.py:_taken"] <= NEW_TOKENS and steps["decoder.py:embed"] <= NEW_TOKENS, steps
     assert sum(steps.values()) <= 2 * NEW_TOKENS + 5, steps
-
-
-def layers(spec: Spec) -> int:
-    return checkpoint(spec).shape.decoder.layers
 
 
 # The pretence.

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -79,29 +78,28 @@ class Lengths:
 
 def attend_varlen(q_HTd: Tensor, k_hSd: Tensor, v_hSd: Tensor, lengths: Lengths, scale: float) -> Tensor:
     """Causal attention of many sequences in one CUDA call: the last rows of each against its keys."""
-    k_HSd, v_HSd = expand_heads(k_hSd, len(q_HTd)), expand_heads(v_hSd, len(q_HTd))
-    out_THd = varlen_attn(
-        q_HTd.transpose(0, 1).contiguous(), k_HSd.transpose(0, 1).contiguous(), v_HSd.transpose(0, 1).contiguous(),
-        lengths.rows_B, lengths.keys_B, lengths.most_rows, lengths.most_keys, scale=scale,
-        window_size=(-1, 0),  # causal, the last row of a sequence against its last key
-    )  # fmt: skip
-    assert isinstance(out_THd, Tensor)
-    return out_THd.transpose(0, 1)
+    k_Shd, v_Shd = k_hSd.transpose(0, 1).contiguous(), v_hSd.transpose(0, 1).contiguous()
+    return _flash(q_HTd, k_Shd, v_Shd, lengths, scale, is_causal=True, window_size_left=-1, window_size_right=0)
 
 
 def attend_rooms(q_HBd: Tensor, k_Thd: Tensor, v_Thd: Tensor, bounds_B: Tensor, used_B: Tensor, most: int,
                  scale: float) -> Tensor:  # fmt: skip
     """One query of each of B sequences, in one CUDA call: sequence b sees the first `used_B` keys from bounds_B[b] on.
 
-    `most`: of any of them. torch's varlen_attn takes keys in use since 2.12 only; the kernel under it always has.
+    `most`: of any of them.
     """
-    each_B = torch.arange(len(used_B) + 1, dtype=torch.int32, device=q_HBd.device)
-    out_BHd, *_ = torch.ops.aten._flash_attention_forward(
-        q_HBd.transpose(0, 1).contiguous(), k_Thd, v_Thd, each_B, bounds_B, 1, most,
-        dropout_p=0.0, is_causal=False, return_debug_mask=False, scale=scale, seqused_k=used_B,
+    rows_B = torch.arange(len(used_B) + 1, dtype=torch.int32, device=q_HBd.device)
+    return _flash(q_HBd, k_Thd, v_Thd, Lengths(rows_B, bounds_B, 1, most), scale, is_causal=False, seqused_k=used_B)
+
+
+def _flash(q_HTd: Tensor, k_Shd: Tensor, v_Shd: Tensor, lengths: Lengths, scale: float, **more: Any) -> Tensor:
+    """The kernel under torch's varlen_attn, which in 2.11 tells it neither of keys in use nor of shared heads."""
+    out_THd, *_ = torch.ops.aten._flash_attention_forward(
+        q_HTd.transpose(0, 1).contiguous(), k_Shd, v_Shd, lengths.rows_B, lengths.keys_B, lengths.most_rows,
+        lengths.most_keys, dropout_p=0.0, return_debug_mask=False, scale=scale, **more,
     )  # fmt: skip
-    assert isinstance(out_BHd, Tensor)
-    return out_BHd.transpose(0, 1)
+    assert isinstance(out_THd, Tensor)
+    return out_THd.transpose(0, 1)
 
 
 def expand_heads(x_hSd: Tensor, heads: int) -> Tensor:
