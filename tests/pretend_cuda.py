@@ -37,6 +37,10 @@ VALUES_NEEDED = {
     aten.isin.Tensor_Tensor, aten.item.default,
 }  # fmt: skip
 
+AS_ONE = {
+    functional.scaled_dot_product_attention, functional.multi_head_attention_forward, Tensor.contiguous, Tensor.nonzero,
+    Tensor.__invert__,
+}  # fmt: skip
 READ_BACK = {Tensor.tolist, Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__}
 
 
@@ -139,15 +143,13 @@ class Whole(TorchFunctionMode):
             return func(args[0].host)
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], OnCuda):
             return self._indexed(func, *args)
-        if func is functional.scaled_dot_product_attention and isinstance(args[0], OnCuda):
-            assert all(isinstance(one, OnCuda) for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor))
+        if func in AS_ONE and isinstance(args[0], OnCuda):
+            if func is Tensor.nonzero:
+                self._device.waits_here()
+            given = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
+            assert all(isinstance(one, OnCuda) for one in given), func
             with torch._C._DisableTorchDispatch():
-                return OnCuda(func(*_inside(args), **_inside(kwargs)))
-        if func is Tensor.nonzero and isinstance(args[0], OnCuda):
-            self._device.waits_here()
-        if func in (Tensor.contiguous, Tensor.__invert__, Tensor.nonzero) and isinstance(args[0], OnCuda):
-            with torch._C._DisableTorchDispatch():
-                return OnCuda(func(*_inside(args), **_inside(kwargs)))
+                return tree_map(OnCuda, func(*_inside(args), **_inside(kwargs)))
         return func(*args, **kwargs)
 
     def _indexed(self, func: Any, given: OnCuda, index: Any, *value: Any) -> Any:

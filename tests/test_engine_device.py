@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from engine_runs import pruning
-from models import FAMILIES, Spec, checkpoint, pixels
+from models import FAMILIES, Spec, checkpoint, pair_checkpoint, pixels
 from pretend_cuda import CUDA, Device, pretend
 
 from mlb_batch.vlm import captioner, load
@@ -34,8 +35,13 @@ def clips(spec: Spec) -> list[Clip]:
     return [Clip(pixels(spec, 2, 2), both[:1]), Clip(pixels(spec, 5, 5), both)]
 
 
-def said(spec: Spec, name: str, device: str, dtype: str = "float32") -> list[Answer]:
-    given = Settings(pruning(name), 400_000, NEW_TOKENS, device=device, dtype=dtype, selections=1.0)
+def said(spec: Spec, name: str, device: str, dtype: str = "float32", options: dict[str, Any] | None = None,
+         **how: Any) -> list[Answer]:  # fmt: skip
+    pair = pair_checkpoint() if (options or {}).get("features") == "paired" else None
+    given = Settings(
+        pruning(name, options, **how), 400_000, NEW_TOKENS, device=device, dtype=dtype, selections=1.0,
+        feature_model=pair,
+    )  # fmt: skip
     answers = [one for some in Captioner(checkpoint(spec), given).annotate(clips(spec)) for one in some]
     assert all(isinstance(one, Answer) for one in answers)
     return [one for one in answers if isinstance(one, Answer)]
@@ -54,6 +60,22 @@ def test_a_device_says_what_the_cpu_says(name: str, spec: Spec) -> None:
     cpu = said(spec, name, "cpu")
     with pretend():
         alike(said(spec, name, "cuda"), cpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("adatp", {"options": {"features": "paired"}}),
+        ("adatp", {"options": {"global": "both", "local": "suppress", "spend": "cap"}}),
+        ("adatp", {"select": "per_video", "compact": True}),
+        ("mlb", {"options": {"expand": "refeed"}}),
+    ],
+)
+def test_so_it_does_in_other_ways_of_a_method(name: str, how: dict[str, Any]) -> None:
+    spec = FAMILIES["onevision"]
+    cpu = said(spec, name, "cpu", **how)
+    with pretend():
+        alike(said(spec, name, "cuda", **how), cpu)
 
 
 @pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
