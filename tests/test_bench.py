@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
-from small_jobs import clips, job_file, mlb_batch
+from small_jobs import clips, job_file, mlb_batch, start
 from test_walls import MODULES, imports, tree
 from video_files import HEAVY, write_video
 
@@ -355,6 +356,17 @@ def test_a_benchmark_that_is_not_there_is_named() -> None:
         bench(["prefil"], QUICK, lambda _: None)
     with pytest.raises(SpecError, match="--shape"):
         bench(["vision"], replace(QUICK, shape="8b"), lambda _: None)
+
+
+def test_the_engine_is_measured_where_there_is_neither_ray_nor_av() -> None:
+    """A GPU machine that has torch and transformers is enough."""
+    without = "import sys; sys.modules.update(dict.fromkeys(('ray', 'av', 's3fs', 'aiobotocore'))); "
+    command = "from mlb_batch.cli import main; main()"
+    asked = ("vision", "generate", "--frames", "8", "--ratio", "0.5", "--batch", "1", "--new-tokens", "2")
+    process = start(sys.executable, "-c", without + command, "bench", *asked)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-2000:]
+    assert set(json.loads(out.splitlines()[-1])["benchmarks"]) == {"vision", "generate"}
 
 
 def test_nothing_but_the_command_line_imports_the_benchmarks() -> None:
