@@ -34,7 +34,7 @@ aten = torch.ops.aten
 VALUES_NEEDED = {
     aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default,
     aten.is_nonzero.default, aten._unique2.default, aten.unique_consecutive.default, aten.repeat_interleave.Tensor,
-    aten.isin.Tensor_Tensor, aten.item.default,
+    aten.isin.Tensor_Tensor, aten.item.default, aten.bincount.default,
 }  # fmt: skip
 
 AS_ONE = {

@@ -16,7 +16,7 @@ from torch import Tensor
 from mlb_batch.cost.schedule import ClipShape, Cut, Rows, Schedule, keep_count
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.errors import SpecError
-from mlb_batch.prune.scores import join_most_similar, over_heads, ranked, segments, shares
+from mlb_batch.prune.scores import counted, join_most_similar, over_heads, ranked, segments, shares
 from mlb_batch.prune.view import View
 
 _TINY = 1e-12  # keeps a division by a position that gets no attention at all finite
@@ -94,11 +94,12 @@ class AdaTP:
         debiased_N = self._debiased(view)
         segment_N = self.segments(view)[view.frame_N]
         score_N = suppressed(debiased_N, segment_N, view) if self.debias_local == "suppress" else debiased_N
+        places = view.grid[1] * view.grid[2]
         first_N = torch.ones_like(score_N, dtype=torch.bool)
         if self.debias_local == "dedup":
-            first_N = representatives(score_N, segment_N, view.place_N)
+            first_N = representatives(score_N, segment_N, view.place_N, places)
         if self.spend == "cap":
-            keep = min(keep, int(representatives(score_N, segment_N, view.place_N).sum()))
+            keep = min(keep, int(representatives(score_N, segment_N, view.place_N, places).sum()))
         rank = _order(score_N, first_N)
         if not self._by_segment:
             return rank[:keep].sort().values
@@ -106,17 +107,21 @@ class AdaTP:
 
     def _pick_by_segment(self, view: View, score_N: Tensor, rank: Tensor, keep: int) -> Tensor:
         segment_F = _squeezed(join_most_similar(self.segments(view), view.feature_FD, keep), view)
-        members = [(segment_F[view.frame_N[rank]] == s).nonzero().flatten() for s in range(int(segment_F.max()) + 1)]
-        weights = self._weights(view, segment_F, score_N)
-        counts = shares(weights, [len(m) for m in members], keep)
-        return torch.cat([rank[m[:n]] for m, n in zip(members, counts, strict=True)]).sort().values
-
-    def _weights(self, view: View, segment_F: Tensor, score_N: Tensor) -> list[float]:
-        """Frames of a segment, boosted where its relevance to the text is above the mean of the segments."""
-        frames = torch.bincount(segment_F).tolist()
-        relevance_S = _segment_mean(self._relevance(view, score_N), segment_F)
+        label_N = segment_F[view.frame_N[rank]]
+        members = rank[torch.sort(label_N, stable=True).indices]  # segment by segment, each as ranked
+        count = int(segment_F[-1]) + 1
+        frames_S, alive_S = counted(segment_F, count), counted(label_N, count)
+        relevance_F = self._relevance(view, score_N)
+        relevance_S = torch.zeros(count, device=rank.device).index_add_(0, segment_F, relevance_F) / frames_S
         above_S = relevance_S > relevance_S.mean()
-        return [n * (self.boost if up else 1.0) for n, up in zip(frames, above_S.tolist(), strict=True)]
+        found = torch.stack([frames_S, alive_S, above_S.long()]).tolist()  # one wait for the device
+        counts = shares(self._weights(found[0], found[2]), found[1], keep)
+        parts = zip(members.split(found[1]), counts, strict=True)
+        return torch.cat([part[:count] for part, count in parts]).sort().values
+
+    def _weights(self, frames: list[int], above: list[int]) -> list[float]:
+        """Frames of a segment, boosted where its relevance to the text is above the mean of the segments."""
+        return [n * (self.boost if up else 1.0) for n, up in zip(frames, above, strict=True)]
 
     def _relevance(self, view: View, score_N: Tensor) -> Tensor:
         """Relevance of each frame: the paired model's similarity, else the debiased attention to its tokens."""
@@ -124,7 +129,7 @@ class AdaTP:
             assert view.relevance_F is not None, "no paired model looked at this clip"
             return view.relevance_F.float()
         total_F = torch.zeros(view.grid[0], device=score_N.device).index_add_(0, view.frame_N, score_N)
-        return total_F / torch.bincount(view.frame_N, minlength=view.grid[0]).clamp(min=1)
+        return total_F / counted(view.frame_N, view.grid[0]).clamp(min=1)
 
     def _debiased(self, view: View) -> Tensor:
         """Attention, divided by what the same prompt puts on the position when it has no content."""
@@ -143,17 +148,15 @@ def cut_layers(layers: int) -> list[int]:
     return list(range(first, last + 1))
 
 
-def representatives(score_N: Tensor, segment_N: Tensor, place_N: Tensor) -> Tensor:
+def representatives(score_N: Tensor, segment_N: Tensor, place_N: Tensor, places: int) -> Tensor:
     """True where a token has the largest score of its spatial position in its segment (the earlier wins a tie)."""
-    key_N = segment_N * (int(place_N.max()) + 1) + place_N
+    key_N = segment_N * places + place_N
     order = ranked(score_N)
     by_key = order[torch.sort(key_N[order], stable=True).indices]
     key_sorted = key_N[by_key]
     starts = torch.ones_like(key_sorted, dtype=torch.bool)
     starts[1:] = key_sorted[1:] != key_sorted[:-1]
-    out_N = torch.zeros_like(score_N, dtype=torch.bool)
-    out_N[by_key[starts]] = True
-    return out_N
+    return torch.zeros_like(starts).scatter_(0, by_key, starts)
 
 
 def suppressed(score_N: Tensor, segment_N: Tensor, view: View) -> Tensor:
@@ -173,17 +176,12 @@ def suppressed(score_N: Tensor, segment_N: Tensor, view: View) -> Tensor:
 def _order(score_N: Tensor, first_N: Tensor) -> Tensor:
     """Representatives before the others, each by score, ties by index."""
     order = ranked(score_N)
-    return torch.cat([order[first_N[order]], order[~first_N[order]]])
-
-
-def _segment_mean(value_F: Tensor, segment_F: Tensor) -> Tensor:
-    count_S = torch.bincount(segment_F)
-    return torch.zeros(len(count_S), device=value_F.device).index_add_(0, segment_F, value_F) / count_S
+    return order[torch.sort(first_N[order].byte(), descending=True, stable=True).indices]
 
 
 def _squeezed(segment_F: Tensor, view: View) -> Tensor:
     """Segments without any token left are joined to the one before, so that every segment can take a share."""
-    alive_S = torch.bincount(segment_F[view.frame_N], minlength=int(segment_F[-1]) + 1) > 0
+    alive_S = counted(segment_F[view.frame_N], int(segment_F[-1]) + 1) > 0
     return (alive_S.long().cumsum(0) - 1).clamp(min=0)[segment_F]
 
 
