@@ -82,14 +82,10 @@ def attend_varlen(q_HTd: Tensor, k_hSd: Tensor, v_hSd: Tensor, lengths: Lengths,
     return _flash(q_HTd, k_Shd, v_Shd, lengths, scale, is_causal=True, window_size_left=-1, window_size_right=0)
 
 
-def attend_rooms(q_HBd: Tensor, k_Thd: Tensor, v_Thd: Tensor, bounds_B: Tensor, used_B: Tensor, most: int,
+def attend_rooms(q_HBd: Tensor, k_Thd: Tensor, v_Thd: Tensor, lengths: Lengths, seen_B: Tensor,
                  scale: float) -> Tensor:  # fmt: skip
-    """One query of each of B sequences, in one CUDA call: sequence b sees the first `used_B` keys from bounds_B[b] on.
-
-    `most`: of any of them.
-    """
-    rows_B = torch.arange(len(used_B) + 1, dtype=torch.int32, device=q_HBd.device)
-    return _flash(q_HBd, k_Thd, v_Thd, Lengths(rows_B, bounds_B, 1, most), scale, is_causal=False, seqused_k=used_B)
+    """One query of each of B sequences, in one CUDA call: it sees the first `seen_B` of the keys in its room."""
+    return _flash(q_HBd, k_Thd, v_Thd, lengths, scale, is_causal=False, seqused_k=seen_B)
 
 
 def _flash(q_HTd: Tensor, k_Shd: Tensor, v_Shd: Tensor, lengths: Lengths, scale: float, **more: Any) -> Tensor:

@@ -16,7 +16,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from mlb_batch.vlm.attention import attend_last, attend_rooms
+from mlb_batch.vlm.attention import Lengths, attend_last, attend_rooms
 from mlb_batch.vlm.sequence import Prefilled
 
 
@@ -52,12 +52,19 @@ class Step:
         keys_Thd = rooms.keys[0]
         self._packed = keys_Thd.is_cuda and keys_Thd.dtype != torch.float32
         if self._packed:
-            firsts = [[starts[i] for i in self._running] for starts in rooms.starts]
-            ends = [starts[self._running[-1] + 1] for starts in rooms.starts]
-            bounds = [[*some, end] for some, end in zip(firsts, ends, strict=True)]
-            # One journey to the device for as many steps as no sequence ends in.
-            self._bounds_LB = torch.tensor(bounds, dtype=torch.int32, device=keys_Thd.device)
-            self._used_LB = torch.tensor(used, dtype=torch.int32, device=keys_Thd.device).T.contiguous()
+            self._to_device(keys_Thd.device)
+
+    def _to_device(self, device: torch.device) -> None:
+        """One journey for as many steps as no sequence ends in."""
+        starts = self._rooms.starts
+        bounds = [[*(some[room] for room in self._running), some[self._running[-1] + 1]] for some in starts]
+        used = [list(some) for some in zip(*self._used, strict=True)]
+        bounds_LB = torch.tensor(bounds, dtype=torch.int32, device=device)
+        used_LB = torch.tensor(used, dtype=torch.int32, device=device)
+        rows_B = torch.arange(len(self._running) + 1, dtype=torch.int32, device=device)
+        longest = [max(some[room + 1] - some[room] for room in self._running) for some in starts]
+        self._lengths = [Lengths(rows_B, bounds_LB[layer], 1, most) for layer, most in enumerate(longest)]
+        self._next_LB, self._seen_LB = (bounds_LB[:, :-1] + used_LB).long(), used_LB + 1
 
     def attend(self, layer: int, q_HBd: Tensor, k_hBd: Tensor, v_hBd: Tensor, scale: float) -> Tensor:
         if self._packed:
@@ -77,16 +84,14 @@ class Step:
         for used in self._used:
             used[:] = [keys + 1 for keys in used]
         if self._packed:
-            self._used_LB += 1
+            self._next_LB += 1
+            self._seen_LB += 1
 
     def _attend_packed(self, layer: int, q_HBd: Tensor, k_hBd: Tensor, v_hBd: Tensor, scale: float) -> Tensor:
-        bounds_B, used_B = self._bounds_LB[layer], self._used_LB[layer]
-        at_B = (bounds_B[:-1] + used_B).long()
         keys_Thd, values_Thd = self._rooms.keys[layer], self._rooms.values[layer]
-        most = 1 + max(used[layer] for used in self._used)
-        keys_Thd.index_copy_(0, at_B, k_hBd.transpose(0, 1))
-        values_Thd.index_copy_(0, at_B, v_hBd.transpose(0, 1))
-        return attend_rooms(q_HBd, keys_Thd, values_Thd, bounds_B, used_B + 1, most, scale)
+        keys_Thd.index_copy_(0, self._next_LB[layer], k_hBd.transpose(0, 1))
+        values_Thd.index_copy_(0, self._next_LB[layer], v_hBd.transpose(0, 1))
+        return attend_rooms(q_HBd, keys_Thd, values_Thd, self._lengths[layer], self._seen_LB[layer], scale)
 
 
 def _pool(parts: list[Tensor], ends: list[int]) -> Tensor:
