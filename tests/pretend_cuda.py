@@ -15,7 +15,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class Device(TorchDispatchMode):
         super().__init__()
         self.waits: list[tuple[str, ...]] = []  # each as the project's functions that led to it
         self.calls: Counter[str] = Counter()
+        self.recording: Graph | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -78,25 +79,31 @@ class Device(TorchDispatchMode):
         if target is None and not there:
             return func(*args, **kwargs)
         if func is aten.copy_.default or func.overloadpacket in (aten.to, aten._to_copy):
-            return self._copied(func, args, kwargs, target)
+            return self.copied(func, args, kwargs, target)
         to_cuda = bool(there) or (target is not None and target.type == "cuda")
         if to_cuda:
             self._one_side(func, tensors)
             self.calls[str(func)] += 1
         if there and (func in VALUES_NEEDED or _by_truth(func, args)):
             self.waits_here()
-        kernel = KERNELS.get(func, func)
-        out = kernel(*_inside(args), **_inside(kwargs))
-        return self._back(out, args, to_cuda if target is None else target.type == "cuda")
+        return self.run(KERNELS.get(func, func), args, kwargs, to_cuda if target is None else target.type == "cuda")
 
-    def _copied(self, func: Any, args: Any, kwargs: Any, target: torch.device | None) -> Any:
+    def run(self, kernel: Callable[..., Any], args: Any, kwargs: Any, to_cuda: bool = True) -> Any:
+        if self.recording is not None:
+            self.recording.before(kernel, args)
+        out = self._back(kernel(*_inside(args), **_inside(kwargs)), args, to_cuda)
+        if self.recording is not None:
+            self.recording.ran.append((kernel, args, kwargs, out))
+        return out
+
+    def copied(self, func: Any, args: Any, kwargs: Any, target: torch.device | None) -> Any:
         """Over to the other side and back, the only operations that may see both."""
         to_cuda = isinstance(args[0], OnCuda) if target is None else target.type == "cuda"
         given = args[1] if func is aten.copy_.default else args[0]
         if isinstance(given, OnCuda) != to_cuda:
             self.waits_here()
-        out = func(*_inside(args), **_inside(kwargs))
-        return args[0] if func is aten.copy_.default else self._back(out, args, to_cuda)
+        out = self.run(func, args, kwargs, to_cuda)
+        return args[0] if func is aten.copy_.default else out
 
     def _one_side(self, func: Any, tensors: list[Tensor]) -> None:
         """As torch has it: a lone number of the host may join in, and indices are brought over."""
@@ -107,6 +114,8 @@ class Device(TorchDispatchMode):
             raise RuntimeError(f"{func}: tensors on the CPU and on the device")
 
     def waits_here(self) -> None:
+        if self.recording is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
         frames = [one for one in traceback.extract_stack() if one.filename.startswith(str(PROJECT))]
         self.waits.append(tuple(f"{Path(one.filename).name}:{one.name}" for one in frames))
 
@@ -141,6 +150,8 @@ class Whole(TorchFunctionMode):
         if func in READ_BACK and isinstance(args[0], OnCuda):
             self._device.waits_here()
             return func(args[0].host)
+        if func is Tensor.copy_ and isinstance(args[0], OnCuda):
+            return self._device.copied(aten.copy_.default, args, kwargs, None)
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], OnCuda):
             return self._indexed(func, *args)
         if func in AS_ONE and isinstance(args[0], OnCuda):
@@ -149,7 +160,7 @@ class Whole(TorchFunctionMode):
             given = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
             assert all(isinstance(one, OnCuda) for one in given), func
             with torch._C._DisableTorchDispatch():
-                return tree_map(OnCuda, func(*_inside(args), **_inside(kwargs)))
+                return self._device.run(func, args, kwargs)
         return func(*args, **kwargs)
 
     def _indexed(self, func: Any, given: OnCuda, index: Any, *value: Any) -> Any:
@@ -161,20 +172,60 @@ class Whole(TorchFunctionMode):
             device.waits_here()
         device.calls[func.__name__] += 1
         with torch._C._DisableTorchDispatch():
-            out = func(given.host, _inside(index), *_inside(value))
-            return None if value else OnCuda(out)
+            return device.run(func, (given, index, *value), {})
+
+
+class Graph:
+    """A recorded piece of work, as CUDA has it: recording runs nothing; to replay is to do the same to the same places,
+    with every number of the host as it was.
+    """
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[Any, Any, Any, Any]] = []
+        self._were: list[tuple[Tensor, Tensor]] = []
+
+    def before(self, kernel: Any, args: Any) -> None:
+        """What is about to be written over will have to be put back."""
+        schema = getattr(kernel, "_schema", None)
+        if kernel is Tensor.__setitem__ or (schema is not None and schema.is_mutable):
+            self._were += [(one.host, one.host.clone()) for one in tree_flatten(args)[0] if isinstance(one, OnCuda)]
+
+    def undo(self) -> None:
+        with torch._C._DisableTorchDispatch():
+            for host, was in reversed(self._were):
+                host.copy_(was)
+        self._were.clear()
+
+    def replay(self) -> None:
+        with torch._C._DisableTorchDispatch():
+            for kernel, args, kwargs, out in self.ran:
+                again = kernel(*_inside(args), **_inside(kwargs))
+                for one, new in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
+                    if isinstance(one, OnCuda):
+                        one.host.copy_(new)
 
 
 @contextmanager
 def pretend() -> Iterator[Device]:
-    usual, device = torch.cuda._lazy_init, Device()
+    device = Device()
+
+    @contextmanager
+    def recorded(graph: Graph) -> Iterator[None]:
+        device.recording = graph
+        try:
+            yield
+        finally:
+            device.recording = None
+            graph.undo()
+
     torch._C._ensureCUDADeviceGuardSet()
-    torch.cuda._lazy_init = lambda: None
-    try:
-        with torch.inference_mode(), Whole(device), device:
-            yield device
-    finally:
-        torch.cuda._lazy_init = usual
+    with ExitStack() as undo:
+        for name, stand_in in (("_lazy_init", lambda: None), ("CUDAGraph", Graph), ("graph", recorded)):
+            undo.callback(setattr, torch.cuda, name, getattr(torch.cuda, name))
+            setattr(torch.cuda, name, stand_in)
+        for mode in (torch.inference_mode(), Whole(device), device):
+            undo.enter_context(mode)
+        yield device
 
 
 def _home(one: Any) -> Any:

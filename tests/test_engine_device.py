@@ -15,7 +15,7 @@ from engine_runs import pruning
 from models import FAMILIES, Spec, checkpoint, pair_checkpoint, pixels
 from pretend_cuda import CUDA, Device, pretend
 
-from mlb_batch.vlm import captioner, load
+from mlb_batch.vlm import captioner, load, replay
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 
 NEW_TOKENS = 8
@@ -36,10 +36,10 @@ def clips(spec: Spec) -> list[Clip]:
 
 
 def said(spec: Spec, name: str, device: str, dtype: str = "float32", options: dict[str, Any] | None = None,
-         **how: Any) -> list[Answer]:  # fmt: skip
+         new_tokens: int = NEW_TOKENS, **how: Any) -> list[Answer]:  # fmt: skip
     pair = pair_checkpoint() if (options or {}).get("features") == "paired" else None
     given = Settings(
-        pruning(name, options, **how), 400_000, NEW_TOKENS, device=device, dtype=dtype, selections=1.0,
+        pruning(name, options, **how), 400_000, new_tokens, device=device, dtype=dtype, selections=1.0,
         feature_model=pair,
     )  # fmt: skip
     answers = [one for some in Captioner(checkpoint(spec), given).annotate(clips(spec)) for one in some]
@@ -88,6 +88,30 @@ def test_the_packed_kernels_are_the_loop_over_sequences(name: str, spec: Spec) -
     assert calls >= NEW_TOKENS * once
     if name == "none":
         assert calls == NEW_TOKENS * once, "one a layer: of the prefill, and of every token but the first"
+
+
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_a_recorded_step_says_what_a_plain_one_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has ended before the others: a graph is recorded anew only where half of them have."""
+    spec = FAMILIES["onevision"]
+    cpu = said(spec, name, "cpu", "float64", new_tokens=24)
+    for plain_turns in (1, 3, 100):
+        monkeypatch.setattr(replay, "PLAIN_TURNS", plain_turns)
+        with pretend():
+            alike(said(spec, name, "cuda", "float64", new_tokens=24), cpu)
+
+
+def test_where_nothing_can_be_recorded_it_goes_on_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = FAMILIES["onevision"]
+    cpu = said(spec, "none", "cpu", "float64")
+    monkeypatch.setattr(replay, "PLAIN_TURNS", 2)
+    with pretend(), pytest.warns(UserWarning, match="not recorded as a graph, and slower: no graphs here"):
+        monkeypatch.setattr(torch.cuda, "graph", no_graphs)
+        alike(said(spec, "none", "cuda", "float64"), cpu)
+
+
+def no_graphs(_: object) -> None:
+    raise RuntimeError("no graphs here")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mlb_batch.cost import flops
 from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.replay import Replay
 from mlb_batch.vlm.rooms import Rooms, Step
 from mlb_batch.vlm.rope import Rope
 from mlb_batch.vlm.sequence import Prefilled
@@ -70,33 +71,47 @@ class Sequence:
 
 
 class _Turns:
-    """A token of each running sequence, again and again, until one of them ends."""
+    """A token of each sequence, again and again. On a GPU, those that have ended take part until half have."""
 
     def __init__(self, decoder: Decoder, rooms: Rooms, running: list[Sequence]) -> None:
-        self._decoder, self.running = decoder, running
+        self._decoder, self.sequences = decoder, running
         self._step = Step(rooms, [s.room for s in running], [s.used for s in running])
         self._rope = Rope.of_each([s.prefilled.rope for s in running])
         self._position_B = torch.tensor([s.position for s in running], device=decoder.device)
+        self._token_B = torch.zeros_like(self._position_B)
+        self._replay = Replay() if self._step.packed else None
+
+    def suit(self, running: int) -> bool:
+        """Whether so many are best served by going on as it is: to leave one out means to record anew."""
+        return running == len(self.sequences) or (self._step.packed and 2 * running > len(self.sequences))
 
     def logits(self) -> Tensor:
-        """Behind the last token of every running sequence."""
-        decoder, shape = self._decoder, self._decoder.shape.decoder
-        hidden_BD = decoder.embed([s.tokens[-1] for s in self.running])
+        """Behind the last token of every sequence."""
+        shape = self._decoder.shape.decoder
+        self._token_B.copy_(torch.tensor([s.tokens[-1] for s in self.sequences]))
+        logits_BV = self._replay(self._logits) if self._replay else self._logits()
+        self._step.ended()
+        for sequence in self.sequences:
+            if not sequence.finish_reason:
+                sequence.position += 1
+                sequence.operations += shape.layers * flops.layer(shape, 1, 0)
+                sequence.operations += flops.attend(shape.q_dim, sum(sequence.used))
+        return logits_BV
+
+    def _logits(self) -> Tensor:
+        decoder = self._decoder
+        hidden_BD: Tensor = decoder.embedding(self._token_B)
         cos_Bd, sin_Bd = self._rope.cos_sin(self._position_B, hidden_BD.dtype)
         for index in range(len(decoder.layers)):
             hidden_BD = decoder.layer(index, hidden_BD, (cos_Bd[None], sin_Bd[None]), self._step)
-        self._step.ended()
         self._position_B += 1
-        for sequence in self.running:
-            sequence.position += 1
-            sequence.operations += shape.layers * flops.layer(shape, 1, 0)
-            sequence.operations += flops.attend(shape.q_dim, sum(sequence.used))
+        self._step.moved_on()
         return decoder.logits(hidden_BD)
 
 
 def generate(decoder: Decoder, prefilled: list[Prefilled], samplings: list[Sampling],
              stop: frozenset[int]) -> list[Sequence]:  # fmt: skip
-    """Every sequence to its end; one that finishes leaves the batch."""
+    """Every sequence to its end."""
     logits_BV = decoder.logits(torch.stack([p.last_D for p in prefilled]))
     given = zip(prefilled, samplings, logits_BV, strict=True)
     sequences = [Sequence.of(room, *one) for room, one in enumerate(given)]
@@ -105,18 +120,21 @@ def generate(decoder: Decoder, prefilled: list[Prefilled], samplings: list[Sampl
         rooms = Rooms.of(prefilled, [s.max_new_tokens for s in samplings])
     while running:
         turns = _Turns(decoder, rooms, running)
-        while len(running) == len(turns.running):
-            running = _taken(decoder, running, turns.logits(), stop)
+        while running and turns.suit(len(running)):
+            running = _taken(decoder, turns.sequences, turns.logits(), stop)
     return sequences
 
 
-def _taken(decoder: Decoder, running: list[Sequence], logits_BV: Tensor, stop: frozenset[int]) -> list[Sequence]:
+def _taken(decoder: Decoder, sequences: list[Sequence], logits_BV: Tensor, stop: frozenset[int]) -> list[Sequence]:
+    """Those that go on, each with its next token."""
     most_B, likeliest_B = logits_BV.max(dim=-1)
     found = torch.stack([likeliest_B, most_B.isfinite().long()], dim=1).tolist()  # one wait for the device a step
-    for sequence, logits_V, (likeliest, numbers) in zip(running, logits_BV, found, strict=True):
+    for sequence, logits_V, (likeliest, numbers) in zip(sequences, logits_BV, found, strict=True):
+        if sequence.finish_reason:
+            continue
         if numbers:
             sequence.take(logits_V, likeliest, stop)
         else:
             sequence.finish_reason = NO_NUMBERS
         sequence.operations += flops.head(decoder.shape.decoder, 1)
-    return [s for s in running if not s.finish_reason]
+    return [s for s in sequences if not s.finish_reason]

@@ -50,8 +50,8 @@ class Step:
     def __init__(self, rooms: Rooms, running: Sequence[int], used: Sequence[list[int]]) -> None:
         self._rooms, self._running, self._used = rooms, running, used
         keys_Thd = rooms.keys[0]
-        self._packed = keys_Thd.is_cuda and keys_Thd.dtype != torch.float32
-        if self._packed:
+        self.packed = keys_Thd.is_cuda and keys_Thd.dtype != torch.float32
+        if self.packed:
             self._to_device(keys_Thd.device)
 
     def _to_device(self, device: torch.device) -> None:
@@ -64,10 +64,13 @@ class Step:
         rows_B = torch.arange(len(self._running) + 1, dtype=torch.int32, device=device)
         longest = [max(some[room + 1] - some[room] for room in self._running) for some in starts]
         self._lengths = [Lengths(rows_B, bounds_LB[layer], 1, most) for layer, most in enumerate(longest)]
-        self._next_LB, self._seen_LB = (bounds_LB[:, :-1] + used_LB).long(), used_LB + 1
+        self._first_LB = bounds_LB[:, :-1].long()
+        self._next_LB, self._seen_LB = self._first_LB + used_LB, used_LB + 1
+        ends = [[some[room + 1] for room in self._running] for some in starts]
+        self._last_LB = torch.tensor(ends, device=device) - 1
 
     def attend(self, layer: int, q_HBd: Tensor, k_hBd: Tensor, v_hBd: Tensor, scale: float) -> Tensor:
-        if self._packed:
+        if self.packed:
             return self._attend_packed(layer, q_HBd, k_hBd, v_hBd, scale)
         out_HBd = torch.empty_like(q_HBd)
         keys_Thd, values_Thd = self._rooms.keys[layer], self._rooms.values[layer]
@@ -83,9 +86,12 @@ class Step:
         """Every layer has been through: each sequence has one more key."""
         for used in self._used:
             used[:] = [keys + 1 for keys in used]
-        if self._packed:
-            self._next_LB += 1
-            self._seen_LB += 1
+
+    def moved_on(self) -> None:
+        """The same on the device. One that has ended stays in its room, whatever it writes there."""
+        if self.packed:
+            self._next_LB.copy_(torch.minimum(self._next_LB + 1, self._last_LB))
+            self._seen_LB.copy_(self._next_LB - self._first_LB + 1)
 
     def _attend_packed(self, layer: int, q_HBd: Tensor, k_hBd: Tensor, v_hBd: Tensor, scale: float) -> Tensor:
         keys_Thd, values_Thd = self._rooms.keys[layer], self._rooms.values[layer]
