@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models import FAMILIES, Spec, checkpoint, pixels
 from torch import Tensor
 
+from mlb_batch.vlm import replay
 from mlb_batch.vlm.attention import Lengths, attend_last, attend_varlen, attention_rows
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 from mlb_batch.vlm.rope import Rope
@@ -141,3 +142,16 @@ def test_a_gpu_in_bfloat16_answers_every_prompt(name: str) -> None:
     made = Captioner(checkpoint(spec), Settings(given.method, given.keep, 8, device="cuda"))
     (some,) = made.annotate([Clip(case.pixels_FHWC, tuple(Ask(t, "qa", t) for t in case.texts))])
     assert all(isinstance(a, Answer) and a.bill.executed.llm == a.bill.planned.llm for a in some)
+
+
+@on_cuda
+@pytest.mark.parametrize("name", ["none", "adatp"])
+def test_a_recorded_step_on_a_gpu_is_the_plain_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, said = FAMILIES["onevision"], []
+    asks = tuple(Ask(text, "qa", text) for text in ("What is it?", "Why", "Where is the red ball"))
+    for plain_turns in (2, 100):
+        monkeypatch.setattr(replay, "PLAIN_TURNS", plain_turns)
+        made = Captioner(checkpoint(spec), Settings(pruning(name), 400_000, 32, device="cuda"))
+        (some,) = made.annotate([Clip(pixels(spec, 4, 1), asks)])
+        said.append([a.text for a in some if isinstance(a, Answer)])
+    assert said[0] == said[1] and len(said[0]) == len(asks)
