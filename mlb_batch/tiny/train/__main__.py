@@ -43,7 +43,7 @@ def _video(args: argparse.Namespace) -> None:
     shallow_task = video.clip_task(student, args.seed, video.SHALLOW_LESSONS)
     train(shallow_task, Pace(args.folder / "video-shallow", args.steps, measure_every=100, save_every=50))
     student = video.grown(student, video.fresh_model(args.seed, VIDEO_LAYERS))
-    task = video.clip_task(student, args.seed + 1, video.DEEP_LESSONS, peak_lr=2e-4)
+    task = video.clip_task(student, args.seed + 1, video.DEEP_LESSONS, peak_lr=3e-4)
     train(task, Pace(args.folder / "video-deep", args.steps - shallow_task.steps, measure_every=100, save_every=50))
     if args.export:
         figures = video.final_exam(student.model, args.seed)
