@@ -41,7 +41,10 @@ AS_ONE = {
     functional.scaled_dot_product_attention, functional.multi_head_attention_forward, Tensor.contiguous, Tensor.nonzero,
     Tensor.__invert__,
 }  # fmt: skip
-READ_BACK = {Tensor.tolist, Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__}
+READ_BACK = {
+    Tensor.tolist, Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__, Tensor.__format__,
+    Tensor.__repr__,
+}  # fmt: skip
 
 
 class OnCuda(Tensor):
@@ -149,7 +152,7 @@ class Whole(TorchFunctionMode):
             return OnCuda(func(*args, **{**kwargs, "device": "cpu"}))
         if func in READ_BACK and isinstance(args[0], OnCuda):
             self._device.waits_here()
-            return func(args[0].host)
+            return func(args[0].host, *args[1:])
         if func is Tensor.copy_ and isinstance(args[0], OnCuda):
             return self._device.copied(aten.copy_.default, args, kwargs, None)
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], OnCuda):

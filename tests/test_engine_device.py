@@ -15,17 +15,22 @@ from engine_runs import pruning
 from models import FAMILIES, Spec, checkpoint, pair_checkpoint, pixels
 from pretend_cuda import CUDA, Device, pretend
 
+from mlb_batch.bench import bed, ceilings
+from mlb_batch.bench.options import Options
+from mlb_batch.bench.run import runner
+from mlb_batch.bench.suite import ON_A_SHAPE
 from mlb_batch.vlm import captioner, load, replay
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 
 NEW_TOKENS = 8
+CPU = torch.device("cpu")
 METHODS = ("none", "adatp", "fastv", "segattn", "mlb-g", "mlb", "random", "frames", "pool", "density", "unique")
 
 
 @pytest.fixture(autouse=True)
 def a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (load, captioner):
-        monkeypatch.setattr(module, "pick_device", lambda name: CUDA if name == "cuda" else torch.device("cpu"))
+        monkeypatch.setattr(module, "pick_device", lambda name: CUDA if name == "cuda" else CPU)
     monkeypatch.setitem(load._DTYPES, "float64", torch.float64)
 
 
@@ -128,6 +133,22 @@ def test_no_layer_waits_for_the_device(name: str, device: Device) -> None:
     steps = Counter(stack[-1] for stack in device.waits if "generate.py:generate" in stack)
     assert steps["generate.py:_taken"] <= NEW_TOKENS and steps["decoder.py:embed"] <= NEW_TOKENS, steps
     assert sum(steps.values()) <= 2 * NEW_TOKENS + 5, steps
+
+
+@pytest.mark.parametrize("name", ON_A_SHAPE)
+def test_the_benchmarks_of_the_engine_run_on_a_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides; what they would measure is nothing here, but for the counts."""
+    made = bed.random_model
+    monkeypatch.setattr(bed, "pick_device", lambda _: CUDA)
+    monkeypatch.setattr(bed, "random_model", lambda wanted, _, dtype: made(wanted, CPU, dtype).to(CUDA))
+    for part, stand_in in (("synchronize", None), ("reset_peak_memory_stats", None), ("max_memory_allocated", 7)):
+        monkeypatch.setattr(torch.cuda, part, lambda _, given=stand_in: given)
+    monkeypatch.setitem(ceilings._EDGE, "cuda", 64)
+    monkeypatch.setitem(ceilings._BYTES, "cuda", 2**16)
+    with pretend():
+        found = runner(Options(frames=8, new_tokens=2, ratio=0.5, batch=1))(name)
+    figures = found["vision_and_prefill"] if name == "prefill" else found
+    assert figures["ratios"] and (name == "vision" or set(figures["peak_bytes"].values()) == {7})
 
 
 # The pretence.
