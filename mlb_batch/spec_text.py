@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -21,8 +21,6 @@ MOST_COMPARED = 10_000  # names of a manifest's columns, which may be any number
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain scalars: `yes` and `no` stay words (they are choices), 1e9 is a number, dates stay text."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -40,6 +38,7 @@ _SCALARS = {
     "int": (r"^[-+]?[0-9]+(?:_[0-9]+)*$", "-+0123456789"),
     "float": (r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
 }
+_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1's
 for _tag, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 

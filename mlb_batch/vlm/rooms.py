@@ -30,14 +30,14 @@ class Rooms:
     def of(cls, prefilled: Sequence[Prefilled], more: Sequence[int]) -> Rooms:
         """What prefill left, with room for so many more tokens of each sequence."""
         layers = range(len(prefilled[0].keys))
-        ends = [
+        starts = [
             list(accumulate((p.keys[layer].shape[1] + n for p, n in zip(prefilled, more, strict=True)), initial=0))
             for layer in layers
         ]
         return cls(
-            keys=[_pool([p.keys[layer] for p in prefilled], ends[layer]) for layer in layers],
-            values=[_pool([p.values[layer] for p in prefilled], ends[layer]) for layer in layers],
-            starts=ends,
+            keys=[_pool([p.keys[layer] for p in prefilled], starts[layer]) for layer in layers],
+            values=[_pool([p.values[layer] for p in prefilled], starts[layer]) for layer in layers],
+            starts=starts,
         )
 
 
@@ -100,9 +100,9 @@ class Step:
         return attend_rooms(q_HBd, keys_Thd, values_Thd, self._lengths[layer], self._seen_LB[layer], scale)
 
 
-def _pool(parts: list[Tensor], ends: list[int]) -> Tensor:
+def _pool(parts: list[Tensor], starts: list[int]) -> Tensor:
     heads, _, width = parts[0].shape
-    pool_Thd = parts[0].new_empty(ends[-1], heads, width)
-    for x_hSd, start in zip(parts, ends, strict=False):
+    pool_Thd = parts[0].new_empty(starts[-1], heads, width)
+    for x_hSd, start in zip(parts, starts[:-1], strict=True):
         pool_Thd[start : start + x_hSd.shape[1]] = x_hSd.transpose(0, 1)
     return pool_Thd
