@@ -18,7 +18,7 @@ from mlb_batch.video import Reader, Sampling
 
 
 def copied(uri: str, path: Path) -> Path:
-    """The whole file, in one request where the store has no other way."""
+    """The whole file, as any program would fetch it."""
     fs, name = filesystem(uri, CLIENT_TRIES)
     try:
         fs.get_file(name, str(path))

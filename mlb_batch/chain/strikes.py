@@ -113,12 +113,11 @@ class Strikes:
     @contextmanager
     def watching(self, keys: Sequence[str], lasting: bool = False) -> Iterator[None]:
         """`lasting`: the next run is to know, should this one die with it."""
-        machine, process = ray.util.get_node_ip_address(), ray.get_runtime_context().get_worker_id()
         # Must be on record before anything can happen.
-        fallen = ray.get(self.record.begin.remote(keys, (machine, process) if lasting else None))
+        fallen = ray.get(self.record.begin.remote(keys, _here() if lasting else None))
         try:
             if fallen >= IN_A_ROW:
-                raise JobError(_to_blame(machine, fallen))
+                raise JobError(_to_blame(_here()[0], fallen))
             with _ended_if_it_hangs(self._hang_s if lasting else None):
                 yield
         finally:  # an exception is no death
@@ -139,6 +138,10 @@ def _ended_if_it_hangs(after_s: float | None) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _here() -> Place:
+    return ray.util.get_node_ip_address(), ray.get_runtime_context().get_worker_id()
 
 
 def _to_blame(machine: str, fallen: int) -> str:

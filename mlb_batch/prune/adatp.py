@@ -109,10 +109,10 @@ class AdaTP:
         segment_F = _squeezed(join_most_similar(self.segments(view), view.feature_FD, keep), view)
         label_N = segment_F[view.frame_N[rank]]
         members = rank[torch.sort(label_N, stable=True).indices]  # segment by segment, each as ranked
-        count = int(segment_F[-1]) + 1
-        frames_S, alive_S = counted(segment_F, count), counted(label_N, count)
+        labels = int(segment_F[-1]) + 1
+        frames_S, alive_S = counted(segment_F, labels), counted(label_N, labels)
         relevance_F = self._relevance(view, score_N)
-        relevance_S = torch.zeros(count, device=rank.device).index_add_(0, segment_F, relevance_F) / frames_S
+        relevance_S = torch.zeros(labels, device=rank.device).index_add_(0, segment_F, relevance_F) / frames_S
         above_S = relevance_S > relevance_S.mean()
         found = torch.stack([frames_S, alive_S, above_S.long()]).tolist()  # one wait for the device
         counts = shares(self._weights(found[0], found[2]), found[1], keep)

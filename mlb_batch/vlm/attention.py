@@ -61,6 +61,11 @@ def attend_last(q_HQd: Tensor, k_hSd: Tensor, v_hSd: Tensor, scale: float) -> Te
     return scaled_dot_product_attention(q_HQd[None], k_HSd[None], v_HSd[None], attn_mask=mask_QS, scale=scale)[0]
 
 
+def packs(x: Tensor) -> bool:
+    """Whether the kernel for packed sequences takes such numbers: those of a GPU, in half precision."""
+    return x.is_cuda and x.dtype != torch.float32
+
+
 @dataclass(frozen=True)
 class Lengths:
     """Of many sequences packed one behind the other: where their rows and their keys begin and end, on the device."""

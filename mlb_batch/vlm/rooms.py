@@ -16,7 +16,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from mlb_batch.vlm.attention import Lengths, attend_last, attend_rooms
+from mlb_batch.vlm.attention import Lengths, attend_last, attend_rooms, packs
 from mlb_batch.vlm.sequence import Prefilled
 
 
@@ -49,10 +49,9 @@ class Step:
 
     def __init__(self, rooms: Rooms, running: Sequence[int], used: Sequence[list[int]]) -> None:
         self._rooms, self._running, self._used = rooms, running, used
-        keys_Thd = rooms.keys[0]
-        self.packed = keys_Thd.is_cuda and keys_Thd.dtype != torch.float32
+        self.packed = packs(rooms.keys[0])
         if self.packed:
-            self._to_device(keys_Thd.device)
+            self._to_device(rooms.keys[0].device)
 
     def _to_device(self, device: torch.device) -> None:
         """One journey for as many steps as no sequence ends in."""

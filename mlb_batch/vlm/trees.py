@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mlb_batch.vlm.attention import Lengths, attend_last, attend_varlen
+from mlb_batch.vlm.attention import Lengths, attend_last, attend_varlen, packs
 from mlb_batch.vlm.rope import Rope
 
 
@@ -128,7 +128,7 @@ class Forest:
         self.keys_hTd, self.values_hTd = k_hTd, v_hTd
         if self.tap_T is not None:
             self.tapped_HQd = q_HTd[:, self.tap_T]
-        if q_HTd.is_cuda and q_HTd.dtype != torch.float32:
+        if packs(q_HTd):
             return self._attend_packed(q_HTd, k_hTd, v_hTd, scale)
         out_HTd = torch.empty_like(q_HTd)
         for run in self.runs:
