@@ -57,7 +57,7 @@ SHALLOW_LESSONS = (
     Lesson(until=2100, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.15),
 )
 DEEP_LESSONS = (
-    Lesson(until=600, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
+    Lesson(until=1900, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
 )
 
 
