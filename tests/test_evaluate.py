@@ -252,9 +252,15 @@ def test_cells_are_models_times_methods_times_budgets(tmp_path: Path) -> None:
     assert short_names(["a/b", "c/b", "embedded:tiny"]) == ["b-1", "b-2", "tiny"]
 
 
-def test_the_example_is_a_good_file() -> None:
-    example = EvalSpec.load(Path(__file__).parents[1] / "jobs" / "evaluate.yaml")
-    assert example.benchmark.name == "world" and cells(example, "/out", "/videos")
+EXAMPLES = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_the_examples_are_good_files(file: Path) -> None:
+    if file.stem.startswith("evaluate"):
+        assert cells(EvalSpec.load(file), "/out", "/videos")
+    else:
+        assert JobSpec.load(file).prompts
 
 
 # Pictures.
