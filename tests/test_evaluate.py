@@ -445,6 +445,7 @@ def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
     out = tmp_path / "out"
     results_before, text = rows(tmp_path), (out / "README.md").read_text()
     assert len(results_before) == 27 and all(row["answered"] for row in results_before)
+    assert "6 questions and 3 captions on 3 clips" in text
     by_cell = {row["cell"]: row for row in json.loads((out / "summary.json").read_text())["estimates"]
                if (row["metric"], row["by"]) == ("accuracy", "all")}  # fmt: skip
     for name, row in by_cell.items():
@@ -499,6 +500,7 @@ def test_videos_that_are_missing_are_unanswered_and_counted_apart(ray_cluster: N
     found = compare(small(tmp_path, benchmark=given, methods=["none"]), Annotate())
     assert (found["exit_code"], found["answers"], found["errors"]) == (3, 1, 1)
     by_item = {row["item"]: row for row in rows(tmp_path)}
+    assert "2 questions on 2 clips" in (tmp_path / "out/README.md").read_text()
     assert by_item["here"]["answered"] and not by_item["gone"]["answered"]
     assert by_item["gone"]["error_class"] == "not_found" and "not_found 1" in (tmp_path / "out/README.md").read_text()
     (row,) = [one for one in json.loads((tmp_path / "out" / "summary.json").read_text())["estimates"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,3 +28,10 @@ class Item:
     accepted: tuple[str, ...] = ()
     shaped: bool = True
     tags: Mapping[str, str] = field(default_factory=dict)  # what results are grouped by, like kind and hangs_on
+
+
+def amount(items: Sequence[Item]) -> str:
+    """`5,000 questions and 1,250 captions`, without what there are none of."""
+    captions = sum(item.kind == "caption" for item in items)
+    parts = ((len(items) - captions, "questions"), (captions, "captions"))
+    return " and ".join(f"{count:,} {what}" for count, what in parts if count)

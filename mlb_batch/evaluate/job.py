@@ -17,7 +17,7 @@ from mlb_batch.errors import BudgetError
 from mlb_batch.evaluate import bias, kept, results, summary
 from mlb_batch.evaluate.benchmarks import BENCHMARKS
 from mlb_batch.evaluate.cells import Cell, cells, short_names
-from mlb_batch.evaluate.items import Item
+from mlb_batch.evaluate.items import Item, amount
 from mlb_batch.evaluate.judge import Judge
 from mlb_batch.evaluate.manifest import chosen_clips, prepared
 from mlb_batch.evaluate.memory import CaptionersPeak
@@ -53,7 +53,7 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     say(f"preparing {spec.benchmark.name}")
     items, videos = prepared(spec, store)
     every = cells(spec, store.uri, videos)
-    say(f"{len(items):,} questions and captions, {len(every)} cells")
+    say(f"{amount(items)}, {len(every)} cells")
     ran: dict[str, Ran] = {}
     refused: dict[str, str] = {}
     for number, cell in enumerate(every, start=1):
@@ -117,7 +117,7 @@ def _write(
     estimates = summary.estimates(rows, done, counting, spec.bootstrap) if rows else []
     costs = _costs(store, rows, done, ran)
     found = Evaluation(
-        spec, title, note, len(items), len({item.video for item in items}), done, estimates, costs, refused,
+        spec, title, note, amount(items), len({item.video for item in items}), done, estimates, costs, refused,
         {name: _facts(some) for name, some in rows.items()}, judges=judge.names() if judge else (),
     )  # fmt: skip
     pictures = dict(quality_charts(estimates, costs, done))

@@ -29,7 +29,7 @@ class Evaluation:
     spec: EvalSpec
     title: str
     note: str
-    items: int
+    asked: str
     clips: int
     cells: Sequence[Cell]
     estimates: Sequence[Row]
@@ -51,7 +51,7 @@ def _head(found: Evaluation) -> Iterator[str]:
     note = f" ({found.note})" if found.note else ""
     yield f"# {spec.name}: {found.title}{note}"
     yield ""
-    yield f"{found.items:,} questions and captions on {found.clips:,} clips; models {_list(m.id for m in spec.models)}."
+    yield f"{found.asked} on {found.clips:,} clips; models {_list(m.id for m in spec.models)}."
     alone = "each question alone on its clip" if spec.asked == "alone" else "the questions of a clip together"
     yield f"Asked: {alone}. Budgets are exact FLOPs, scope {spec.scope}, of the unpruned model."
     yield (
