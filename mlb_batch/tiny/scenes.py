@@ -58,11 +58,9 @@ def make_scene(seed: int, size: int) -> Scene:
 
 
 def caption(things: tuple[Thing, ...]) -> str:
-    return " ".join(map(thing_sentence, things))
-
-
-def thing_sentence(thing: Thing) -> str:
-    return f"{'An' if thing.name[0] in 'aeiou' else 'A'} {thing.name} at the {thing.place}."
+    return " ".join(
+        f"{'An' if thing.name[0] in 'aeiou' else 'A'} {thing.name} at the {thing.place}." for thing in things
+    )
 
 
 def ask(things: tuple[Thing, ...], rng: np.random.Generator) -> tuple[Question, ...]:

@@ -38,7 +38,7 @@ def _video(args: argparse.Namespace) -> None:
     for lesson in video.frame_tasks(shallow, args.seed):
         train(lesson, Pace(args.folder / lesson.name, 10**9))
     student = video.ClipStudent(shallow)
-    for lesson in text_tasks(student, video.reader_of(shallow), args.seed, video.TEXT_STEPS):
+    for lesson in text_tasks(student, video.reader_of(shallow), args.seed):
         train(lesson, Pace(args.folder / lesson.name, 10**9, measure_every=100, save_every=100))
     shallow_task = video.clip_task(student, args.seed, video.SHALLOW_LESSONS)
     train(shallow_task, Pace(args.folder / "video-shallow", args.steps, measure_every=100, save_every=50))
@@ -62,8 +62,6 @@ def _paired(args: argparse.Namespace) -> None:
 def _image(args: argparse.Namespace) -> None:
     shallow = image.fresh_model(args.seed, image.SHALLOW_LAYERS)
     train(image.frame_task(shallow, args.seed), Pace(args.folder / "image-frames", 10**9))
-    for lesson in text_tasks(shallow, image.reader_of(shallow), args.seed, image.TEXT_STEPS):
-        train(lesson, Pace(args.folder / lesson.name, 10**9, measure_every=100, save_every=100))
     first = image.scene_task(shallow, args.seed, image.SHALLOW_STEPS)
     train(first, Pace(args.folder / "image-shallow", args.steps, measure_every=100, save_every=50))
     model = grow(shallow, image.fresh_model(args.seed, IMAGE_LAYERS))

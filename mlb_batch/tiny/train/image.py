@@ -1,4 +1,4 @@
-"""The image model's lessons: its tower on frames, its language model on texts (reading.py), all of it on still scenes.
+"""The image model's lessons: its tower on single frames, then the whole model on still scenes, single and tiled.
 
 It never sees two frames of a clip: what it makes of a video is the training-free method's doing.
 
@@ -18,25 +18,20 @@ from transformers import LlavaNextForConditionalGeneration
 
 from mlb_batch.tiny.architectures import IMAGE_PX, image_config
 from mlb_batch.tiny.build import make_tokenizer
-from mlb_batch.tiny.scenes import make_scene
+from mlb_batch.tiny.scenes import CAPTION_PROMPTS, Scene, make_scene
 from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameHeads, make_frames, vary
-from mlb_batch.tiny.train.lessons import scene_talk
 from mlb_batch.tiny.train.loop import Task
-from mlb_batch.tiny.train.packing import Packer
+from mlb_batch.tiny.train.packing import Dialogue, Packer
 from mlb_batch.tiny.train.pixels import clip_pixels
-from mlb_batch.tiny.train.reading import Reader
-from mlb_batch.tiny.train.told import SCENES
 from mlb_batch.tiny.world import HELD_OUT_FROM
 
 FRAME_STEPS, FRAME_BATCH, CELLS = 600, 96, 4
-TEXT_STEPS = (1000, 1000)  # of recall, of reading
-SHALLOW_LAYERS = 6
+SHALLOW_LAYERS = 4
 SHALLOW_STEPS, DEEP_STEPS = 600, 200
 _SCENES_A_BATCH = {"single": 24, "tiled": 6}
 _TILED_SHARE = 0.3
-_READING_SHARE = 0.15  # this share of the steps stays with texts
 
 
 class FrameStudent(nn.Module):
@@ -89,15 +84,12 @@ class SceneSchool:
     def __init__(self, model: LlavaNextForConditionalGeneration, seed: int) -> None:
         self.model = model
         self.seed = seed
-        self.reader = reader_of(model)
-        self.packer = self.reader.packer
-        model.model.vision_tower.requires_grad_(False)
-        model.model.multi_modal_projector.requires_grad_(True)
+        self.packer = Packer(make_tokenizer("tiny-image"), "image")
+        for parameter in model.model.vision_tower.parameters():
+            parameter.requires_grad_(False)
 
     def loss(self, step: int) -> Tensor:
         rng = np.random.default_rng((self.seed, step))
-        if rng.random() < _READING_SHARE:
-            return self.reader.loss(rng)
         form = "tiled" if rng.random() < _TILED_SHARE else "single"
         seeds = rng.integers(0, HELD_OUT_FROM, _SCENES_A_BATCH[form]).tolist()
         packed, visual_ND, _ = self._sample(seeds, form, rng)
@@ -121,7 +113,7 @@ class SceneSchool:
         """With `rng`, varied pixels and some of the questions; without, the scene as it is and all that is asked."""
         scenes = [make_scene(seed, IMAGE_PX * (2 if form == "tiled" else 1)) for seed in seeds]
         pixels_BHWC = np.stack([vary(scene.pixels_HWC, rng) if rng else scene.pixels_HWC for scene in scenes])
-        dialogues = [scene_talk(scene, rng) for scene in scenes]
+        dialogues = [_talk(scene, rng) for scene in scenes]
         with torch.autocast("cpu", torch.bfloat16):
             visual_BND = self._tiled(pixels_BHWC) if form == "tiled" else self._single(pixels_BHWC)
         packed = self.packer.pack_visual(visual_BND.shape[1], dialogues)
@@ -137,10 +129,6 @@ class SceneSchool:
         tiles_BKCHW = tiles(clip_pixels(pixels_BHWC))
         sizes = torch.tensor([list(pixels_BHWC.shape[1:3])] * len(pixels_BHWC))
         return torch.stack(tuple(self.model.model.get_image_features(tiles_BKCHW, sizes).pooler_output))
-
-
-def reader_of(model: LlavaNextForConditionalGeneration) -> Reader:
-    return Reader(model, Packer(make_tokenizer("tiny-image"), "image"), SCENES)
 
 
 def scene_task(model: LlavaNextForConditionalGeneration, seed: int, steps: int) -> Task:
@@ -159,3 +147,19 @@ def tiles(pixels_BCHW: Tensor) -> Tensor:
     small = functional.avg_pool2d(pixels_BCHW, 2)
     quarters = [half for row in pixels_BCHW.chunk(2, 2) for half in row.chunk(2, 3)]
     return torch.stack([small, *quarters], 1)
+
+
+def _talk(scene: Scene, rng: np.random.Generator | None) -> list[Dialogue]:
+    picked = range(len(scene.questions))
+    prompt = CAPTION_PROMPTS[0]
+    if rng:
+        picked = rng.choice(len(scene.questions), min(7, len(scene.questions)), replace=False).tolist()
+        prompt = str(rng.choice(CAPTION_PROMPTS))
+    asked = [scene.questions[index] for index in picked]
+    return [
+        Dialogue(prompt, scene.caption, "caption"),
+        *(
+            Dialogue(question.prompt, question.answer, "choice" if question.choices else question.kind)
+            for question in asked
+        ),
+    ]

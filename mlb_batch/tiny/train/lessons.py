@@ -1,15 +1,14 @@
-"""What is said about a clip or a scene in a lesson and in an exam."""
+"""What is said about a clip in a lesson and in an exam."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mlb_batch.tiny import scenes
 from mlb_batch.tiny.questions import CAPTION_PROMPTS
 from mlb_batch.tiny.train.packing import Dialogue
 from mlb_batch.tiny.world import Clip
 
-_QUESTIONS_A_CLIP, _QUESTIONS_A_SCENE = 12, 7
+_QUESTIONS_A_CLIP = 12
 # How often a kind is asked in training: those learned at once seldom, choices (as many as all others together) less.
 _WEIGHT = {"first_colour": 0.5, "first_shape": 0.8, "last_colour": 0.5, "last_shape": 0.8, "choice": 0.6,
            "direction": 2.0, "place": 2.0, "exists": 2.5, "order": 2.5, "when": 2.0}  # fmt: skip
@@ -32,17 +31,6 @@ def exam_talk(clip: Clip) -> list[Dialogue]:
         Dialogue(CAPTION_PROMPTS[0], clip.caption, "caption"),
         *(_dialogue(clip, index) for index in plain + choice),
     ]
-
-
-def scene_talk(scene: scenes.Scene, rng: np.random.Generator | None = None) -> list[Dialogue]:
-    """A caption and some questions; without `rng`, all that can be asked."""
-    prompt, asked = scenes.CAPTION_PROMPTS[0], list(scene.questions)
-    if rng:
-        count = min(_QUESTIONS_A_SCENE, len(asked))
-        asked = [asked[index] for index in rng.choice(len(asked), count, replace=False).tolist()]
-        prompt = str(rng.choice(scenes.CAPTION_PROMPTS))
-    talks = [Dialogue(question.prompt, question.answer, question.kind) for question in asked]
-    return [Dialogue(prompt, scene.caption, "caption"), *talks]
 
 
 def _dialogue(clip: Clip, index: int) -> Dialogue:

@@ -2,7 +2,7 @@
 
 recall      facts in the world's own sentences, then the same facts twice more in other orders: what is told again can
             only be found by its colour and its shape together
-questions   what is asked of clips or scenes, asked of their captions instead
+questions   what is asked of clips, asked of their captions instead
 
 Questions alone do not teach it: they hold a few words a clip that hang on a look-up, and a fact told again is one
 look-up in six words.
@@ -18,44 +18,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import LlavaOnevisionForConditionalGeneration
 
+from mlb_batch.tiny.questions import act_sentence
 from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
+from mlb_batch.tiny.train.lessons import exam_talk, lesson_talk
 from mlb_batch.tiny.train.loop import Task
-from mlb_batch.tiny.train.packing import Packer
-from mlb_batch.tiny.train.told import Subject, Told
-from mlb_batch.tiny.words import COLOURS, SHAPES
-from mlb_batch.tiny.world import HELD_OUT_FROM
+from mlb_batch.tiny.train.packing import Dialogue, Packer
+from mlb_batch.tiny.truth import Act
+from mlb_batch.tiny.words import COLOURS, DIRECTIONS, PLACES, SHAPES
+from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
+RECALL_STEPS, QUESTION_STEPS = 1000, 2000
 _FACTS = (2, 4, 6)
 _FACTS_A_BATCH, _LEAST_ROWS = 256, 24
+_CLIPS, _MOST_ACTS, _MOST_FLASHES = 32, 4, 3
 _RECALL_SHARE = 0.35  # of the steps that read, so that what is known stays
+_PLAIN_SHARE = 0.25  # of the steps that ask: about captions of two sentences
 
 
-def text_tasks(student: nn.Module, reader: Reader, seed: int, steps: tuple[int, int]) -> tuple[Task, Task]:
+def text_tasks(student: nn.Module, reader: Reader, seed: int) -> tuple[Task, Task]:
     """Recall alone, then both; `student` holds the reader's model, of which the language side learns."""
-    recall_steps, question_steps = steps
     reader.model.model.vision_tower.requires_grad_(False)
     reader.model.model.multi_modal_projector.requires_grad_(False)
 
     def recall(step: int) -> Tensor:
-        most = next(facts for until, facts in zip((100, 400, recall_steps), _FACTS, strict=True) if step < until)
+        most = next(facts for until, facts in zip((100, 400, RECALL_STEPS), _FACTS, strict=True) if step < until)
         return reader.recall_loss(np.random.default_rng((seed, step, 0)), most)
 
     def both(step: int) -> Tensor:
         return reader.loss(np.random.default_rng((seed, step, 1)))
 
     return (
-        Task(f"{reader.subject.name}-recall", student, recall, lambda step: reader.recalled(), recall_steps, 1e-3),
-        Task(f"{reader.subject.name}-reading", student, both, lambda step: reader.measure(), question_steps, 6e-4),
+        Task("video-recall", student, recall, lambda step: reader.recalled(), RECALL_STEPS, 1e-3),
+        Task("video-reading", student, both, lambda step: reader.measure(), QUESTION_STEPS, 6e-4),
     )
 
 
 class Reader:
     """Asks a model's language side about texts."""
 
-    def __init__(self, model: PreTrainedModel, packer: Packer, subject: Subject) -> None:
-        self.model, self.packer, self.subject = model, packer, subject
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration, packer: Packer) -> None:
+        self.model, self.packer = model, packer
         self._ids = lru_cache(maxsize=None)(self._tokens)
 
     def _tokens(self, text: str) -> tuple[int, ...]:
@@ -71,14 +75,17 @@ class Reader:
             return functional.cross_entropy(logits_AV.float(), target_A)
 
     def question_loss(self, rng: np.random.Generator) -> Tensor:
-        packed, nothing, _ = self._asked(self.subject.lesson(rng))
+        acts = 2 if rng.random() < _PLAIN_SHARE else _MOST_ACTS
+        clips = [_clip(seed, acts) for seed in rng.integers(0, HELD_OUT_FROM, _CLIPS).tolist()]
+        packed, nothing, _ = self._asked(clips, [lesson_talk(clip, rng) for clip in clips])
         with torch.autocast("cpu", torch.bfloat16):
             return answer_loss(self.model, self.packer.media_id, packed, nothing)
 
     @torch.no_grad()
-    def measure(self, texts: int = 48) -> dict[str, float]:
+    def measure(self, clips: int = 48) -> dict[str, float]:
+        made = [_clip(seed, _MOST_ACTS) for seed in range(HELD_OUT_FROM, HELD_OUT_FROM + clips)]
         with torch.autocast("cpu", torch.bfloat16):
-            exam = [self._asked(self.subject.exam(texts))]
+            exam = [self._asked(made, [exam_talk(clip) for clip in made])]
             figures = accuracy(self.model, self.packer.media_id, exam, lambda talk: talk.kind)
         return figures | self.recalled()
 
@@ -88,18 +95,18 @@ class Reader:
             return {f"looked up among {count}": self._found(count) for count in _FACTS}
 
     def _found(self, count: int) -> float:
-        """Share of right words among those of facts told again that no guess finds."""
+        """Share of right directions among facts told again."""
         logits_AV, target_A = self._recalled(np.random.default_rng((HELD_OUT_FROM, count)), count)
-        found = torch.tensor([self._ids(f" {word}")[0] for word in self.subject.found])
-        looked_up_A = torch.isin(target_A, found)
+        directions = torch.tensor([self._ids(f" {word}")[0] for word in DIRECTIONS])
+        looked_up_A = torch.isin(target_A, directions)
         right_A = logits_AV[looked_up_A].argmax(-1) == target_A[looked_up_A]
         return round(right_A.float().mean().item(), 4)
 
-    def _asked(self, told: list[Told]) -> Sample:
-        """Captions in the place of what they are about, and what is asked of them."""
-        talks = [asked for _, asked in told]
-        packed = self.packer.pack_read([text for text, _ in told], talks)
-        return packed, torch.zeros(0, self.model.config.get_text_config().hidden_size), talks
+    def _asked(self, clips: list[Clip], talks: list[list[Dialogue]]) -> Sample:
+        """Captions in the place of clips, and what is asked of them: no caption says when."""
+        asked = [[talk for talk in some if talk.kind != "caption" and "When" not in talk.prompt] for some in talks]
+        packed = self.packer.pack_read([clip.caption for clip in clips], asked)
+        return packed, torch.zeros(0, self.model.config.get_text_config().hidden_size), asked
 
     def _recalled(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
         """Logits and targets at every place behind the first telling."""
@@ -118,15 +125,28 @@ class Reader:
 
     def _row(self, rng: np.random.Generator, count: int) -> tuple[list[int], int]:
         """Facts told three times, and where the second time begins."""
-        facts = [self._ids(f" {sentence}") for sentence in self._facts(rng, count)]
+        facts = [self._ids(f" {sentence}") for sentence in _facts(rng, count)]
         orders = [range(count), rng.permutation(count), rng.permutation(count)]
         ids = [token for order in orders for index in order for token in facts[index]]
         return ids, sum(map(len, facts))
 
-    def _facts(self, rng: np.random.Generator, count: int) -> list[str]:
-        """About names that share their colours and shapes: neither alone says which one is meant."""
-        several = max(2, -(-count // 2))
-        colours = rng.choice(COLOURS, several, replace=False)
-        shapes = rng.choice(SHAPES, several, replace=False)
-        names = [(str(colour), str(shape)) for colour in colours for shape in shapes]
-        return [self.subject.fact(rng, *names[index]) for index in rng.permutation(len(names))[:count]]
+
+def _facts(rng: np.random.Generator, count: int) -> list[str]:
+    """About names that share their colours and shapes: neither alone says which one is meant."""
+    several = max(2, -(-count // 2))
+    colours = rng.choice(COLOURS, several, replace=False)
+    shapes = rng.choice(SHAPES, several, replace=False)
+    names = [(str(colour), str(shape)) for colour in colours for shape in shapes]
+    return [_fact(rng, *names[index]) for index in rng.permutation(len(names))[:count]]
+
+
+def _fact(rng: np.random.Generator, colour: str, shape: str) -> str:
+    direction, place = str(rng.choice(DIRECTIONS)), str(rng.choice(PLACES))
+    return act_sentence(
+        Act(colour, shape, direction, None, 0, 1) if rng.random() < 0.5 else Act(colour, shape, None, place, 0, 1)
+    )
+
+
+def _clip(seed: int, acts: int) -> Clip:
+    """Its frames are not looked at, so they are small."""
+    return make_clip(seed, 16, size=8, max_acts=acts, max_flashes=min(acts, _MOST_FLASHES))

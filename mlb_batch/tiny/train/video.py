@@ -26,11 +26,9 @@ from mlb_batch.tiny.train.notes import NoteHeads, notes
 from mlb_batch.tiny.train.packing import Dialogue, Packer
 from mlb_batch.tiny.train.pixels import model_pixels
 from mlb_batch.tiny.train.reading import Reader
-from mlb_batch.tiny.train.told import CLIPS
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
 FRAME_STEPS, PLACE_STEPS, FRAME_BATCH = 600, 140, 128
-TEXT_STEPS = (1000, 2000)  # of recall, of reading
 POOLED_CELLS = 4
 _EXAM_CLIPS = 100
 
@@ -182,7 +180,7 @@ class ClipSchool:
 
 
 def reader_of(model: LlavaOnevisionForConditionalGeneration) -> Reader:
-    return Reader(model, Packer(make_tokenizer("tiny"), "video"), CLIPS)
+    return Reader(model, Packer(make_tokenizer("tiny"), "video"))
 
 
 def clip_task(student: ClipStudent, seed: int, lessons: tuple[Lesson, ...], peak_lr: float = 5e-4) -> Task:
