@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,14 +12,16 @@ from transformers import AutoImageProcessor
 
 from mlb_batch.tiny.build import build
 from mlb_batch.tiny.render import RGB
-from mlb_batch.tiny.scenes import make_scene
+from mlb_batch.tiny.scenes import check, make_scene, tell
 from mlb_batch.tiny.train import image, paired, video
 from mlb_batch.tiny.train.answers import answer_logits
+from mlb_batch.tiny.train.frames import make_frames
 from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.lessons import exam_talk
 from mlb_batch.tiny.train.loop import Pace, Task, train
 from mlb_batch.tiny.train.pixels import clip_pixels, model_pixels
 from mlb_batch.tiny.train.reading import text_tasks
+from mlb_batch.tiny.words import COLOURS, SHAPES
 from mlb_batch.tiny.world import CORNER, make_clip
 
 LESSONS = (video.Lesson(until=20, frames=(8,), batch_frames=8, max_acts=2, max_flashes=1),)
@@ -126,3 +129,54 @@ def test_scenes_say_what_they_show(seed: int):
         patch_HWC = scene.pixels_HWC[int(y * 72) - 12 : int(y * 72) + 12, int(x * 72) - 12 : int(x * 72) + 12]
         assert (abs(patch_HWC.astype(int) - RGB[thing.colour]).max(-1) < 12).sum() > 12
         assert thing.name in scene.caption and thing.place in scene.caption
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_telling_says_every_trait_of_every_thing_once(seed: int):
+    things = make_scene(seed, 72).things
+    said = tell(things, np.random.default_rng(seed)).removesuffix(".").split(". ")
+    traits = [sorted(f"{thing.colour} {thing.shape} {thing.place}".split()) for thing in things]
+    assert sorted(sorted(line.split()) for line in said) == sorted(traits)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_check_is_right_about_each_name_and_each_absent_one_is_near_to_one_that_is_there(seed: int):
+    names = {thing.name for thing in make_scene(seed, 72).things}
+    said = check(make_scene(seed, 72).things, np.random.default_rng(seed)).removesuffix(".").split(". ")
+    verdicts = [line.rsplit(" ", 1) for line in said]
+    assert sorted(name for name, verdict in verdicts if verdict == "yes") == sorted(names)
+    absent = [name for name, verdict in verdicts if verdict == "no"]
+    assert len(absent) == len(names) and not names & set(absent)
+    assert all(any(set(name.split()) & set(there.split()) for there in names) for name in absent)
+
+
+def test_a_tower_is_told_of_a_shape_in_its_own_cell_or_in_all_within_reach():
+    near, own = (make_frames((7, 0), 24, 72, 12, least=1, reach=reach) for reach in (1.5, 0.5))
+    middles = torch.arange(12) + 0.5
+    for index, (sprites, names) in enumerate(zip(near.objects, near.names, strict=True)):
+        for sprite, (colour, shape) in zip(sprites, names, strict=True):
+            y, x = ((middles - at * 12).abs() for at in (sprite.y, sprite.x))
+            reached = (y[:, None] <= 1.5) & (x[None] <= 1.5)
+            assert (near.colour_BGG[index][reached] == COLOURS.index(colour)).all()
+            assert (near.shape_BGG[index][reached] == SHAPES.index(shape)).all()
+            assert own.colour_BGG[index, int(sprite.y * 12), int(sprite.x * 12)] == COLOURS.index(colour)
+        assert (own.colour_BGG[index] < len(COLOURS)).sum() == len(sprites)
+
+
+def test_what_is_said_of_letters_is_so():
+    scene = make_scene(3, 72)
+    talks = image.lesson_talk(scene, np.random.default_rng(0), drills=True)
+    given = [talk for talk in talks if talk.kind == "given away"]
+    lettered = [talk for talk in talks if talk.kind == "lettered"]
+    assert given and lettered
+    for talk in given:
+        hint, *asked = talk.prompt.split("\n")
+        assert hint == f"It is {options_in(talk.prompt)[talk.answer]}."
+        assert "\n".join(asked) in {question.prompt for question in scene.questions}
+    for talk in lettered:
+        said = [line.rsplit(" ", 1) for line in talk.answer.removesuffix(".").split(". ")]
+        assert {letter: option for option, letter in said} == options_in(talk.prompt)
+
+
+def options_in(prompt: str) -> dict[str, str]:
+    return dict(line.split(". ", 1) for line in prompt.split("\n") if line[1:3] == ". ")

@@ -16,6 +16,8 @@ from mlb_batch.tiny.render import RGB, Sprite, draw
 from mlb_batch.tiny.words import COLOURS, NUMBERS, PLACES, SHAPES
 from mlb_batch.tiny.world import CORNER
 
+TELLING_PROMPT = "Tell me about each thing."
+CHECKING_PROMPT = "Tell me what is there and what is not."
 CAPTION_PROMPTS = ("Describe the image in detail.", "Describe the image.", "Describe this picture in one sentence.")
 
 
@@ -63,6 +65,18 @@ def caption(things: tuple[Thing, ...]) -> str:
     )
 
 
+def tell(things: tuple[Thing, ...], rng: np.random.Generator) -> str:
+    """The things in any order, and of each its three traits in any order."""
+    told = [rng.permutation([thing.colour, thing.shape, thing.place]) for thing in things]
+    return " ".join(f"{' '.join(told[index])}." for index in rng.permutation(len(things)))
+
+
+def check(things: tuple[Thing, ...], rng: np.random.Generator) -> str:
+    """What is there and as much that is not, in any order, each with a word on that."""
+    said = [f"{thing.name} yes." for thing in things] + [f"{_absent(things, thing, rng)} no." for thing in things]
+    return " ".join(rng.permutation(said))
+
+
 def ask(things: tuple[Thing, ...], rng: np.random.Generator) -> tuple[Question, ...]:
     """Every question that the things can answer without doubt, and as many again with choices."""
     plain = [_question("count", "How many shapes are there?", NUMBERS[len(things)]), _exists(things, rng)]
@@ -88,7 +102,11 @@ def _exists(things: tuple[Thing, ...], rng: np.random.Generator) -> Question:
     thing = things[int(rng.integers(len(things)))]
     if rng.random() < 0.5:
         return _question("exists", f"Is there a {thing.name}?", "yes")
-    near = [(colour, thing.shape) for colour in COLOURS] + [(thing.colour, shape) for shape in SHAPES]
-    absent = [name for name in near if name not in {(other.colour, other.shape) for other in things}]
-    colour, shape = absent[int(rng.integers(len(absent)))]
-    return _question("exists", f"Is there a {colour} {shape}?", "no")
+    return _question("exists", f"Is there a {_absent(things, thing, rng)}?", "no")
+
+
+def _absent(things: tuple[Thing, ...], thing: Thing, rng: np.random.Generator) -> str:
+    """What is not there and differs from this thing in one trait."""
+    near = [f"{colour} {thing.shape}" for colour in COLOURS] + [f"{thing.colour} {shape}" for shape in SHAPES]
+    absent = [name for name in near if name not in {other.name for other in things}]
+    return absent[int(rng.integers(len(absent)))]

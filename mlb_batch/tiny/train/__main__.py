@@ -62,7 +62,7 @@ def _paired(args: argparse.Namespace) -> None:
 def _image(args: argparse.Namespace) -> None:
     shallow = image.fresh_model(args.seed, image.SHALLOW_LAYERS)
     train(image.frame_task(shallow, args.seed), Pace(args.folder / "image-frames", 10**9))
-    first = image.scene_task(shallow, args.seed, image.SHALLOW_STEPS)
+    first = image.scene_task(shallow, args.seed, image.SHALLOW_STEPS, image.DRILLS_FROM)
     train(first, Pace(args.folder / "image-shallow", args.steps, measure_every=100, save_every=50))
     model = grow(shallow, image.fresh_model(args.seed, IMAGE_LAYERS))
     task = image.scene_task(model, args.seed + 1, image.DEEP_STEPS)

@@ -1,4 +1,4 @@
-"""First lesson of a vision tower: single frames, and which shape of which colour is centred in each cell.
+"""First lesson of a vision tower: single frames, and which shape of which colour is centred in or near each cell.
 
 Legend: B frames in the batch, G cells a side, D features.
 """
@@ -6,6 +6,7 @@ Legend: B frames in the batch, G cells a side, D features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -30,7 +31,10 @@ class FrameBatch:
     names: list[list[tuple[str, str]]]
 
 
-def make_frames(seed: tuple[int, ...], count: int, size: int, cells: int, least: int = 0, most: int = 3) -> FrameBatch:
+def make_frames(
+    seed: tuple[int, ...], count: int, size: int, cells: int, least: int = 0, most: int = 3, reach: float = 0.5
+) -> FrameBatch:
+    """A shape is told to the cells whose middle is at most `reach` cells from its own: at 0.5, to the one it is in."""
     rng = np.random.default_rng(seed)
     sprites: list[Sprite] = []
     objects: list[list[Sprite]] = []
@@ -44,7 +48,7 @@ def make_frames(seed: tuple[int, ...], count: int, size: int, cells: int, least:
         names.append(called)
     background_FC = np.clip(rng.integers(10, 60, (count, 1)) + rng.integers(-10, 11, (count, 3)), 0, 255)
     pixels = draw(background_FC.astype(np.uint8), sprites, size, rng)
-    return FrameBatch(vary(pixels, rng), *_labels(objects, names, cells), objects, names)
+    return FrameBatch(vary(pixels, rng), *_labels(objects, names, cells, reach), objects, names)
 
 
 def vary(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -73,7 +77,7 @@ def _objects(rng: np.random.Generator, frame: int, count: int) -> tuple[list[Spr
 
 
 def _labels(
-    objects: list[list[Sprite]], names: list[list[tuple[str, str]]], cells: int
+    objects: list[list[Sprite]], names: list[list[tuple[str, str]]], cells: int, reach: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     colour_BGG = torch.full((len(objects), cells, cells), len(COLOURS))
     shape_BGG = torch.full((len(objects), cells, cells), len(SHAPES))
@@ -81,13 +85,17 @@ def _labels(
     where_BGG2 = torch.zeros(len(objects), cells, cells, 2)
     for index, (sprites, called) in enumerate(zip(objects, names, strict=True)):
         for sprite, (colour, shape) in zip(sprites, called, strict=True):
-            row, column = int(sprite.y * cells), int(sprite.x * cells)
-            colour_BGG[index, row, column] = COLOURS.index(colour)
-            shape_BGG[index, row, column] = SHAPES.index(shape)
-            inside = (sprite.x * cells - column - 0.5, sprite.y * cells - row - 0.5)
-            offset_BGG2[index, row, column] = torch.tensor(inside)
-            where_BGG2[index, row, column] = torch.tensor((sprite.x * 2 - 1, sprite.y * 2 - 1))
+            for row, column in product(_near(sprite.y * cells, cells, reach), _near(sprite.x * cells, cells, reach)):
+                colour_BGG[index, row, column] = COLOURS.index(colour)
+                shape_BGG[index, row, column] = SHAPES.index(shape)
+                inside = (sprite.x * cells - column - 0.5, sprite.y * cells - row - 0.5)
+                offset_BGG2[index, row, column] = torch.tensor(inside)
+                where_BGG2[index, row, column] = torch.tensor((sprite.x * 2 - 1, sprite.y * 2 - 1))
     return colour_BGG, shape_BGG, offset_BGG2, where_BGG2
+
+
+def _near(at: float, cells: int, reach: float) -> list[int]:
+    return [cell for cell in range(cells) if abs(cell + 0.5 - at) <= reach]
 
 
 class FrameHeads(nn.Module):

@@ -7,7 +7,8 @@ Legend: B scenes, K tiles of one (the whole scene first), H height, W width, C c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from transformers import LlavaNextForConditionalGeneration
 
 from mlb_batch.tiny.architectures import IMAGE_PX, image_config
 from mlb_batch.tiny.build import make_tokenizer
-from mlb_batch.tiny.scenes import CAPTION_PROMPTS, Scene, make_scene
+from mlb_batch.tiny.questions import Question
+from mlb_batch.tiny.scenes import CAPTION_PROMPTS, CHECKING_PROMPT, TELLING_PROMPT, Scene, check, make_scene, tell
 from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameHeads, make_frames, vary
@@ -26,16 +28,21 @@ from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.packing import Dialogue, Packer
 from mlb_batch.tiny.train.pixels import clip_pixels
 from mlb_batch.tiny.world import HELD_OUT_FROM
+from mlb_batch.vlm.choices import LETTERS, choice_text
 
-FRAME_STEPS, FRAME_BATCH, CELLS = 600, 96, 4
-SHALLOW_LAYERS = 4
-SHALLOW_STEPS, DEEP_STEPS = 600, 200
+FRAME_STEPS, FRAME_BATCH = 600, 96
+SIDE, REACH = 12, 1.5  # tokens of a frame's side; a shape is about three of them wide, and each of those should know it
+SHALLOW_LAYERS = 6  # each is then followed by one copy, as in the video model
+SHALLOW_STEPS, DEEP_STEPS = 650, 60
+DRILLS_FROM = 300  # when things are looked up
 _SCENES_A_BATCH = {"single": 24, "tiled": 6}
 _TILED_SHARE = 0.3
+_TELLINGS_A_SCENE, _QUESTIONS_A_SCENE, _GIVEN_AWAY_A_SCENE, _LETTERED_A_SCENE = 3, 6, 2, 2
+_LETTERS_PROMPT = "Tell me the letter of each option."
 
 
 class FrameStudent(nn.Module):
-    """The tower with its projector, pooled to a few cells, and the heads that question them."""
+    """The tower with its projector, and the heads that question each of its tokens."""
 
     def __init__(self, model: LlavaNextForConditionalGeneration) -> None:
         super().__init__()
@@ -48,10 +55,7 @@ class FrameStudent(nn.Module):
         return self.projector(hidden[:, 1:])
 
     def cells(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
-        tokens_BND = self.tokens(pixels_BHWC)
-        side = round(tokens_BND.shape[1] ** 0.5)
-        grid_BDGG = functional.adaptive_avg_pool2d(tokens_BND.mT.unflatten(2, (side, side)), CELLS)
-        return grid_BDGG.permute(0, 2, 3, 1)
+        return self.tokens(pixels_BHWC).unflatten(1, (SIDE, SIDE))
 
 
 def fresh_model(seed: int, layers: int) -> LlavaNextForConditionalGeneration:
@@ -65,14 +69,14 @@ def frame_task(model: LlavaNextForConditionalGeneration, seed: int, batch: int =
     student = FrameStudent(model)
 
     def loss(step: int) -> Tensor:
-        frames = make_frames((seed, 3, step), batch, IMAGE_PX, CELLS)
+        frames = make_frames((seed, 3, step), batch, IMAGE_PX, SIDE, reach=REACH)
         with torch.autocast("cpu", torch.bfloat16):
             cells = student.cells(frames.pixels_BHWC)
         return student.heads.loss_with_place(cells.float(), frames)
 
     @torch.no_grad()
     def measure(step: int) -> dict[str, float]:
-        frames = make_frames((HELD_OUT_FROM, 0), 256, IMAGE_PX, CELLS)
+        frames = make_frames((HELD_OUT_FROM, 0), 256, IMAGE_PX, SIDE, reach=REACH)
         return student.heads.right(student.cells(frames.pixels_BHWC), frames)
 
     return Task("image-frames", student, loss, measure, FRAME_STEPS, 2e-3)
@@ -81,9 +85,10 @@ def frame_task(model: LlavaNextForConditionalGeneration, seed: int, batch: int =
 class SceneSchool:
     """Makes the scene batches of a step and asks the model about them."""
 
-    def __init__(self, model: LlavaNextForConditionalGeneration, seed: int) -> None:
+    def __init__(self, model: LlavaNextForConditionalGeneration, seed: int, drills_from: int) -> None:
         self.model = model
         self.seed = seed
+        self.drills_from = drills_from
         self.packer = Packer(make_tokenizer("tiny-image"), "image")
         for parameter in model.model.vision_tower.parameters():
             parameter.requires_grad_(False)
@@ -92,7 +97,8 @@ class SceneSchool:
         rng = np.random.default_rng((self.seed, step))
         form = "tiled" if rng.random() < _TILED_SHARE else "single"
         seeds = rng.integers(0, HELD_OUT_FROM, _SCENES_A_BATCH[form]).tolist()
-        packed, visual_ND, _ = self._sample(seeds, form, rng)
+        talk = partial(lesson_talk, rng=rng, drills=step >= self.drills_from)
+        packed, visual_ND, _ = self._sample(seeds, form, talk, rng)
         with torch.autocast("cpu", torch.bfloat16):
             return answer_loss(self.model, self.packer.media_id, packed, visual_ND)
 
@@ -107,13 +113,20 @@ class SceneSchool:
 
     def _exam(self, form: str, scenes: int) -> Iterator[Sample]:
         for start in range(0, scenes, 12):
-            yield self._sample(range(HELD_OUT_FROM + start, HELD_OUT_FROM + min(start + 12, scenes)), form, None)
+            seeds = range(HELD_OUT_FROM + start, HELD_OUT_FROM + min(start + 12, scenes))
+            yield self._sample(seeds, form, exam_talk)
 
-    def _sample(self, seeds: list[int] | range, form: str, rng: np.random.Generator | None) -> Sample:
-        """With `rng`, varied pixels and some of the questions; without, the scene as it is and all that is asked."""
+    def _sample(
+        self,
+        seeds: list[int] | range,
+        form: str,
+        talk: Callable[[Scene], list[Dialogue]],
+        rng: np.random.Generator | None = None,
+    ) -> Sample:
+        """With `rng`, its pixels are varied."""
         scenes = [make_scene(seed, IMAGE_PX * (2 if form == "tiled" else 1)) for seed in seeds]
         pixels_BHWC = np.stack([vary(scene.pixels_HWC, rng) if rng else scene.pixels_HWC for scene in scenes])
-        dialogues = [_talk(scene, rng) for scene in scenes]
+        dialogues = [talk(scene) for scene in scenes]
         with torch.autocast("cpu", torch.bfloat16):
             visual_BND = self._tiled(pixels_BHWC) if form == "tiled" else self._single(pixels_BHWC)
         packed = self.packer.pack_visual(visual_BND.shape[1], dialogues)
@@ -131,15 +144,15 @@ class SceneSchool:
         return torch.stack(tuple(self.model.model.get_image_features(tiles_BKCHW, sizes).pooler_output))
 
 
-def scene_task(model: LlavaNextForConditionalGeneration, seed: int, steps: int) -> Task:
-    school = SceneSchool(model, seed)
+def scene_task(model: LlavaNextForConditionalGeneration, seed: int, steps: int, drills_from: int = 0) -> Task:
+    school = SceneSchool(model, seed, drills_from)
     return Task("image-scenes", model, school.loss, school.measure, steps, 1.5e-3)
 
 
 def final_exam(model: LlavaNextForConditionalGeneration, seed: int) -> dict[str, float]:
     """Accuracy by question kind on 200 held-out scenes, single and tiled, as the weights are stored."""
     as_stored(model)
-    return SceneSchool(model, seed).measure(0, scenes=200)
+    return SceneSchool(model, seed, 0).measure(0, scenes=200)
 
 
 def tiles(pixels_BCHW: Tensor) -> Tensor:
@@ -149,17 +162,46 @@ def tiles(pixels_BCHW: Tensor) -> Tensor:
     return torch.stack([small, *quarters], 1)
 
 
-def _talk(scene: Scene, rng: np.random.Generator | None) -> list[Dialogue]:
-    picked = range(len(scene.questions))
-    prompt = CAPTION_PROMPTS[0]
-    if rng:
-        picked = rng.choice(len(scene.questions), min(7, len(scene.questions)), replace=False).tolist()
-        prompt = str(rng.choice(CAPTION_PROMPTS))
-    asked = [scene.questions[index] for index in picked]
-    return [
-        Dialogue(prompt, scene.caption, "caption"),
-        *(
-            Dialogue(question.prompt, question.answer, "choice" if question.choices else question.kind)
-            for question in asked
-        ),
+def exam_talk(scene: Scene) -> list[Dialogue]:
+    """The caption and all that can be asked."""
+    return [Dialogue(CAPTION_PROMPTS[0], scene.caption, "caption"), *map(_dialogue, scene.questions)]
+
+
+def lesson_talk(scene: Scene, rng: np.random.Generator, drills: bool) -> list[Dialogue]:
+    """A caption, tellings, some questions and some choices whose answer is given away; and drills.
+
+    A question takes two steps: its word for a thing must be found in the question and then looked for in the image.
+    Captions always say the colour first, so that alone, of what looks up a shape by a colour, the second step is taught
+    alone; tellings do it for every trait by every other. In the same way the drills teach what comes after a look-up:
+    from both traits to yes or no, and from an option to the letter before it.
+    """
+    choices = [question for question in scene.questions if question.choices]
+    talks = [
+        Dialogue(str(rng.choice(CAPTION_PROMPTS)), scene.caption, "caption"),
+        *(Dialogue(TELLING_PROMPT, tell(scene.things, rng), "telling") for _ in range(_TELLINGS_A_SCENE)),
+        *map(_dialogue, _some(scene.questions, _QUESTIONS_A_SCENE, rng)),
+        *map(_given_away, _some(choices, _GIVEN_AWAY_A_SCENE, rng)),
     ]
+    if drills:
+        talks.append(Dialogue(CHECKING_PROMPT, check(scene.things, rng), "checking"))
+        talks.extend(_lettered(question, rng) for question in _some(choices, _LETTERED_A_SCENE, rng))
+    return talks
+
+
+def _some(questions: Sequence[Question], count: int, rng: np.random.Generator) -> list[Question]:
+    return [questions[index] for index in rng.permutation(len(questions))[:count].tolist()]
+
+
+def _dialogue(question: Question) -> Dialogue:
+    return Dialogue(question.prompt, question.answer, question.kind)
+
+
+def _given_away(question: Question) -> Dialogue:
+    answer = question.choices[LETTERS.index(question.answer)]
+    return Dialogue(f"It is {answer}.\n{question.prompt}", question.answer, "given away")
+
+
+def _lettered(question: Question, rng: np.random.Generator) -> Dialogue:
+    """Every option with its letter, in any order."""
+    said = [f"{option} {letter}." for letter, option in zip(LETTERS, question.choices, strict=False)]
+    return Dialogue(choice_text(_LETTERS_PROMPT, question.choices), " ".join(rng.permutation(said)), "lettered")
