@@ -170,10 +170,10 @@ def exam_talk(scene: Scene) -> list[Dialogue]:
 def lesson_talk(scene: Scene, rng: np.random.Generator, drills: bool) -> list[Dialogue]:
     """A caption, tellings, some questions and some choices whose answer is given away; and drills.
 
-    A question takes two steps: its word for a thing must be found in the question and then looked for in the image.
-    Captions always say the colour first, so that alone, of what looks up a shape by a colour, the second step is taught
-    alone; tellings do it for every trait by every other. In the same way the drills teach what comes after a look-up:
-    from both traits to yes or no, and from an option to the letter before it.
+    A question takes two steps: its word for a thing must be found in the question, then looked for in the image; and
+    neither is learned while the other is missing. So the second is taught on its own: captions let a shape follow its
+    colour at once, tellings every trait every other. The drills do the same for what comes after a look-up: from both
+    traits to yes or no, and from an option to the letter before it.
     """
     choices = [question for question in scene.questions if question.choices]
     talks = [
