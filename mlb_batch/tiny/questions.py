@@ -8,6 +8,7 @@ A question with choices is put as every multiple choice is here (see vlm/choices
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -123,13 +124,16 @@ def _exists(truth: Truth, rng: np.random.Generator) -> Question:
     hangs_on = "early" if act is truth.acts[0] and len(truth.acts) > 1 else "any"
     if rng.random() < 0.5:
         return _question("exists", f"Is there a {act.name}?", "yes", hangs_on)
-    seen = {(thing.colour, thing.shape) for thing in truth.acts} | {
-        (flash.colour, flash.shape) for flash in truth.flashes
-    }
-    near = [(colour, act.shape) for colour in COLOURS] + [(act.colour, shape) for shape in SHAPES]
+    things: list[Act | Flash] = [*truth.acts, *truth.flashes]
+    seen = {f"{thing.colour} {thing.shape}" for thing in things}
+    return _question("exists", f"Is there a {near_miss(act.colour, act.shape, seen, rng)}?", "no", "any")
+
+
+def near_miss(colour: str, shape: str, seen: Collection[str], rng: np.random.Generator) -> str:
+    """The name of something that was not seen and shares a colour or a shape with this."""
+    near = [f"{other} {shape}" for other in COLOURS] + [f"{colour} {other}" for other in SHAPES]
     absent = [name for name in near if name not in seen]
-    colour, shape = absent[int(rng.integers(len(absent)))]
-    return _question("exists", f"Is there a {colour} {shape}?", "no", "any")
+    return absent[int(rng.integers(len(absent)))]
 
 
 def _about_flashes(truth: Truth) -> list[Question]:

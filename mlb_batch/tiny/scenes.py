@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlb_batch.tiny.questions import Question, with_choices
+from mlb_batch.tiny.questions import Question, near_miss, with_choices
 from mlb_batch.tiny.render import RGB, Sprite, draw
 from mlb_batch.tiny.words import COLOURS, NUMBERS, PLACES, SHAPES
 from mlb_batch.tiny.world import CORNER
@@ -106,7 +106,4 @@ def _exists(things: tuple[Thing, ...], rng: np.random.Generator) -> Question:
 
 
 def _absent(things: tuple[Thing, ...], thing: Thing, rng: np.random.Generator) -> str:
-    """What is not there and differs from this thing in one trait."""
-    near = [f"{colour} {thing.shape}" for colour in COLOURS] + [f"{thing.colour} {shape}" for shape in SHAPES]
-    absent = [name for name in near if name not in {other.name for other in things}]
-    return absent[int(rng.integers(len(absent)))]
+    return near_miss(thing.colour, thing.shape, {other.name for other in things}, rng)

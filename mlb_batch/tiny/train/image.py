@@ -50,12 +50,14 @@ class FrameStudent(nn.Module):
         self.projector = model.model.multi_modal_projector
         self.heads = FrameHeads(model.config.get_text_config().hidden_size)
 
-    def tokens(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
-        hidden = self.tower(clip_pixels(pixels_BHWC), output_hidden_states=True).hidden_states[-2]
-        return self.projector(hidden[:, 1:])
-
     def cells(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
-        return self.tokens(pixels_BHWC).unflatten(1, (SIDE, SIDE))
+        return _view(self.tower, self.projector, pixels_BHWC).unflatten(1, (SIDE, SIDE))
+
+
+def _view(tower: nn.Module, projector: nn.Module, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
+    """One view of 12 x 12 tokens, which is what a frame of a video gets."""
+    tokens_BND: Tensor = projector(tower(clip_pixels(pixels_BHWC), output_hidden_states=True).hidden_states[-2][:, 1:])
+    return tokens_BND
 
 
 def fresh_model(seed: int, layers: int) -> LlavaNextForConditionalGeneration:
@@ -133,9 +135,7 @@ class SceneSchool:
         return packed, visual_BND.flatten(0, 1), dialogues
 
     def _single(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
-        """One view of 12 x 12 tokens, which is what a frame of a video gets."""
-        hidden = self.model.model.vision_tower(clip_pixels(pixels_BHWC), output_hidden_states=True).hidden_states[-2]
-        return self.model.model.multi_modal_projector(hidden[:, 1:])
+        return _view(self.model.model.vision_tower, self.model.model.multi_modal_projector, pixels_BHWC)
 
     def _tiled(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
         """The whole scene small, then its four quarters, joined by the model's own code."""
