@@ -73,6 +73,7 @@ class ReadFrames:
         self._reader = Reader(sampling, size, Limits(video_s=spec.limits.video_s))
         self._clips, self._strikes = spec.clips, strikes
         self._history: History | None = ray.get(history) if history else None
+        self._last: Read | None = None  # with frames
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for work in items(table):
@@ -99,6 +100,8 @@ class ReadFrames:
             return Read(work)
         if work.video.problem is not None:
             return Read(work, problem=RowError(*work.video.problem), in_storage=work.in_storage)
+        if self._last is not None and self._last.work.clip == work.clip:
+            return replace(self._last, work=work, read_s=0.0, bytes_fetched=0)
         key = f"read {work.key}"
         if self._strikes.deaths([key])[0] >= STRIKES:
             return Read(work, problem=RowError("decoder_crash", f"{STRIKES} reading processes died on this video"))
@@ -110,7 +113,8 @@ class ReadFrames:
         cost = Read(work, read_s=time.monotonic() - begun_s, bytes_fetched=self._reader.bytes_fetched - fetched)
         if isinstance(frames, RowError):
             return replace(cost, problem=frames, in_storage=in_storage(frames))
-        return replace(cost, frames=frames, in_storage="found")
+        self._last = replace(cost, frames=frames, in_storage="found")
+        return self._last
 
 
 class Caption:

@@ -71,6 +71,11 @@ class Work:
     def key(self) -> str:
         return self.asks[0].annotation_id
 
+    @property
+    def clip(self) -> tuple[str, str, float | None, float | None]:
+        """What is read: works that agree in it have the same frames."""
+        return (self.video.uri, self.version, self.start_s, self.end_s)
+
 
 @dataclass(frozen=True)
 class Read:

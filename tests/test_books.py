@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ledger_rows import FINGERPRINT, annotation, error, read_plainly
 from small_jobs import clips, ids, spec
 
 from mlb_batch.books import Uncommitted
-from mlb_batch.chain.feed import FLUSH_VIDEOS, unfinished
+from mlb_batch.chain.feed import FLUSH_VIDEOS, SENT_TOGETHER, together, unfinished
 from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger
 from mlb_batch.source import inspect
@@ -83,6 +84,16 @@ def test_when_everything_is_done_only_counts_are_sent(tmp_path: Path) -> None:
     assert len(sent) == 1 < FLUSH_VIDEOS and sent[0].asks == ()
     assert sent[0].counts + sent[0].before == Counts(videos=5, expected=10, skipped_done=10)
     assert sum(len(work.asks) for work in works(tmp_path, history(), limit=2)) == 4
+
+
+def test_neighbours_about_one_clip_are_sent_together_a_few_at_a_time(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 3)
+    a, b, c = works(tmp_path, history())
+    later = replace(a, start_s=1.0)
+    row = [a, *[b] * (2 * SENT_TOGETHER + 1), a, later, replace(a, version="new"), c, c]
+    sent = list(together(row))
+    assert [work for some in sent for work in some] == row
+    assert [len(some) for some in sent] == [1, SENT_TOGETHER, SENT_TOGETHER, 1, 1, 1, 1, 2]
 
 
 def test_outcomes_come_out_of_their_table_as_they_went_in() -> None:

@@ -139,6 +139,27 @@ def test_prompts_of_a_clip_share_its_reading_and_its_encoding(tmp_path: Path) ->
     assert texts(tmp_path / "one").items() <= texts(tmp_path / "two").items()
 
 
+def test_neighbours_about_one_clip_share_its_reading_and_answer_as_if_each_had_read_it(tmp_path: Path) -> None:
+    a, b = clips(tmp_path / "videos", 2)
+    asked = [{"id": f"{name}{n}", "uri": str(uri), "ask": [f"Question {n}?"]}
+             for name, uri in (("a", a), ("b", b)) for n in range(3)]  # fmt: skip
+    part = {**asked[0], "id": "a3", "to": 0.2}
+    rows = {"near": [*asked, part], "apart": [*asked[::3], *asked[1::3], *asked[2::3], part]}
+    found = {}
+    for name, some in rows.items():
+        given = {"manifest": str(manifest(tmp_path / f"{name}.jsonl", some)), "id_column": "id", "end_column": "to"}
+        prompts = [{"id": "q", "kind": "qa", "column": "ask"}]
+        run(spec(tmp_path, input=given, prompts=prompts, output=str(tmp_path / name)))
+        found[name] = {row["video_id"]: row for row in table(tmp_path / name)}
+    assert {name for name, row in found["near"].items() if row["read_s"] > 0} == {"a0", "b0", "a3"}
+    assert {row["frames_read"] for row in found["near"].values()} == {4}
+    for name, row in found["apart"].items():
+        assert (row["text"], row["flops_executed"]) == (
+            found["near"][name]["text"],
+            found["near"][name]["flops_executed"],
+        )
+
+
 def test_200_clips_with_12_broken_ones_of_six_kinds(tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     good = clips(folder, 188)

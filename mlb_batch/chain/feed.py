@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from mlb_batch.work import Counts, History, Work, in_storage, work_table
 
 STAT_THREADS = 16  # looking up a video's version is one small request, and a bucket answers many at once
 AHEAD = 16 * STAT_THREADS
+SENT_TOGETHER = 8  # rows about one clip, at most: many answers to a clip still keep all readers busy
 FLUSH_VIDEOS = 1000  # counts of skipped videos travel on after this many, so that progress shows
 
 
@@ -54,10 +55,22 @@ class VideoSource(Datasource):
 
 def _blocks(spec: JobSpec, found: Any, history: Any, limit: int | None, share: float,
             pace: Pace | None) -> Iterator[pa.Table]:  # fmt: skip
-    for number, work in enumerate(unfinished(spec, ray.get(found), ray.get(history), limit, share)):
+    works = unfinished(spec, ray.get(found), ray.get(history), limit, share)
+    return map(work_table, together(_paced(works, pace)))
+
+
+def _paced(works: Iterable[Work], pace: Pace | None) -> Iterator[Work]:
+    for number, work in enumerate(works):
         if pace:
             pace.wait(number)
-        yield work_table([work])
+        yield work
+
+
+def together(works: Iterable[Work]) -> Iterator[list[Work]]:
+    """Neighbours that are about the same clip go to one reader, which then reads it once."""
+    for _, same in groupby(works, key=lambda work: work.clip):
+        while some := list(islice(same, SENT_TOGETHER)):
+            yield some
 
 
 def unfinished(
