@@ -43,11 +43,14 @@ def _video(args: argparse.Namespace) -> None:
     shallow_task = video.clip_task(student, args.seed, video.SHALLOW_LESSONS)
     train(shallow_task, Pace(args.folder / "video-shallow", args.steps, measure_every=100, save_every=50))
     student = video.grown(student, video.fresh_model(args.seed, VIDEO_LAYERS))
-    task = video.clip_task(student, args.seed + 1, video.DEEP_LESSONS, peak_lr=3e-4)
-    train(task, Pace(args.folder / "video-deep", args.steps - shallow_task.steps, measure_every=100, save_every=50))
+    deep = video.clip_task(student, args.seed + 1, video.DEEP_LESSONS, peak_lr=3e-4)
+    train(deep, Pace(args.folder / "video-deep", args.steps - shallow_task.steps, measure_every=100, save_every=50))
+    before = shallow_task.steps + deep.steps
+    last = video.clip_task(student, args.seed + 2, video.LAST_LESSONS, peak_lr=3e-4)
+    train(last, Pace(args.folder / "video-last", args.steps - before, measure_every=250, save_every=50))
     if args.export:
         figures = video.final_exam(student.model, args.seed)
-        export("tiny", student.model, figures, "video", args.seed, min(args.steps, shallow_task.steps + task.steps))
+        export("tiny", student.model, figures, "video", args.seed, min(args.steps, before + last.steps))
 
 
 def _paired(args: argparse.Namespace) -> None:

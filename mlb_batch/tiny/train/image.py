@@ -7,7 +7,7 @@ Legend: B scenes, K tiles of one (the whole scene first), H height, W width, C c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -22,13 +22,13 @@ from mlb_batch.tiny.build import make_tokenizer
 from mlb_batch.tiny.questions import Question
 from mlb_batch.tiny.scenes import CAPTION_PROMPTS, CHECKING_PROMPT, TELLING_PROMPT, Scene, check, make_scene, tell
 from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
+from mlb_batch.tiny.train.drills import given_away, lettered, some
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameHeads, make_frames, vary
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.packing import Dialogue, Packer
 from mlb_batch.tiny.train.pixels import clip_pixels
 from mlb_batch.tiny.world import HELD_OUT_FROM
-from mlb_batch.vlm.choices import LETTERS, choice_text
 
 FRAME_STEPS, FRAME_BATCH = 600, 96
 SIDE, REACH = 12, 1.5  # tokens of a frame's side; a shape is about three of them wide, and each of those should know it
@@ -38,7 +38,6 @@ DRILLS_FROM = 300  # when things are looked up
 _SCENES_A_BATCH = {"single": 24, "tiled": 6}
 _TILED_SHARE = 0.3
 _TELLINGS_A_SCENE, _QUESTIONS_A_SCENE, _GIVEN_AWAY_A_SCENE, _LETTERED_A_SCENE = 3, 6, 2, 2
-_LETTERS_PROMPT = "Tell me the letter of each option."
 
 
 class FrameStudent(nn.Module):
@@ -179,29 +178,14 @@ def lesson_talk(scene: Scene, rng: np.random.Generator, drills: bool) -> list[Di
     talks = [
         Dialogue(str(rng.choice(CAPTION_PROMPTS)), scene.caption, "caption"),
         *(Dialogue(TELLING_PROMPT, tell(scene.things, rng), "telling") for _ in range(_TELLINGS_A_SCENE)),
-        *map(_dialogue, _some(scene.questions, _QUESTIONS_A_SCENE, rng)),
-        *map(_given_away, _some(choices, _GIVEN_AWAY_A_SCENE, rng)),
+        *map(_dialogue, some(scene.questions, _QUESTIONS_A_SCENE, rng)),
+        *map(given_away, some(choices, _GIVEN_AWAY_A_SCENE, rng)),
     ]
     if drills:
         talks.append(Dialogue(CHECKING_PROMPT, check(scene.things, rng), "checking"))
-        talks.extend(_lettered(question, rng) for question in _some(choices, _LETTERED_A_SCENE, rng))
+        talks.extend(lettered(question, rng) for question in some(choices, _LETTERED_A_SCENE, rng))
     return talks
-
-
-def _some(questions: Sequence[Question], count: int, rng: np.random.Generator) -> list[Question]:
-    return [questions[index] for index in rng.permutation(len(questions))[:count].tolist()]
 
 
 def _dialogue(question: Question) -> Dialogue:
     return Dialogue(question.prompt, question.answer, question.kind)
-
-
-def _given_away(question: Question) -> Dialogue:
-    answer = question.choices[LETTERS.index(question.answer)]
-    return Dialogue(f"It is {answer}.\n{question.prompt}", question.answer, "given away")
-
-
-def _lettered(question: Question, rng: np.random.Generator) -> Dialogue:
-    """Every option with its letter, in any order."""
-    said = [f"{option} {letter}." for letter, option in zip(LETTERS, question.choices, strict=False)]
-    return Dialogue(choice_text(_LETTERS_PROMPT, question.choices), " ".join(rng.permutation(said)), "lettered")

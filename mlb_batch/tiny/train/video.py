@@ -5,7 +5,7 @@ Legend: B clips, F frames, H height, W width, C colour channels, N visual tokens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from mlb_batch.tiny.train.answers import Sample, accuracy, noted_loss
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameBatch, FrameHeads, make_frames, vary
 from mlb_batch.tiny.train.grow import grow
-from mlb_batch.tiny.train.lessons import exam_talk, lesson_talk
+from mlb_batch.tiny.train.lessons import exam_talk, last_talk, lesson_talk
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.notes import NoteHeads, notes
 from mlb_batch.tiny.train.packing import Dialogue, Packer
@@ -43,6 +43,7 @@ class Lesson:
     max_acts: int
     max_flashes: int
     reading: float = 0.0  # this share of the steps stays with texts
+    last: bool = False
 
     def clips(self, frames: int) -> int:
         return max(6, self.batch_frames // frames)
@@ -59,6 +60,7 @@ SHALLOW_LESSONS = (
 DEEP_LESSONS = (
     Lesson(until=1900, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
 )
+LAST_LESSONS = (Lesson(until=650, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, last=True),)
 
 
 class FrameStudent(nn.Module):
@@ -136,11 +138,13 @@ class ClipSchool:
             make_clip(clip_seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes)
             for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips(frames)).tolist()
         ]
-        return self._watching(clips, rng)
+        return self._watching(clips, last_talk if lesson.last else lesson_talk, rng)
 
-    def _watching(self, clips: list[Clip], rng: np.random.Generator) -> Tensor:
+    def _watching(
+        self, clips: list[Clip], talk: Callable[[Clip, np.random.Generator], list[Dialogue]], rng: np.random.Generator
+    ) -> Tensor:
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
-        packed, visual_ND, _ = self._sample(pixels, [lesson_talk(clip, rng) for clip in clips])
+        packed, visual_ND, _ = self._sample(pixels, [talk(clip, rng) for clip in clips])
         with torch.autocast("cpu", torch.bfloat16):
             loss, hidden_ND = noted_loss(self.model, self.packer.media_id, packed, visual_ND, self.student.depth)
             noted = notes(clips, len(visual_ND) // len(clips), POOLED_CELLS)
