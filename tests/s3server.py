@@ -30,6 +30,7 @@ import s3fs
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 STARTS_WITHIN_S = 60
+STOPS_WITHIN_S = 30
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,22 @@ class S3Server:
         )
         fs.call_s3("create_bucket", Bucket=bucket)  # mkdir would name a region, which the gateway has none of
         return bucket
+
+    def stand_still(self) -> None:
+        """Returns once no thread of the gateway runs: on a busy machine some answer for a second after the signal."""
+        os.kill(self.pids[0], signal.SIGSTOP)
+        deadline = time.monotonic() + STOPS_WITHIN_S
+        while any(_state(thread) != "T" for thread in Path(f"/proc/{self.pids[0]}/task").iterdir()):
+            assert time.monotonic() < deadline, "the gateway does not stop"
+            time.sleep(0.01)
+
+    def go_on(self) -> None:
+        os.kill(self.pids[0], signal.SIGCONT)
+
+
+def _state(thread: Path) -> str:
+    """Behind the name, which may hold anything, brackets too."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 import resource
@@ -276,11 +275,11 @@ def _commit_through_an_outage(server: S3Server, outage_s: float) -> None:
     place = Place(f"s3://{server.make_bucket()}/out")
     with Writer(place.uri, 40, 2) as writer:
         assert writer.hear() == "ready" and writer.hear() == "committed 2"
-        os.kill(server.pids[0], signal.SIGSTOP)
+        server.stand_still()
         try:
             time.sleep(outage_s)  # the outage itself: nothing is waited for
         finally:
-            os.kill(server.pids[0], signal.SIGCONT)
+            server.go_on()
         assert writer.hear_all()[-1] == "done"
     assert sorted(place.ids()) == sorted(row_id(n) for n in range(40))
 

@@ -6,9 +6,7 @@ import base64
 import contextlib
 import io
 import json
-import os
 import re
-import signal
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -161,17 +159,17 @@ def test_an_outage_is_waited_out_or_ends_the_run_to_be_resumed(outage_s: int | N
         process = start(MLB_BATCH, "run", str(path), **server.environment())
         stack.callback(kill_all, process)
         until(lambda: fs.glob(f"{bucket}/out/annotations/*/part-*"), "a first commit")
-        os.kill(server.pids[0], signal.SIGSTOP)
-        stack.callback(os.kill, server.pids[0], signal.SIGCONT)
+        server.stand_still()
+        stack.callback(server.go_on)
         begun_s = time.monotonic()
         if outage_s is not None:
             time.sleep(outage_s)  # the fault itself, not a wait for something
-            os.kill(server.pids[0], signal.SIGCONT)
+            server.go_on()
         out, err = process.communicate(timeout=300)
         if outage_s is None:
             assert process.returncode == 1 and "run the same command" in err.strip().splitlines()[-1], err
             assert time.monotonic() - begun_s < PATIENCE_S + 60
-            os.kill(server.pids[0], signal.SIGCONT)
+            server.go_on()
             process = start(MLB_BATCH, "run", str(path), **server.environment())
             stack.callback(kill_all, process)
             out, err = process.communicate(timeout=300)

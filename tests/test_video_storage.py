@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -236,21 +234,20 @@ def test_an_outage_is_waited_out_and_does_not_use_up_the_videos_time(
         pytest.skip("only Ceph's gateway is a process of its own")
     monkeypatch.setattr(storage, "ANSWER_S", 1)
     s3fs.S3FileSystem.clear_instance_cache()
-    gateway = s3.pids[0]
     with reader(video_s=5, patience_s=60) as there, reader() as here:
         there.read(f"s3://{bucket}/short.mp4")
-        os.kill(gateway, signal.SIGSTOP)
-        back = threading.Timer(8, os.kill, (gateway, signal.SIGCONT))
+        s3.stand_still()
+        back = threading.Timer(8, s3.go_on)
         back.start()
         try:
             begun_s = time.monotonic()
             assert same(there.read(f"s3://{bucket}/short.mp4"), here.read(str(short)))
             assert time.monotonic() - begun_s > 7, "there was no outage"
-            os.kill(gateway, signal.SIGSTOP)
+            s3.stand_still()
             with reader(patience_s=3) as impatient, pytest.raises(JobError, match="didn't answer well for 3 s"):
                 impatient.read(f"s3://{bucket}/short.mp4")
             assert time.monotonic() - begun_s < 30
         finally:
             back.join()
-            os.kill(gateway, signal.SIGCONT)
+            s3.go_on()
     s3fs.S3FileSystem.clear_instance_cache()
