@@ -67,7 +67,7 @@ def weather(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weather]:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where requests are counted: a busy machine may need more than the second after which a little one is sent again."""
+    """Where requests are counted: a busy machine may take longer than the second after which one is sent again."""
     monkeypatch.setattr(storage_errors, "FIRST_ANSWER_S", ANSWER_S)
 
 
