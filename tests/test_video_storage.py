@@ -106,9 +106,7 @@ def test_only_the_bytes_that_the_frames_need_are_fetched(
         assert header == here.probe(str(long)) and header.num_bytes == size
 
 
-def test_a_clip_of_a_long_video_alone(
-    s3: S3Server, bucket: str, long: Path, weather: Weather, unhurried: None
-) -> None:
+def test_a_clip_of_a_long_video_alone(s3: S3Server, bucket: str, long: Path, weather: Weather, unhurried: None) -> None:
     calm = weather()
     with reader() as there, reader() as here:
         frames = there.read(f"s3://{bucket}/long.mp4", 60.0, 62.0)
