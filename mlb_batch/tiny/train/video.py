@@ -43,7 +43,7 @@ class Lesson:
     max_acts: int
     max_flashes: int
     reading: float = 0.0  # this share of the steps stays with texts
-    last: bool = False
+    talk: Callable[[Clip, np.random.Generator], list[Dialogue]] = lesson_talk
 
     def clips(self, frames: int) -> int:
         return max(6, self.batch_frames // frames)
@@ -60,7 +60,9 @@ SHALLOW_LESSONS = (
 DEEP_LESSONS = (
     Lesson(until=1900, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, reading=0.1),
 )
-LAST_LESSONS = (Lesson(until=650, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, last=True),)
+LAST_LESSONS = (
+    Lesson(until=650, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, talk=last_talk),
+)
 
 
 class FrameStudent(nn.Module):
@@ -138,13 +140,11 @@ class ClipSchool:
             make_clip(clip_seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes)
             for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips(frames)).tolist()
         ]
-        return self._watching(clips, last_talk if lesson.last else lesson_talk, rng)
+        return self._watching(clips, lesson, rng)
 
-    def _watching(
-        self, clips: list[Clip], talk: Callable[[Clip, np.random.Generator], list[Dialogue]], rng: np.random.Generator
-    ) -> Tensor:
+    def _watching(self, clips: list[Clip], lesson: Lesson, rng: np.random.Generator) -> Tensor:
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
-        packed, visual_ND, _ = self._sample(pixels, [talk(clip, rng) for clip in clips])
+        packed, visual_ND, _ = self._sample(pixels, [lesson.talk(clip, rng) for clip in clips])
         with torch.autocast("cpu", torch.bfloat16):
             loss, hidden_ND = noted_loss(self.model, self.packer.media_id, packed, visual_ND, self.student.depth)
             noted = notes(clips, len(visual_ND) // len(clips), POOLED_CELLS)
