@@ -73,7 +73,7 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
     "adatp": {
         "global": ["segments", "position", "both", "none"],
         "score": ["last", "question"],
-        "schedule": ["geometric", "linear", "one_shot"],
+        "schedule": ["geometric", "linear", "one_shot", "steep"],
     },
     "mlb": {"expand": ["carry", "refeed"], "tail": [0, 3, 24], "layer": [1, 3], "segment": [1, 5]},
     "mlb-g": {"expand": ["carry", "refeed"], "segment": [2, 5]},

@@ -32,7 +32,7 @@ ADATP_OPTIONS = {
     "local": st.sampled_from(["dedup", "suppress", "none"]),
     "score": st.sampled_from(["last", "question"]),
     "heads": st.sampled_from(["mean", "max"]),
-    "schedule": st.sampled_from(["geometric", "one_shot", "linear"]),
+    "schedule": st.sampled_from(["geometric", "one_shot", "linear", "steep"]),
     "spend": st.sampled_from(["exact", "cap"]),
     "tau": st.sampled_from([0.9, 0.95, 0.99]),
 }

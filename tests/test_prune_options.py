@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -65,6 +66,12 @@ def test_listed_steps_are_the_shares_that_have_left() -> None:
     assert [c.keep for c in cuts] == [round(6272 - (6272 - 1568) * s) for s in steps]
 
 
+def test_a_steep_fall_is_nearly_over_at_the_second_cut() -> None:
+    left = [c.keep - 1568 for c in make("adatp", {"schedule": "steep"}).schedule(ONEVISION_7B, CLIP, 250_000).cuts]
+    assert left[0] == (6272 - 1568) / 2 and 0.09 < left[1] / (6272 - 1568) < 0.1 and left[-1] == 0
+    assert {a - b for a, b in pairwise(left[1:])} <= {33, 34}
+
+
 @pytest.mark.parametrize(
     ("layers", "first", "last"), [(28, 2, 16), (32, 2, 18), (60, 4, 34), (8, 1, 5), (2, 1, 1), (3, 1, 2)]
 )
@@ -72,7 +79,7 @@ def test_layers_of_the_cuts(layers: int, first: int, last: int) -> None:
     assert cut_layers(layers) == list(range(first, last + 1))
 
 
-@pytest.mark.parametrize("schedule", ["geometric", "linear", "one_shot"])
+@pytest.mark.parametrize("schedule", ["geometric", "linear", "one_shot", "steep"])
 @example(max_examples=100, deadline=None)
 @given(clip=clip_shapes(), keep=st.integers(0, WHOLE))
 def test_the_keep_never_rises_over_the_cuts(schedule: str, clip: ClipShape, keep: int) -> None:

@@ -33,7 +33,7 @@ class AdaTP:
     heads: str = field(default="mean", metadata={"one_of": ("mean", "max")})
     fall: str | tuple[float, ...] = field(
         default="geometric",
-        metadata={"option": "schedule", "one_of": ("geometric", "one_shot", "linear"), "steps": True},
+        metadata={"option": "schedule", "one_of": ("geometric", "one_shot", "linear", "steep"), "steps": True},
     )
     spend: str = field(default="exact", metadata={"one_of": ("exact", "cap")})
     tau: float = 0.95
@@ -64,8 +64,10 @@ class AdaTP:
             return [1 - (1 - last) * step for step in self.fall]
         if self.fall == "one_shot":
             return [last]
-        steps = [(j + 1) / cuts for j in range(cuts)]
-        return [last**s for s in steps] if self.fall == "geometric" else [1 - (1 - last) * s for s in steps]
+        even = [(j + 1) / cuts for j in range(cuts)]
+        if self.fall == "geometric":
+            return [last**step for step in even]
+        return [1 - (1 - last) * step for step in (_steep(cuts) if self.fall == "steep" else even)]
 
     @property
     def _by_segment(self) -> bool:
@@ -146,6 +148,12 @@ def cut_layers(layers: int) -> list[int]:
     first = max(1, round(2 * layers / 28))
     last = min(layers - 1, max(first + 1, round(16 * layers / 28)))
     return list(range(first, last + 1))
+
+
+def _steep(cuts: int) -> list[float]:
+    """Half of what leaves has left by the first cut, nine tenths by the second, the rest evenly over the others."""
+    late = [1 - 0.1 * (cuts - 1 - j) / (cuts - 1) for j in range(1, cuts)]
+    return [0.5, *late] if late else [1.0]
 
 
 def representatives(score_N: Tensor, segment_N: Tensor, place_N: Tensor, places: int) -> Tensor:
