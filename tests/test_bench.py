@@ -345,7 +345,8 @@ def test_scale_counts_every_row_and_cannot_beat_its_captioners(
 
 @pytest.mark.slow
 def test_the_pipeline_is_held_against_the_captioner_without_ray(ray_cluster: None) -> None:
-    found = pipeline(Options(clips=16, frames=8, new_tokens=8))
+    found = pipeline(Options(clips=32, frames=8, new_tokens=8, batch=4))
+    assert found["batch"] == 4
     rates, ratio = found["rows_per_s"], found["ratios"]["ray_over_direct"]
     assert min(rates["ray"].low, rates["direct"].low) > 0
     assert rates["ray"].low / rates["direct"].high <= ratio.low <= ratio.high <= rates["ray"].high / rates["direct"].low

@@ -14,7 +14,7 @@ class Options:
     threads: int | None = None  # of torch on a CPU; None: as it comes
     frames: int | None = None
     new_tokens: int | None = None
-    batch: int | None = None  # clips at once; None: each contender's best
+    batch: int | None = None  # clips at once; None: each contender's best, or what a job would take
     method: str | None = None
     ratio: float | None = None  # of the unpruned prefill
     model: str = "embedded:tiny"  # calibrate, pipeline, scale

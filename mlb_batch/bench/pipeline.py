@@ -57,6 +57,7 @@ def pipeline(options: Options) -> dict[str, Any]:
     return {
         "clips": options.clips,
         "readers": options.readers,
+        "batch": batch,
         "rows_per_s": {name: Spread.of(some) for name, some in rates.items()},
         "ratios": {"ray_over_direct": Spread.of(shares)},
     }
@@ -72,7 +73,10 @@ def _job(options: Options, scratch: Path) -> JobSpec:
         "frames": {"count": options.frames or 32},
         "prune": {"method": options.method or "adatp"},
         "generate": {"max_new_tokens": options.new_tokens or 32},
-        "cluster": {"read": {"concurrency": [options.readers] * 2}, "caption": {"concurrency": [1, 1]}},
+        "cluster": {
+            "read": {"concurrency": [options.readers] * 2},
+            "caption": {"concurrency": [1, 1], "batch_videos": options.batch or "auto"},
+        },
         "output": {"uri": f"{scratch}/out", "commit_rows": max(1, options.clips // COMMITS)},
     })  # fmt: skip
 
