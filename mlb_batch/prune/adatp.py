@@ -152,8 +152,7 @@ def cut_layers(layers: int) -> list[int]:
 
 def _steep(cuts: int) -> list[float]:
     """Half of what leaves has left by the first cut, nine tenths by the second, the rest evenly over the others."""
-    late = [1 - 0.1 * (cuts - 1 - j) / (cuts - 1) for j in range(1, cuts)]
-    return [0.5, *late] if late else [1.0]
+    return [0.5, *(1 - 0.1 * (cuts - 1 - j) / (cuts - 1) for j in range(1, cuts))]
 
 
 def representatives(score_N: Tensor, segment_N: Tensor, place_N: Tensor, places: int) -> Tensor:
