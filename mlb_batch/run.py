@@ -5,17 +5,17 @@ JobSpec -> Plan -> Video + its prompts -> Frames -> Annotation rows -> Parquet
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import Any
 
-import ray
 from ray.data import DataContext, Dataset
 
 from mlb_batch.books import Books, Uncommitted, closed
-from mlb_batch.chain.arrivals import arriving
+from mlb_batch.chain.arrivals import everything
 from mlb_batch.chain.cluster import connected, data_context
 from mlb_batch.chain.metrics import Metrics
-from mlb_batch.chain.pace import Pace
+from mlb_batch.chain.parts import Part
 from mlb_batch.chain.pools import Pools, pools
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.reading import captioners, clips_with_frames
@@ -63,21 +63,21 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
         freeze(spec, priced)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
-        purse, pace = grants(priced, ledger), Pace(sizes.readers[1])
         with (
             DataContext.current(data_context()),
             Progress(books, folder, Metrics(spec.name, run_id).show) as progress,
             Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,
             lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
-            arriving(chain(spec, priced, sizes, found, history, strikes, limit, share, purse, pace),
-                     pace, spec.limits) as arrivals,
+            closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, grants(priced, ledger)),
+                               sizes.readers[1], spec.limits, share, limit)) as arrivals,
         ):  # fmt: skip
             stopped = ""
-            while not stopped and (outcomes := arrivals.take()) is not None:
+            for outcomes in arrivals:
                 books.add(outcomes)
                 rows.add(outcomes)
                 progress.show()
-                stopped = stop.reason
+                if stopped := stop.reason:
+                    break
         summary = closed(spec, books, stopped, run_id=run_id, fingerprint=priced.fingerprint, rows_written=rows.written,
                          limit=limit, share=share, canary=seen, output=output)  # fmt: skip
         folder.write_json("summary", summary)
@@ -89,11 +89,10 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
 
 
 def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history: History, strikes: Strikes,
-          limit: int | None, share: float, purse: Grants | None, pace: Pace | None) -> Dataset:  # fmt: skip
+          purse: Grants | None, part: Part) -> Dataset:  # fmt: skip
     """manifest -> videos with something to do -> clips with frames -> finished rows. No two steps ask for the same."""
-    past, engine = ray.put(history), Engine.of(spec, priced)
-    same = Constants(priced.model, spec.prune.method, spec.prune.select)
+    engine, same = Engine.of(spec, priced), Constants(priced.model, spec.prune.method, spec.prune.select)
     captioning = (partial(engine.load, purse), same, strikes, sizes.captioners[1])
-    return clips_with_frames(spec, engine, sizes, found, past, strikes, limit, share, pace).map_batches(
+    return clips_with_frames(spec, engine, sizes, found, history, strikes, part).map_batches(
         Caption, fn_constructor_args=captioning, batch_format="pyarrow", batch_size=sizes.batch_videos,
         **captioners(sizes))  # fmt: skip

@@ -13,6 +13,7 @@ from small_jobs import clips, ids, spec
 
 from mlb_batch.books import Uncommitted
 from mlb_batch.chain.feed import FLUSH_VIDEOS, SENT_TOGETHER, together, unfinished
+from mlb_batch.chain.parts import Part
 from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger
 from mlb_batch.source import inspect
@@ -54,9 +55,9 @@ def test_where_the_ledger_refuses_it_is_not_asked_again(tmp_path: Path) -> None:
     assert ids(tmp_path) == []
 
 
-def works(folder: Path, history: History, limit: int | None = None) -> list[Any]:
-    job = spec(folder)
-    return list(unfinished(job, inspect(job), history, limit))
+def works(folder: Path, history: History, *of: Part) -> list[Any]:
+    job, found = spec(folder), inspect(spec(folder))
+    return [work for part in of or (Part(),) for work in unfinished(job, found, history, part)]
 
 
 def history(
@@ -83,7 +84,10 @@ def test_when_everything_is_done_only_counts_are_sent(tmp_path: Path) -> None:
     sent = works(tmp_path, history(everything))
     assert len(sent) == 1 < FLUSH_VIDEOS and sent[0].asks == ()
     assert sent[0].counts + sent[0].before == Counts(videos=5, expected=10, skipped_done=10)
-    assert sum(len(work.asks) for work in works(tmp_path, history(), limit=2)) == 4
+    assert sum(len(work.asks) for work in works(tmp_path, history(), Part(end=2))) == 4
+    thirds = [Part(begin=first, end=first + 5) for first in (0, 5, 10)]
+    in_parts = [ask for work in works(tmp_path, history(), *thirds) for ask in work.asks]
+    assert [ask.annotation_id for ask in in_parts] == everything
 
 
 def test_neighbours_about_one_clip_are_sent_together_a_few_at_a_time(tmp_path: Path) -> None:

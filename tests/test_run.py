@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from video_files import cut, write_audio, write_bomb, write_encrypted, write_vid
 
 from mlb_batch import run
 from mlb_batch.chain.cluster import data_context
+from mlb_batch.chain.parts import Part
 from mlb_batch.chain.pools import pools
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS
@@ -76,6 +78,23 @@ def test_a_folder_with_megabytes_of_names(tmp_path: Path) -> None:
         (tmp_path / "videos" / f"{'n' * 200}{number:05}.mp4").hardlink_to(original)
     summary = run(spec(tmp_path), limit=2)
     assert (summary["expected"], summary["annotated"], summary["complete"]) == (4, 4, False)
+
+
+@pytest.mark.parametrize(("limit", "seen", "chains"), [(None, 7, 3), (6, 6, 2)])
+def test_a_very_long_input_goes_through_one_chain_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, seen: int, chains: int
+) -> None:
+    begun = []
+    monkeypatch.setattr("mlb_batch.chain.parts.PART_VIDEOS", 3)
+    monkeypatch.setattr(sys.modules["mlb_batch.run"], "chain", lambda *given: (begun.append(given), chain(*given))[1])
+    clips(tmp_path / "videos", 6)
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    summary = run(spec(tmp_path), limit=limit)
+    assert len(begun) == chains
+    assert (summary["videos"], summary["expected"], summary["annotated"]) == (seen, 2 * seen, 2 * (seen - 1))
+    assert summary["complete"] is (limit is None) and summary["errors_by_class"] == {"not_video": 2}
+    assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == 2 * (seen - 1)
+    assert run(spec(tmp_path))["annotated"] == 2 * (7 - seen)
 
 
 def test_what_is_new_is_computed_beside_what_stands(tmp_path: Path) -> None:
@@ -268,7 +287,7 @@ def test_reading_and_captioning_are_steps_of_their_own(tmp_path: Path) -> None:
     history = History(priced.fingerprint, ledger.done(), ledger.attempts(), job.retry)
     sizes = pools(job, [node["Resources"] for node in ray.nodes()])
     with DataContext.current(data_context()):
-        done = chain(job, priced, sizes, found, history, Strikes(), None, 1.0, None, None).materialize()
+        done = chain(job, priced, sizes, found, history, Strikes(), None, Part()).materialize()
     steps = [
         line.split(":")[0].split(maxsplit=2)[2] for line in done.stats().splitlines() if line.startswith("Operator")
     ]

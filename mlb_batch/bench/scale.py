@@ -1,8 +1,8 @@
 """`scale`: the chain and the ledger at many rows and many captioners, each of which only takes a real one's time.
 
 The source, Ray Data, the driver's loop and the Parquet files are real; captioners sleep for what the calibration says
-that a clip takes, and no frames travel. Rows a second are counted from the first that arrives, and set against what the
-captioners alone would do; the driver's memory is what it grew by.
+that a clip takes, and no frames travel. Rows a second are counted once a tenth has arrived and the actors stand, and
+set against what the captioners alone would do; the driver's memory is what it grew by.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from mlb_batch.bench.calibrate import calibrate
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT
-from mlb_batch.bench.simulated import Simulated
+from mlb_batch.bench.simulated import NoFrames, Simulated
 from mlb_batch.books import Uncommitted
 from mlb_batch.cost import calibration
 from mlb_batch.cost.budget import Measure
@@ -42,8 +43,9 @@ from mlb_batch.work import Ask as Asked
 from mlb_batch.work import Counts, History, Row, Work
 
 ACTOR_CPUS = 0.01  # they sleep
+READERS, READER_CPUS = 8, 0.02
 BATCH = 2
-TICK_S = 1.0
+STARTING_SHARE = 0.1  # until so many rows have come, actors still start
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -113,23 +115,22 @@ def _real_row(spec: JobSpec) -> Row:
 
 
 def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) -> dict[str, Any]:
-    from mlb_batch.chain.arrivals import arriving
-    from mlb_batch.chain.pace import Pace
+    from mlb_batch.chain.arrivals import everything
 
     committing: list[float] = []
     ledger = Ledger(spec.output.uri, "simulated", "scale")
     arrived, first, first_s, last_s = 0, 0, 0.0, 0.0
-    pace = Pace(actors)
+    way = partial(_chain, spec, template, clip_s, actors)
     with (
         _grown_mb() as grown_mb,
         Uncommitted(ledger, spec.output.commit_rows, committing.append) as waiting,
-        arriving(_chain(spec, template, clip_s, actors, pace), pace) as arrivals,
+        closing(everything(way, READERS, spec.limits)) as arrivals,
     ):
-        while (outcomes := arrivals.take(TICK_S)) is not None:
+        for outcomes in arrivals:
             arrived += sum(len(one.annotations) for one in outcomes)
             waiting.add(outcomes)
             last_s = time.monotonic() if outcomes else last_s
-            if not first_s and arrived:
+            if not first_s and arrived >= rows * STARTING_SHARE:
                 first, first_s = arrived, last_s
             memory_mb = grown_mb()
     assert arrived == waiting.written == rows, (arrived, waiting.written, rows)
@@ -140,13 +141,15 @@ def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) ->
     }  # fmt: skip
 
 
-def _chain(spec: JobSpec, template: Row, clip_s: float, actors: int, pace: Any) -> Dataset:
-    """As in run.py, without the readers."""
+def _chain(spec: JobSpec, template: Row, clip_s: float, actors: int, part: Any) -> Dataset:
+    """As in run.py, with readers that open nothing."""
     from mlb_batch.chain.feed import VideoSource
 
     past = ray.put(History("simulated", DoneIds(), {}, spec.retry))
-    source = VideoSource(spec, inspect(spec), past, None, 1.0, pace)
+    source = VideoSource(spec, inspect(spec), past, part)
     return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
+        NoFrames, batch_format="pyarrow", batch_size=1, num_cpus=READER_CPUS, compute=ActorPoolStrategy(size=READERS),
+    ).map_batches(
         Simulated, fn_constructor_args=(template, clip_s), batch_format="pyarrow", batch_size=BATCH,
         num_cpus=ACTOR_CPUS, compute=ActorPoolStrategy(size=actors),
     )  # fmt: skip

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -14,11 +13,10 @@ from ray.data import Dataset
 
 from mlb_batch.chain.breaker import Breaker
 from mlb_batch.chain.pace import Pace
+from mlb_batch.chain.parts import Part, parts
 from mlb_batch.errors import JobError, MlbBatchError, UserError
 from mlb_batch.spec import LimitsSpec
-from mlb_batch.stages import attempt
-from mlb_batch.video import version_of
-from mlb_batch.work import in_storage, items
+from mlb_batch.work import items
 
 TICK_S = 1.0
 PARTING_S = 5.0  # for what is on its way, so that Ray Data ends while Ray is there; else it starts a Ray of its own
@@ -79,19 +77,27 @@ class Arrivals:
                 continue
 
 
+def everything(chain: Callable[[Part], Dataset], takers: int, limits: LimitsSpec, share: float = 1.0,
+               limit: int | None = None) -> Generator[list[Any]]:  # fmt: skip
+    """What arrives of the whole input, part after part; empty lists in between, while nothing does."""
+    videos, breaker = 0, Breaker(limits)
+    for part in parts(share, limit, takers):
+        with arriving(chain(part), part.pace, breaker) as arrivals:
+            while (outcomes := arrivals.take()) is not None:
+                videos += sum(outcome.counts.videos for outcome in outcomes)
+                yield outcomes
+        if videos < part.end:
+            return
+
+
 @contextmanager
-def arriving(dataset: Dataset, pace: Pace | None = None, limits: LimitsSpec | None = None) -> Iterator[Arrivals]:
-    """`pace`: the source's, where it has one. `limits`: where a run is to end when its storage gives it nothing."""
-    arrivals = Arrivals(dataset, pace, Breaker(limits, _there) if limits else None)
+def arriving(dataset: Dataset, pace: Pace | None = None, breaker: Breaker | None = None) -> Iterator[Arrivals]:
+    """`pace`: the source's, where it has one. `breaker`: where a run is to end when its storage gives it nothing."""
+    arrivals = Arrivals(dataset, pace, breaker)
     try:
         yield arrivals
     finally:
         arrivals.close()
-
-
-def _there(uri: str) -> bool:
-    """Asked of storage now. Raises JobError where it answers nobody any more."""
-    return in_storage(attempt(partial(version_of, uri), "storage")) != "failed"
 
 
 def _translated(error: BaseException) -> MlbBatchError:

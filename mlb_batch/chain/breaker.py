@@ -9,16 +9,24 @@ more: if it still can be, the others are refused for themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from mlb_batch.errors import JobError
 from mlb_batch.spec import LimitsSpec
-from mlb_batch.work import Outcome
+from mlb_batch.stages import attempt
+from mlb_batch.video import version_of
+from mlb_batch.work import Outcome, in_storage
 
 IN_A_ROW = 20
 
 
+def still_there(uri: str) -> bool:
+    """Asked of storage now. Raises JobError where it answers nobody any more."""
+    return in_storage(attempt(partial(version_of, uri), "storage")) != "failed"
+
+
 class Breaker:
-    def __init__(self, limits: LimitsSpec, there: Callable[[str], bool]) -> None:
+    def __init__(self, limits: LimitsSpec, there: Callable[[str], bool] = still_there) -> None:
         """`there`: whether storage still has something to say of a uri."""
         self._most = IN_A_ROW if limits.max_error_share is None else None  # who says what to expect is believed
         self._there = there

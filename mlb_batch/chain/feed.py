@@ -16,6 +16,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from mlb_batch.chain.pace import Pace
+from mlb_batch.chain.parts import Part
 from mlb_batch.errors import RowError
 from mlb_batch.source import Inspection, Video, videos
 from mlb_batch.spec import JobSpec
@@ -37,10 +38,9 @@ class VideoSource(Datasource):
 
     supports_distributed_reads = False
 
-    def __init__(self, spec: JobSpec, found: Inspection, history: Any, limit: int | None, share: float,
-                 pace: Pace | None) -> None:  # fmt: skip
+    def __init__(self, spec: JobSpec, found: Inspection, history: Any, part: Part) -> None:
         super().__init__()
-        self._given = (spec, ray.put(found), history, limit, share, pace)
+        self._given = (spec, ray.put(found), history, part)
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -53,10 +53,9 @@ class VideoSource(Datasource):
         return [ReadTask(lambda: _blocks(*given), unknown)]
 
 
-def _blocks(spec: JobSpec, found: Any, history: Any, limit: int | None, share: float,
-            pace: Pace | None) -> Iterator[pa.Table]:  # fmt: skip
-    works = unfinished(spec, ray.get(found), ray.get(history), limit, share)
-    return map(work_table, together(_paced(works, pace)))
+def _blocks(spec: JobSpec, found: Any, history: Any, part: Part) -> Iterator[pa.Table]:
+    works = unfinished(spec, ray.get(found), ray.get(history), part)
+    return map(work_table, together(_paced(works, part.pace)))
 
 
 def _paced(works: Iterable[Work], pace: Pace | None) -> Iterator[Work]:
@@ -73,15 +72,10 @@ def together(works: Iterable[Work]) -> Iterator[list[Work]]:
             yield some
 
 
-def unfinished(
-    spec: JobSpec, found: Inspection, history: History, limit: int | None, share: float = 1.0
-) -> Iterator[Work]:
-    """The videos that need work; the counts of those that don't ride on the next one that is sent.
-
-    `share`: only such a share of the videos, chosen by their ids.
-    """
+def unfinished(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
+    """The videos that need work; the counts of those that don't ride on the next one that is sent."""
     before = Counts()
-    for work in _looked_up(spec, found, history, limit, share):
+    for work in _looked_up(spec, found, history, part):
         before += Counts(videos=1)
         if work.asks or before.videos >= FLUSH_VIDEOS:
             yield replace(work, before=before)
@@ -92,11 +86,10 @@ def unfinished(
         yield replace(last, counts=Counts(), before=before)
 
 
-def _looked_up(
-    spec: JobSpec, found: Inspection, history: History, limit: int | None, share: float
-) -> Iterator[Work]:  # fmt: skip
+def _looked_up(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
     """In the source's order, with the versions of a few hundred videos looked up ahead."""
-    stream = islice((video for video in videos(spec, found) if _chosen(video, share)), limit)
+    chosen = (video for video in videos(spec, found) if _chosen(video, part.share))
+    stream = islice(chosen, part.begin, part.end)
     with ThreadPoolExecutor(STAT_THREADS) as pool:
         while ahead := list(islice(stream, AHEAD)):
             yield from pool.map(partial(_work, spec, history), ahead)

@@ -17,7 +17,7 @@ from mlb_batch.work import Outcome
 
 PARTING_S = 1.0
 LEAST, EACH = 1000, 256  # videos under way: in a whole job, and for each actor that takes them from the source
-STEPS = 16  # the source asks so many times on the way to its limit
+STEPS = 16  # the source asks, and the driver tells, so many times on the way to its limit
 
 
 class Gate:
@@ -43,18 +43,21 @@ class Pace:
 
     def __init__(self, takers: int) -> None:
         self._most = max(LEAST, EACH * takers)
-        self._ended = 0
-        # Costs nothing. Should it die, it starts again, and is told the whole number with what arrives next.
+        self._step = self._most // STEPS
+        self._ended = self._told = 0
+        # Costs nothing. Should it die, it starts again, and is told the whole number a step later.
         self._gate: Any = ray.remote(Gate).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
 
     def wait(self, begun: int) -> None:
-        if begun % (self._most // STEPS) == 0:
+        if begun % self._step == 0:
             ray.get(self._gate.room.remote(begun, self._most))
 
     def arrived(self, outcomes: Sequence[Outcome]) -> None:
         """A video's counts come once, with the first of its clips."""
         self._ended += sum(1 for outcome in outcomes if outcome.counts.videos)
-        self._gate.tell.remote(self._ended)
+        if self._ended - self._told >= self._step:  # what is kept back is less than what the source waits for
+            self._told = self._ended
+            self._gate.tell.remote(self._ended)
 
     def close(self) -> None:
         """The actor would live as long as the cluster, which may run many jobs."""

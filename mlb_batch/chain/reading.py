@@ -8,25 +8,26 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from mlb_batch.chain.feed import VideoSource
-from mlb_batch.chain.pace import Pace
+from mlb_batch.chain.parts import Part
 from mlb_batch.chain.pools import Pools
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.engine import Engine
 from mlb_batch.source import Inspection
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import ReadFrames
+from mlb_batch.work import History
 
 # Ray Data looks ten times a second at what has ended, and sends on: with the two batches of its own choice in flight, a
 # captioner of short clips rests while they wait.
 BATCHES_IN_FLIGHT = 4
 
 
-def clips_with_frames(spec: JobSpec, engine: Engine, sizes: Pools, found: Inspection, past: Any, strikes: Strikes,
-                      limit: int | None, share: float, pace: Pace | None) -> Dataset:  # fmt: skip
-    """`past`: the history in the object store. `share`: of the videos, the same ones every time."""
+def clips_with_frames(spec: JobSpec, engine: Engine, sizes: Pools, found: Inspection, history: History,
+                      strikes: Strikes, part: Part) -> Dataset:  # fmt: skip
+    past = ray.put(history)
     reading = (spec, engine.sampling, engine.frame_size(), strikes, past if spec.clips else None)
     videos = ray.data.read_datasource(
-        VideoSource(spec, found, past, limit, share, pace), num_cpus=0, override_num_blocks=1
+        VideoSource(spec, found, past, part), num_cpus=0, override_num_blocks=1
     )  # fmt: skip
     return videos.map_batches(
         ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,

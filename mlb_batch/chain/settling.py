@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from contextlib import closing
 
-import ray
 from ray.data import DataContext
 
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context
+from mlb_batch.chain.parts import Part
 from mlb_batch.chain.pools import Pools
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.reading import captioners, clips_with_frames
@@ -43,11 +43,11 @@ def settled(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection) -> Pla
 
 def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, share: float) -> list[Redundant]:
     """Every clip that can be read, or those of a share of the videos."""
-    nothing = ray.put(History("", DoneIds(), {}, spec.retry))
+    nothing = History("", DoneIds(), {}, spec.retry)
     engine = Engine.of(spec, priced)
     out: list[Redundant] = []
     with closing(Strikes()) as strikes:
-        frames = clips_with_frames(spec, engine, sizes, found, nothing, strikes, None, share, None)
+        frames = clips_with_frames(spec, engine, sizes, found, nothing, strikes, Part(share))
         measured = frames.map_batches(
             Measure, fn_constructor_args=(engine.load,), batch_format="pyarrow", batch_size=1,
             **captioners(sizes))  # fmt: skip
