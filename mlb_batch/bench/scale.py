@@ -144,14 +144,16 @@ def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) ->
 def _chain(spec: JobSpec, template: Row, clip_s: float, actors: int, part: Any) -> Dataset:
     """As in run.py, with readers that open nothing."""
     from mlb_batch.chain.feed import VideoSource
+    from mlb_batch.chain.reading import BATCHES_IN_FLIGHT
 
+    captioners = ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT)
     past = ray.put(History("simulated", DoneIds(), {}, spec.retry))
     source = VideoSource(spec, inspect(spec), past, part)
     return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
         NoFrames, batch_format="pyarrow", batch_size=1, num_cpus=READER_CPUS, compute=ActorPoolStrategy(size=READERS),
     ).map_batches(
         Simulated, fn_constructor_args=(template, clip_s), batch_format="pyarrow", batch_size=BATCH,
-        num_cpus=ACTOR_CPUS, compute=ActorPoolStrategy(size=actors),
+        num_cpus=ACTOR_CPUS, compute=captioners,
     )  # fmt: skip
 
 
