@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,6 +13,9 @@ import ray
 from ray.data import DataContext
 
 from mlb_batch.errors import JobError
+
+# Of one start. Ray has limits of its own, but its core can wait for ever for a raylet that never answers.
+START_S = 180.0
 
 Nodes = list[Mapping[str, float]]
 
@@ -61,7 +65,7 @@ def start_local(num_cpus: int | None) -> None:
     # Ray Data's actors always have arguments in the object store, which makes Ray's core print an alarm at every start.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for _ in range(STARTS):
-        with _stderr_of_others_closed():
+        with _stderr_of_others_closed() as stderr, _time_limit(stderr):
             try:
                 return _init_local(num_cpus)
             except Exception as error:  # Ray has no narrower one for it
@@ -83,13 +87,34 @@ def _init_local(num_cpus: int | None) -> None:
 
 
 @contextmanager
-def _stderr_of_others_closed() -> Iterator[None]:
-    """Ray's own processes, and its core in this one, say hello on stderr while they start; errors are raised anyway."""
+def _time_limit(stderr: int) -> Iterator[None]:
+    """Ends this process: where Ray's core waits no exception reaches, and its processes go with the one they are of."""
+
+    def end() -> None:
+        line = f"Ray did not start within {START_S:.0f} s; run the same command again to resume\n"
+        os.write(stderr, line.encode())
+        os._exit(1)
+
+    timer = threading.Timer(START_S, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _stderr_of_others_closed() -> Iterator[int]:
+    """Ray's own processes, and its core in this one, say hello on stderr while they start; errors are raised anyway.
+
+    Gives what stderr was.
+    """
     sys.stderr.flush()
     ours, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
-        yield
+        yield ours
     finally:
         os.dup2(ours, 2)
         os.close(ours)
