@@ -48,9 +48,13 @@ def _video(args: argparse.Namespace) -> None:
     before = shallow_task.steps + deep.steps
     last = video.clip_task(student, args.seed + 2, video.LAST_LESSONS, peak_lr=3e-4)
     train(last, Pace(args.folder / "video-last", args.steps - before, measure_every=250, save_every=50))
+    before += last.steps
+    as_stored(student.model)  # what goes on from here can go on from a package, too
+    thin = video.clip_task(video.ClipStudent(student.model), args.seed + 3, video.THIN_LESSONS, peak_lr=3e-4)
+    train(thin, Pace(args.folder / "video-thin", args.steps - before, measure_every=250, save_every=50))
     if args.export:
         figures = video.final_exam(student.model, args.seed)
-        export("tiny", student.model, figures, "video", args.seed, min(args.steps, before + last.steps))
+        export("tiny", student.model, figures, "video", args.seed, min(args.steps, before + thin.steps))
 
 
 def _paired(args: argparse.Namespace) -> None:

@@ -46,11 +46,10 @@ def _run(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tenso
     here_BL1 = (packed.ids_BL == media_id)[..., None]
     embedded_BLD = embedded_BLD.masked_scatter(here_BL1, visual_ND.to(embedded_BLD.dtype))
     language = model.model.language_model
-    language.set_attn_implementation("packed")
+    language.set_attn_implementation("branched")
     return language(
-        inputs_embeds=embedded_BLD, attention_mask=packed.mask_B1TL, position_ids=packed.position_BL, use_cache=False,
-        **more,
-    )  # fmt: skip
+        inputs_embeds=embedded_BLD, position_ids=packed.position_BL, use_cache=False, branches=packed.branches, **more
+    )
 
 
 def _answers(model: PreTrainedModel, packed: Packed, hidden_BLD: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ def notes(clips: list[Clip], tokens_a_clip: int, cells: int) -> Notes:
     for index, clip in enumerate(clips):
         first = index * tokens_a_clip
         for thing, sprite in clip.shown:
-            at.append(first + _cell(sprite, cells))
+            at.append(first + cell_of(sprite, cells))
             said.append(_said(clip.truth, thing, sprite.frame))
         at.append(first + tokens_a_clip - 1)
         said.append({"acts": len(clip.truth.acts), "flashes": len(clip.truth.flashes)})
@@ -49,7 +49,7 @@ def notes(clips: list[Clip], tokens_a_clip: int, cells: int) -> Notes:
     return Notes(torch.tensor(at), labels)
 
 
-def _cell(sprite: Sprite, cells: int) -> int:
+def cell_of(sprite: Sprite, cells: int) -> int:
     row, column = (min(cells - 1, max(0, int(v * cells))) for v in (sprite.y, sprite.x))
     return (sprite.frame * cells + row) * cells + column
 

@@ -3,19 +3,21 @@
 Branches see the prefix and themselves, never each other, and their positions follow the prefix; so the answer to each
 is what the model would give if the question stood alone, at a fraction of the cost.
 
-Legend: B clips, L tokens in the packed row, T of them after the prefix, H heads, E a head's width.
+Legend: B clips, L tokens in the packed row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import AttentionInterface, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from mlb_batch.tiny.train.branches import Branches, branches_of
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,29 @@ class Dialogue:
 class Packed:
     ids_BL: Tensor
     position_BL: Tensor
-    prefix: int  # how many tokens, at least, stand before a row's branches
-    mask_B1TL: Tensor  # for the T tokens after the prefix: true where one may look
     label_BL: Tensor  # the next token where it belongs to an answer, else -100
-    branch_BL: Tensor  # which dialogue a token belongs to, -1 for the prefix and padding
+    branch_BL: Tensor  # which dialogue a token belongs to, -1 for the prefix, -2 for padding
+    branches: Branches
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What dialogues are about: ids, where each stands, and how many would stand there if none were left out."""
+
+    ids: list[int]
+    places: Sequence[int]
+    span: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Of each token: its id, its position, the token to come next, and its branch. The first ones are the prefix."""
+
+    prefix: int
+    ids: list[int]
+    positions: list[int]
+    labels: list[int]
+    branches: list[int]
 
 
 class Packer:
@@ -66,67 +87,49 @@ class Packer:
         """A generation prompt that ends without a break (`ASSISTANT:`) is followed by a space."""
         return f"{text}{'' if text.endswith(chr(10)) else ' '}{answer}{self.end}"
 
-    def pack_visual(self, visual_tokens: int, dialogues: list[list[Dialogue]]) -> Packed:
-        """Dialogues about clips, each with as many visual tokens."""
-        return self._pack([[self.media_id] * visual_tokens] * len(dialogues), dialogues)
+    def pack_visual(
+        self, visual_tokens: int, dialogues: list[list[Dialogue]], there: list[list[int]] | None = None
+    ) -> Packed:
+        """Dialogues about clips, each with as many visual tokens; `there`: those of each clip that are not left out.
+
+        The tokens that are there stand where they would stand among all.
+        """
+        there = [list(range(visual_tokens))] * len(dialogues) if there is None else there
+        contexts = [_Context([self.media_id] * len(places), places, visual_tokens) for places in there]
+        return self._pack(contexts, dialogues)
 
     def pack_read(self, texts: list[str], dialogues: list[list[Dialogue]]) -> Packed:
         """Dialogues about texts, which stand where the visual tokens would."""
-        return self._pack([self.tokenizer(text, add_special_tokens=False).input_ids for text in texts], dialogues)
+        read = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        return self._pack([_Context(ids, range(len(ids)), len(ids)) for ids in read], dialogues)
 
-    def _pack(self, contexts: list[list[int]], dialogues: list[list[Dialogue]]) -> Packed:
+    def _pack(self, contexts: list[_Context], dialogues: list[list[Dialogue]]) -> Packed:
         rows = [self._row(context, talks) for context, talks in zip(contexts, dialogues, strict=True)]
-        length = max(len(row[0]) for row in rows)
+        prefix = max(row.prefix for row in rows)
+        length = prefix + max(len(row.ids) - row.prefix for row in rows)
         pad = self.tokenizer.pad_token_id
         ids_BL, position_BL, label_BL, branch_BL = (
-            torch.full((len(rows), length), fill) for fill in (pad, 0, -100, -2)
+            torch.tensor([_filled(getattr(row, part), row.prefix, prefix, length, fill) for row in rows])
+            for part, fill in (("ids", pad), ("positions", 0), ("labels", -100), ("branches", -2))
         )
-        for index, (ids, positions, labels, branches) in enumerate(rows):
-            ids_BL[index, : len(ids)] = torch.tensor(ids)
-            position_BL[index, : len(ids)] = torch.tensor(positions)
-            label_BL[index, : len(ids)] = torch.tensor(labels)
-            branch_BL[index, : len(ids)] = torch.tensor(branches)
-        prefix = int((branch_BL == -1).sum(1).min())
-        return Packed(ids_BL, position_BL, prefix, _mask(branch_BL)[:, :, prefix:], label_BL, branch_BL)
+        return Packed(ids_BL, position_BL, label_BL, branch_BL, branches_of(branch_BL))
 
-    def _row(self, context: list[int], talks: list[Dialogue]) -> tuple[list[int], list[int], list[int], list[int]]:
+    def _row(self, context: _Context, talks: list[Dialogue]) -> _Row:
         before = self.branch(talks[0].prompt, talks[0].answer)[0]
-        ids = [*before, *context]
-        prefix = len(ids)
-        positions, labels, branches = list(range(prefix)), [-100] * prefix, [-1] * prefix
+        ids = [*before, *context.ids]
+        positions = [*range(len(before)), *(len(before) + place for place in context.places)]
+        prefix, asked_from = len(ids), len(before) + context.span
+        labels, branches = [-100] * prefix, [-1] * prefix
         for index, talk in enumerate(talks):
             _, after, asked = self.branch(talk.prompt, talk.answer)
             ids += after
-            positions += range(prefix, prefix + len(after))
+            positions += range(asked_from, asked_from + len(after))
             labels += [*[-100] * (asked - 1), *after[asked:], -100]
             branches += [index] * len(after)
-        return ids, positions, labels, branches
+        return _Row(prefix, ids, positions, labels, branches)
 
 
-def packed_attention(
-    module: nn.Module,
-    query_BHLE: Tensor,
-    key_BHLE: Tensor,
-    value_BHLE: Tensor,
-    attention_mask: Tensor,
-    scaling: float,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """The prefix looks at itself causally, branches through their mask; in float32, whose backward is faster on CPU."""
-    query, key, value = (part.float() for part in (query_BHLE, key_BHLE, value_BHLE))
-    attend = partial(functional.scaled_dot_product_attention, scale=scaling, enable_gqa=key.shape[1] != query.shape[1])
-    prefix = query.shape[2] - attention_mask.shape[2]
-    shared = attend(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], is_causal=True)
-    branches = attend(query[:, :, prefix:], key, value, attn_mask=attention_mask)
-    return torch.cat((shared, branches), 2).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register("packed", packed_attention)
-
-
-def _mask(branch_BL: Tensor) -> Tensor:
-    length = branch_BL.shape[1]
-    causal_LL = torch.ones(length, length, dtype=torch.bool).tril()
-    same_BLL = branch_BL[:, :, None] == branch_BL[:, None, :]
-    prefix_BLL = (branch_BL == -1)[:, None, :].expand_as(same_BLL)
-    return ((same_BLL | prefix_BLL) & causal_LL)[:, None]
+def _filled(part: list[int], own_prefix: int, prefix: int, length: int, fill: int) -> list[int]:
+    """A row with its prefix as long as the longest one, and as long as the longest row."""
+    whole = [*part[:own_prefix], *[fill] * (prefix - own_prefix), *part[own_prefix:]]
+    return whole + [fill] * (length - len(whole))

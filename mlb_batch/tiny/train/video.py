@@ -16,16 +16,17 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from mlb_batch.tiny.architectures import VIDEO_PX, video_config
 from mlb_batch.tiny.build import make_tokenizer
-from mlb_batch.tiny.train.answers import Sample, accuracy, noted_loss
+from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss, noted_loss
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameBatch, FrameHeads, make_frames, vary
 from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.lessons import exam_talk, last_talk, lesson_talk
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.notes import NoteHeads, notes
-from mlb_batch.tiny.train.packing import Dialogue, Packer
+from mlb_batch.tiny.train.packing import Dialogue, Packed, Packer
 from mlb_batch.tiny.train.pixels import model_pixels
 from mlb_batch.tiny.train.reading import Reader
+from mlb_batch.tiny.train.thin import thinned
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
 FRAME_STEPS, PLACE_STEPS, FRAME_BATCH = 600, 140, 128
@@ -43,15 +44,22 @@ class Lesson:
     max_acts: int
     max_flashes: int
     reading: float = 0.0  # this share of the steps stays with texts
+    thin: tuple[tuple[int, float], ...] = ()  # and clips of so many frames, of whose tokens this share is there
     talk: Callable[[Clip, np.random.Generator], list[Dialogue]] = lesson_talk
 
-    def clips(self, frames: int) -> int:
-        return max(6, self.batch_frames // frames)
+    @property
+    def shows(self) -> tuple[tuple[int, float], ...]:
+        """Each equally often: so many frames, and the share of their tokens that is there."""
+        return (*((frames, 1.0) for frames in self.frames), *self.thin)
+
+    def clips(self, frames: int, share: float) -> int:
+        return max(6, min(_MOST_CLIPS, int(self.batch_frames / (frames * share))))
 
 
 SHALLOW_LAYERS = 8  # most is learned by a shallow model, at half the cost, which is then grown to VIDEO_LAYERS
 NOTED = 0.5  # at this share of the layers the visual tokens' notes are read
 _NOTE_WEIGHT = 2.0
+_MOST_CLIPS = 24  # in a batch: what is said of them costs more than their tokens, where those are few
 SHALLOW_LESSONS = (
     Lesson(until=500, frames=(8,), batch_frames=128, max_acts=2, max_flashes=1, reading=0.1),
     Lesson(until=1200, frames=(8, 12, 16), batch_frames=160, max_acts=3, max_flashes=2, reading=0.25),
@@ -63,6 +71,12 @@ DEEP_LESSONS = (
 LAST_LESSONS = (
     Lesson(until=650, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, talk=last_talk),
 )
+THIN_LESSONS = (
+    Lesson(
+        until=900, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, talk=last_talk,
+        thin=((16, 0.5), (16, 0.25), (24, 0.5), (32, 0.25), (32, 0.5), (48, 0.25), (64, 0.25)),
+    ),
+)  # fmt: skip
 
 
 class FrameStudent(nn.Module):
@@ -133,14 +147,14 @@ class ClipSchool:
     def loss(self, step: int) -> Tensor:
         lesson = self._lesson(step)
         rng = np.random.default_rng((self.seed, step))
-        frames = int(rng.choice(lesson.frames))
+        frames, share = lesson.shows[int(rng.choice(len(lesson.shows)))]
         if lesson.reading and rng.random() < lesson.reading:
             return self.reader.loss(rng)
         clips = [
             make_clip(clip_seed, frames, max_acts=lesson.max_acts, max_flashes=lesson.max_flashes)
-            for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips(frames)).tolist()
+            for clip_seed in rng.integers(0, HELD_OUT_FROM, lesson.clips(frames, share)).tolist()
         ]
-        return self._watching(clips, lesson, rng)
+        return self._watching(clips, lesson, rng) if share == 1 else self._glancing(clips, share, lesson, rng)
 
     def _watching(self, clips: list[Clip], lesson: Lesson, rng: np.random.Generator) -> Tensor:
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
@@ -149,6 +163,12 @@ class ClipSchool:
             loss, hidden_ND = noted_loss(self.model, self.packer.media_id, packed, visual_ND, self.student.depth)
             noted = notes(clips, len(visual_ND) // len(clips), POOLED_CELLS)
             return loss + _NOTE_WEIGHT * self.student.heads.loss(hidden_ND, noted)
+
+    def _glancing(self, clips: list[Clip], share: float, lesson: Lesson, rng: np.random.Generator) -> Tensor:
+        pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
+        packed, visual_ND = self._thinned(pixels, clips, share, [lesson.talk(clip, rng) for clip in clips], rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            return answer_loss(self.model, self.packer.media_id, packed, visual_ND)
 
     def measure(self, step: int, clips: int = 64) -> dict[str, float]:
         lesson = self._lesson(step - 1)
@@ -177,10 +197,24 @@ class ClipSchool:
             yield self._sample(np.stack([clip.pixels_FHWC for clip in made]), [exam_talk(clip) for clip in made])
 
     def _sample(self, pixels_BFHWC: NDArray[np.uint8], dialogues: list[list[Dialogue]]) -> Sample:
-        with torch.autocast("cpu", torch.bfloat16):
-            visual_BND = self.model.model.get_video_features(model_pixels(pixels_BFHWC)).pooler_output
+        visual_BND = self._visual(pixels_BFHWC)
         packed = self.packer.pack_visual(visual_BND.shape[1], dialogues)
         return packed, visual_BND.flatten(0, 1), dialogues
+
+    def _thinned(
+        self, pixels_BFHWC: NDArray[np.uint8], clips: list[Clip], share: float, dialogues: list[list[Dialogue]],
+        rng: np.random.Generator,
+    ) -> tuple[Packed, Tensor]:  # fmt: skip
+        visual_BND = self._visual(pixels_BFHWC)
+        tokens = visual_BND.shape[1]
+        there = [thinned(clip, tokens, POOLED_CELLS, share, rng) for clip in clips]
+        packed = self.packer.pack_visual(tokens, dialogues, [some.tolist() for some in there])
+        return packed, torch.cat([visual_ND[some] for visual_ND, some in zip(visual_BND, there, strict=True)])
+
+    def _visual(self, pixels_BFHWC: NDArray[np.uint8]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            visual_BND: Tensor = self.model.model.get_video_features(model_pixels(pixels_BFHWC)).pooler_output
+        return visual_BND
 
 
 def reader_of(model: LlavaOnevisionForConditionalGeneration) -> Reader:
