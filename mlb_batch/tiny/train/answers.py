@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,33 +23,66 @@ from mlb_batch.tiny.train.packing import Dialogue, Packed
 Sample = tuple[Packed, Tensor, list[list[Dialogue]]]
 
 
+@dataclass(frozen=True)
+class Thinning:
+    """From layer `at` on only these tokens of each row are there."""
+
+    at: int
+    index_BK: Tensor
+
+
 def answer_logits(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and targets at every place where an answer's token comes next."""
-    return _answers(model, packed, _run(model, media_id, packed, visual_ND).last_hidden_state)
+    return _answers(model, packed, _read(model, _embedded(model, media_id, packed, visual_ND), packed))
 
 
 def answer_loss(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor) -> Tensor:
     return _loss(*answer_logits(model, media_id, packed, visual_ND))
 
 
+def thinned_logits(
+    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, thinning: Thinning
+) -> tuple[Tensor, Tensor]:
+    """The same, with tokens that leave on the way up."""
+    hidden_BLD = _embedded(model, media_id, packed, visual_ND)
+    if thinning.at:
+        hidden_BLD = _read(model, hidden_BLD, packed, 0, thinning.at)
+    left = packed.only(thinning.index_BK)
+    hidden_BKD = hidden_BLD.gather(1, thinning.index_BK[..., None].expand(-1, -1, hidden_BLD.shape[2]))
+    return _answers(model, left, _read(model, hidden_BKD, left, thinning.at))
+
+
+def thinned_loss(
+    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, thinning: Thinning
+) -> Tensor:
+    return _loss(*thinned_logits(model, media_id, packed, visual_ND, thinning))
+
+
 def noted_loss(
     model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, depth: int
 ) -> tuple[Tensor, Tensor]:
     """The loss, and the visual tokens' hidden states behind so many layers, in the order of the clips."""
-    out = _run(model, media_id, packed, visual_ND, output_hidden_states=True)
-    hidden_BLD = out.hidden_states[depth]
-    return _loss(*_answers(model, packed, out.last_hidden_state)), hidden_BLD[packed.ids_BL == media_id]
+    noted_BLD = _read(model, _embedded(model, media_id, packed, visual_ND), packed, 0, depth)
+    hidden_BLD = _read(model, noted_BLD, packed, depth)
+    return _loss(*_answers(model, packed, hidden_BLD)), noted_BLD[packed.ids_BL == media_id]
 
 
-def _run(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, **more: Any) -> Any:
-    embedded_BLD = model.get_input_embeddings()(packed.ids_BL)
+def _embedded(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor) -> Tensor:
+    embedded_BLD: Tensor = model.get_input_embeddings()(packed.ids_BL)
     here_BL1 = (packed.ids_BL == media_id)[..., None]
-    embedded_BLD = embedded_BLD.masked_scatter(here_BL1, visual_ND.to(embedded_BLD.dtype))
+    return embedded_BLD.masked_scatter(here_BL1, visual_ND.to(embedded_BLD.dtype))
+
+
+def _read(
+    model: PreTrainedModel, hidden_BLD: Tensor, packed: Packed, first: int = 0, stop: int | None = None
+) -> Tensor:
+    """Through the language model's layers from `first` up to, not including, `stop`; behind the last one, its norm."""
     language = model.model.language_model
     language.set_attn_implementation("branched")
-    return language(
-        inputs_embeds=embedded_BLD, position_ids=packed.position_BL, use_cache=False, branches=packed.branches, **more
-    )
+    rotation = language.rotary_emb(hidden_BLD, packed.position_BL)
+    for layer in language.layers[first:stop]:
+        hidden_BLD = layer(hidden_BLD, position_embeddings=rotation, branches=packed.branches)
+    return hidden_BLD if stop is not None else language.norm(hidden_BLD)
 
 
 def _answers(model: PreTrainedModel, packed: Packed, hidden_BLD: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,8 @@ Legend: B clips, L tokens in the packed row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -35,16 +34,15 @@ class Packed:
     position_BL: Tensor
     label_BL: Tensor  # the next token where it belongs to an answer, else -100
     branch_BL: Tensor  # which dialogue a token belongs to, -1 for the prefix, -2 for padding
-    branches: Branches
 
+    @cached_property
+    def branches(self) -> Branches:
+        return branches_of(self.branch_BL)
 
-@dataclass(frozen=True)
-class _Context:
-    """What dialogues are about: ids, where each stands, and how many would stand there if none were left out."""
-
-    ids: list[int]
-    places: Sequence[int]
-    span: int
+    def only(self, index_BK: Tensor) -> Packed:
+        """Of each row only these tokens, where they stood."""
+        parts = (self.ids_BL, self.position_BL, self.label_BL, self.branch_BL)
+        return Packed(*(part.gather(1, index_BK) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -87,23 +85,15 @@ class Packer:
         """A generation prompt that ends without a break (`ASSISTANT:`) is followed by a space."""
         return f"{text}{'' if text.endswith(chr(10)) else ' '}{answer}{self.end}"
 
-    def pack_visual(
-        self, visual_tokens: int, dialogues: list[list[Dialogue]], there: list[list[int]] | None = None
-    ) -> Packed:
-        """Dialogues about clips, each with as many visual tokens; `there`: those of each clip that are not left out.
-
-        The tokens that are there stand where they would stand among all.
-        """
-        there = [list(range(visual_tokens))] * len(dialogues) if there is None else there
-        contexts = [_Context([self.media_id] * len(places), places, visual_tokens) for places in there]
-        return self._pack(contexts, dialogues)
+    def pack_visual(self, visual_tokens: int, dialogues: list[list[Dialogue]]) -> Packed:
+        """Dialogues about clips, each with as many visual tokens."""
+        return self._pack([[self.media_id] * visual_tokens] * len(dialogues), dialogues)
 
     def pack_read(self, texts: list[str], dialogues: list[list[Dialogue]]) -> Packed:
         """Dialogues about texts, which stand where the visual tokens would."""
-        read = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        return self._pack([_Context(ids, range(len(ids)), len(ids)) for ids in read], dialogues)
+        return self._pack([self.tokenizer(text, add_special_tokens=False).input_ids for text in texts], dialogues)
 
-    def _pack(self, contexts: list[_Context], dialogues: list[list[Dialogue]]) -> Packed:
+    def _pack(self, contexts: list[list[int]], dialogues: list[list[Dialogue]]) -> Packed:
         rows = [self._row(context, talks) for context, talks in zip(contexts, dialogues, strict=True)]
         prefix = max(row.prefix for row in rows)
         length = prefix + max(len(row.ids) - row.prefix for row in rows)
@@ -112,18 +102,17 @@ class Packer:
             torch.tensor([_filled(getattr(row, part), row.prefix, prefix, length, fill) for row in rows])
             for part, fill in (("ids", pad), ("positions", 0), ("labels", -100), ("branches", -2))
         )
-        return Packed(ids_BL, position_BL, label_BL, branch_BL, branches_of(branch_BL))
+        return Packed(ids_BL, position_BL, label_BL, branch_BL)
 
-    def _row(self, context: _Context, talks: list[Dialogue]) -> _Row:
+    def _row(self, context: list[int], talks: list[Dialogue]) -> _Row:
         before = self.branch(talks[0].prompt, talks[0].answer)[0]
-        ids = [*before, *context.ids]
-        positions = [*range(len(before)), *(len(before) + place for place in context.places)]
-        prefix, asked_from = len(ids), len(before) + context.span
-        labels, branches = [-100] * prefix, [-1] * prefix
+        ids = [*before, *context]
+        prefix = len(ids)
+        positions, labels, branches = list(range(prefix)), [-100] * prefix, [-1] * prefix
         for index, talk in enumerate(talks):
             _, after, asked = self.branch(talk.prompt, talk.answer)
             ids += after
-            positions += range(asked_from, asked_from + len(after))
+            positions += range(prefix, prefix + len(after))
             labels += [*[-100] * (asked - 1), *after[asked:], -100]
             branches += [index] * len(after)
         return _Row(prefix, ids, positions, labels, branches)

@@ -17,14 +17,14 @@ from mlb_batch.tiny.world import Clip
 _OF_EACH = 3  # tokens of a thing that are surely there: enough for where it goes, and nothing is asked of the unseen
 
 
-def thinned(
-    clip: Clip, tokens: int, cells: int, share: float, rng: np.random.Generator
-) -> NDArray[np.int64]:  # fmt: skip
-    """Indices of the tokens that stay, in order; of `tokens`, the last one is no frame's and always stays."""
+def thinned(clip: Clip, tokens: int, cells: int, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which of the tokens stay; the last of them is no frame's and always does."""
     wanted = max(1, round((tokens - 1) * share))
     sure = _sure(clip, cells, rng)
     others = rng.permutation(np.setdiff1d(np.arange(tokens - 1), sure))[: max(0, wanted - len(sure))]
-    return np.sort(np.concatenate([sure, others, [tokens - 1]]))
+    there = np.zeros(tokens, np.bool_)
+    there[[*sure, *others, tokens - 1]] = True
+    return there
 
 
 def _sure(clip: Clip, cells: int, rng: np.random.Generator) -> NDArray[np.int64]:

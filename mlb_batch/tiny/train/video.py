@@ -6,7 +6,7 @@ Legend: B clips, F frames, H height, W width, C colour channels, N visual tokens
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from mlb_batch.tiny.architectures import VIDEO_PX, video_config
 from mlb_batch.tiny.build import make_tokenizer
-from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss, noted_loss
+from mlb_batch.tiny.train.answers import Sample, Thinning, accuracy, noted_loss, thinned_loss
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameBatch, FrameHeads, make_frames, vary
 from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.lessons import exam_talk, last_talk, lesson_talk
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.notes import NoteHeads, notes
-from mlb_batch.tiny.train.packing import Dialogue, Packed, Packer
+from mlb_batch.tiny.train.packing import Dialogue, Packer
 from mlb_batch.tiny.train.pixels import model_pixels
 from mlb_batch.tiny.train.reading import Reader
 from mlb_batch.tiny.train.thin import thinned
@@ -44,7 +44,8 @@ class Lesson:
     max_acts: int
     max_flashes: int
     reading: float = 0.0  # this share of the steps stays with texts
-    thin: tuple[tuple[int, float], ...] = ()  # and clips of so many frames, of whose tokens this share is there
+    thin: tuple[tuple[int, float], ...] = ()  # and clips of so many frames, of whose tokens this share stays
+    leave_before: int = 1  # the others leave before a layer under this one
     talk: Callable[[Clip, np.random.Generator], list[Dialogue]] = lesson_talk
 
     @property
@@ -71,12 +72,11 @@ DEEP_LESSONS = (
 LAST_LESSONS = (
     Lesson(until=650, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, talk=last_talk),
 )
-THIN_LESSONS = (
-    Lesson(
-        until=900, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, talk=last_talk,
-        thin=((16, 0.5), (16, 0.25), (24, 0.5), (32, 0.25), (32, 0.5), (48, 0.25), (64, 0.25)),
-    ),
+_THIN = Lesson(
+    until=250, frames=(8, 16, 16, 24, 32), batch_frames=192, max_acts=4, max_flashes=3, talk=last_talk,
+    thin=((16, 0.5), (16, 0.25), (24, 0.5), (32, 0.25), (32, 0.5), (48, 0.25), (64, 0.25)),
 )  # fmt: skip
+THIN_LESSONS = (_THIN, replace(_THIN, until=600, leave_before=4))
 
 
 class FrameStudent(nn.Module):
@@ -165,10 +165,16 @@ class ClipSchool:
             return loss + _NOTE_WEIGHT * self.student.heads.loss(hidden_ND, noted)
 
     def _glancing(self, clips: list[Clip], share: float, lesson: Lesson, rng: np.random.Generator) -> Tensor:
+        """Only a share of the visual tokens, from some early layer on."""
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
-        packed, visual_ND = self._thinned(pixels, clips, share, [lesson.talk(clip, rng) for clip in clips], rng)
+        packed, visual_ND, _ = self._sample(pixels, [lesson.talk(clip, rng) for clip in clips])
+        there = torch.ones_like(packed.ids_BL, dtype=torch.bool)
+        there[packed.ids_BL == self.packer.media_id] = torch.cat([
+            torch.from_numpy(thinned(clip, len(visual_ND) // len(clips), POOLED_CELLS, share, rng)) for clip in clips
+        ])  # fmt: skip
+        thinning = Thinning(int(rng.integers(lesson.leave_before)), there.nonzero()[:, 1].view(len(clips), -1))
         with torch.autocast("cpu", torch.bfloat16):
-            return answer_loss(self.model, self.packer.media_id, packed, visual_ND)
+            return thinned_loss(self.model, self.packer.media_id, packed, visual_ND, thinning)
 
     def measure(self, step: int, clips: int = 64) -> dict[str, float]:
         lesson = self._lesson(step - 1)
@@ -197,24 +203,10 @@ class ClipSchool:
             yield self._sample(np.stack([clip.pixels_FHWC for clip in made]), [exam_talk(clip) for clip in made])
 
     def _sample(self, pixels_BFHWC: NDArray[np.uint8], dialogues: list[list[Dialogue]]) -> Sample:
-        visual_BND = self._visual(pixels_BFHWC)
+        with torch.autocast("cpu", torch.bfloat16):
+            visual_BND = self.model.model.get_video_features(model_pixels(pixels_BFHWC)).pooler_output
         packed = self.packer.pack_visual(visual_BND.shape[1], dialogues)
         return packed, visual_BND.flatten(0, 1), dialogues
-
-    def _thinned(
-        self, pixels_BFHWC: NDArray[np.uint8], clips: list[Clip], share: float, dialogues: list[list[Dialogue]],
-        rng: np.random.Generator,
-    ) -> tuple[Packed, Tensor]:  # fmt: skip
-        visual_BND = self._visual(pixels_BFHWC)
-        tokens = visual_BND.shape[1]
-        there = [thinned(clip, tokens, POOLED_CELLS, share, rng) for clip in clips]
-        packed = self.packer.pack_visual(tokens, dialogues, [some.tolist() for some in there])
-        return packed, torch.cat([visual_ND[some] for visual_ND, some in zip(visual_BND, there, strict=True)])
-
-    def _visual(self, pixels_BFHWC: NDArray[np.uint8]) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            visual_BND: Tensor = self.model.model.get_video_features(model_pixels(pixels_BFHWC)).pooler_output
-        return visual_BND
 
 
 def reader_of(model: LlavaOnevisionForConditionalGeneration) -> Reader:
