@@ -4,7 +4,8 @@ A mask over the whole row would have every question look past all others. Here w
 prefix and its own branch, each one kernel call without a mask; their softmaxes are put together by their sums. Going
 back, each part gets the whole's output and sum, from which the kernel finds that part's share of the gradient.
 
-Legend: B rows, H heads, P prefix tokens, T tokens after it, N branches of a row, S places of a branch, E head width.
+Legend: B rows of L tokens, P of them the prefix and T after it; N branches of a row, M of all rows, S places of a
+branch; H heads, E head width.
 """
 
 from __future__ import annotations
@@ -90,9 +91,10 @@ class _Branched(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, branches: Branches, scale: float) -> Tensor:
-        (first, *before), after = _parts((query, key, value), branches.prefix), query[:, :, branches.prefix :]
-        shared, shared_sum = _forward(first, *before, is_causal=True, scale=scale)
-        far, far_sum = _forward(after, *before, attn_mask=branches.bias_B11P, scale=scale)
+        before = [x_BHLE[:, :, : branches.prefix] for x_BHLE in (query, key, value)]
+        shared, shared_sum = _forward(*before, is_causal=True, scale=scale)
+        after = query[:, :, branches.prefix :]
+        far, far_sum = _forward(after, *before[1:], attn_mask=branches.bias_B11P, scale=scale)
         near, near_sum = _forward(*map(branches.apart, (query, key, value)), is_causal=True, scale=scale)
         near, near_sum = branches.joined(near), branches.joined(near_sum[..., None])[..., 0]
         sum_BHT = torch.logaddexp(far_sum, near_sum)
@@ -106,7 +108,7 @@ class _Branched(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, shared_sum, sum_BHT = ctx.saved_tensors
         branches, scale, p = ctx.branches, ctx.scale, ctx.branches.prefix
-        before = _parts((key, value), p)
+        before = key[:, :, :p], value[:, :, :p]
         shared = _backward(
             grads[0][:, :, :p], query[:, :, :p], *before, out[:, :, :p], shared_sum, 0.0, True, scale=scale
         )
@@ -128,10 +130,6 @@ def _near_backward(
     own_sum = own_sum.masked_fill(branches.padded_BNS.flatten(0, 1)[:, None], _NOTHING)
     near = _backward(own_grad, *own, own_out, own_sum, 0.0, True, scale=scale)
     return [branches.joined(x).masked_fill(branches.extra_BT[:, None, :, None], 0) for x in near]
-
-
-def _parts(tensors: tuple[Tensor, ...], prefix: int) -> list[Tensor]:
-    return [x_BHLE[:, :, :prefix] for x_BHLE in tensors]
 
 
 def _rows(x_BHLE: Tensor) -> Tensor:
