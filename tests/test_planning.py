@@ -172,6 +172,17 @@ def test_clips_by_header_are_the_clips_that_are_read(clips_folder: Path) -> None
     assert len(planned) == 8
 
 
+def test_a_video_of_several_rows_is_looked_at_once(clips_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed: list[str] = []
+    probe = survey.Prober.probe
+    monkeypatch.setattr(survey.Prober, "probe", lambda self, uri: (probed.append(uri), probe(self, uri))[1])
+    one, other = sorted(clips_folder.iterdir())[:2]
+    uris = [str(path) for path in (one, other, one, clips_folder / "gone.mp4", one, other, clips_folder / "gone.mp4")]
+    looks = survey.looks_at(uris)
+    assert looks == [survey.looks_at([uri])[0] for uri in uris] and looks[3] is None and looks[0] != looks[1]
+    assert sorted(probed[:3]) == sorted(set(uris)) and len(probed) == 3 + len(uris)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not CORPUS.exists(), reason="the public videos are not here")
 def test_headers_of_public_videos_tell_the_frames() -> None:

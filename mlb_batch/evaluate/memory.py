@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Self
 
-LOOK_S = 0.5
+LOOK_S = 2.0  # each look walks all processes below this one
 _PROCESSES = Path("/proc")
 
 

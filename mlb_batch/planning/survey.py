@@ -112,15 +112,20 @@ def _lot(video: Video) -> int:
 
 
 def looks_at(uris: Sequence[str]) -> list[Look | None]:
-    """What the headers say; None where they can't be read, which reading will find out and record."""
+    """What the headers say; None where they can't be read, which reading will find out and record.
+
+    A video of several rows is looked at once.
+    """
+    each = list(dict.fromkeys(uris))
     most = PROBERS_LOCAL if all(local_path(uri) is not None for uri in uris) else PROBERS_REMOTE
     probers: SimpleQueue[Prober] = SimpleQueue()
-    count = min(most, -(-len(uris) // VIDEOS_PER_PROBER))
+    count = min(most, -(-len(each) // VIDEOS_PER_PROBER))
     with ExitStack() as stack:
         for _ in range(count):
             probers.put(stack.enter_context(Prober(Limits())))
         pool = stack.enter_context(ThreadPoolExecutor(max(1, count)))
-        return list(pool.map(partial(_look, probers), uris))
+        seen = dict(zip(each, pool.map(partial(_look, probers), each), strict=True))
+    return [seen[uri] for uri in uris]
 
 
 def _look(probers: SimpleQueue[Prober], uri: str) -> Look | None:
