@@ -44,9 +44,7 @@ def thinned_logits(
     model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, thinning: Thinning
 ) -> tuple[Tensor, Tensor]:
     """The same, with tokens that leave on the way up."""
-    hidden_BLD = _embedded(model, media_id, packed, visual_ND)
-    if thinning.at:
-        hidden_BLD = _read(model, hidden_BLD, packed, 0, thinning.at)
+    hidden_BLD = _read(model, _embedded(model, media_id, packed, visual_ND), packed, 0, thinning.at)
     left = packed.only(thinning.index_BK)
     hidden_BKD = hidden_BLD.gather(1, thinning.index_BK[..., None].expand(-1, -1, hidden_BLD.shape[2]))
     return _answers(model, left, _read(model, hidden_BKD, left, thinning.at))
