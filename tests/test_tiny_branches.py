@@ -13,16 +13,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from mlb_batch.tiny.train import video
 from mlb_batch.tiny.train.answers import Thinning, thinned_logits
 from mlb_batch.tiny.train.branches import branched_attention, branches_of
+from mlb_batch.tiny.train.drawing import POOLED_CELLS, Lesson
 from mlb_batch.tiny.train.lessons import exam_talk
 from mlb_batch.tiny.train.loop import Pace, train
 from mlb_batch.tiny.train.notes import cell_of
-from mlb_batch.tiny.train.packing import Dialogue
+from mlb_batch.tiny.train.packing import Dialogue, Packed
 from mlb_batch.tiny.train.pixels import model_pixels
 from mlb_batch.tiny.train.thin import thinned
 from mlb_batch.tiny.world import make_clip
 
-CELLS = video.POOLED_CELLS
-LESSON = video.Lesson(until=1, frames=(8,), batch_frames=8, max_acts=2, max_flashes=1)
+CELLS = POOLED_CELLS
+LESSON = Lesson(until=1, frames=(8,), batch_frames=8, max_acts=2, max_flashes=1)
 
 
 def rows_of(prefixes: list[int], branches: list[list[int]]) -> Tensor:
@@ -57,6 +58,12 @@ def test_it_is_what_a_mask_gives_forth_and_back(prefixes: list[int], kv_heads: i
     expected, got = (torch.autograd.grad((out[real_BL] * weight).sum(), given) for out in (masked, ours))
     for one, other in zip(expected, got, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_gpu_gets_the_same_as_a_mask():
+    branch_BL = rows_of([20, 3, 11], [[3, 7, 2], [5, 5], [9, 1, 1, 4]])
+    nothing = torch.zeros_like(branch_BL)
+    assert torch.equal(Packed(nothing, nothing, nothing, branch_BL).seen_B1LL, seen(branch_BL))
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])
@@ -112,7 +119,7 @@ def test_what_is_left_out_is_chance_but_of_everything_shown_something_stays(seed
 
 def test_a_thin_lesson_lowers_its_loss(tmp_path: Path):
     shown = ((16, 0.25), (16, 0.5))
-    lesson = video.Lesson(until=16, frames=(), thin=shown, batch_frames=8, max_acts=2, max_flashes=1)
+    lesson = Lesson(until=16, frames=(), thin=shown, batch_frames=8, max_acts=2, max_flashes=1)
     task = video.clip_task(video.ClipStudent(video.fresh_model(0, layers=2)), 0, (lesson,), peak_lr=2e-3)
     losses = train(task, Pace(tmp_path, 16, log_every=1000, measure_every=1000, save_every=1000))
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])

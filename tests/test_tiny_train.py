@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from mlb_batch.tiny.build import build
 from mlb_batch.tiny.render import RGB
 from mlb_batch.tiny.scenes import check, make_scene, tell
 from mlb_batch.tiny.train import image, paired, video
+from mlb_batch.tiny.train.ahead import Ahead
 from mlb_batch.tiny.train.answers import answer_logits
+from mlb_batch.tiny.train.drawing import ClipBatch, Drawing, Lesson
 from mlb_batch.tiny.train.frames import make_frames
 from mlb_batch.tiny.train.grow import grow
 from mlb_batch.tiny.train.lessons import exam_talk
@@ -24,7 +27,7 @@ from mlb_batch.tiny.train.reading import text_tasks
 from mlb_batch.tiny.words import COLOURS, SHAPES
 from mlb_batch.tiny.world import CORNER, make_clip
 
-LESSONS = (video.Lesson(until=20, frames=(8,), batch_frames=8, max_acts=2, max_flashes=1),)
+LESSONS = (Lesson(until=20, frames=(8,), batch_frames=8, max_acts=2, max_flashes=1),)
 
 
 def quiet(folder: Path, stop_at: int) -> Pace:
@@ -44,6 +47,14 @@ def test_twenty_steps_lower_the_loss_and_a_resumed_run_is_the_same_bit_for_bit(t
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_batches_that_others_draw_ahead_are_the_same():
+    here, others = (Ahead(partial(Drawing, 3, LESSONS), processes) for processes in (0, 2))
+    for step in (0, 1, 2, 7):
+        one, other = here(step), others(step)
+        assert isinstance(one, ClipBatch) and isinstance(other, ClipBatch)
+        assert (one.pixels_BFHWC == other.pixels_BFHWC).all() and torch.equal(one.packed.ids_BL, other.packed.ids_BL)
 
 
 def test_a_packed_question_gets_what_it_would_get_alone():

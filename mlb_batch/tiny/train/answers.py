@@ -45,8 +45,9 @@ def thinned_logits(
 ) -> tuple[Tensor, Tensor]:
     """The same, with tokens that leave on the way up."""
     hidden_BLD = _read(model, _embedded(model, media_id, packed, visual_ND), packed, 0, thinning.at)
-    left = packed.only(thinning.index_BK)
-    hidden_BKD = hidden_BLD.gather(1, thinning.index_BK[..., None].expand(-1, -1, hidden_BLD.shape[2]))
+    index_BK = thinning.index_BK.to(hidden_BLD.device)
+    left = packed.only(index_BK)
+    hidden_BKD = hidden_BLD.gather(1, index_BK[..., None].expand(-1, -1, hidden_BLD.shape[2]))
     return _answers(model, left, _read(model, hidden_BKD, left, thinning.at))
 
 
@@ -76,10 +77,11 @@ def _read(
 ) -> Tensor:
     """Through the language model's layers from `first` up to, not including, `stop`; behind the last one, its norm."""
     language = model.model.language_model
-    language.set_attn_implementation("branched")
+    language.set_attn_implementation("sdpa" if hidden_BLD.is_cuda else "branched")
+    seen = {"attention_mask": packed.seen_B1LL} if hidden_BLD.is_cuda else {"branches": packed.branches}
     rotation = language.rotary_emb(hidden_BLD, packed.position_BL)
     for layer in language.layers[first:stop]:
-        hidden_BLD = layer(hidden_BLD, position_embeddings=rotation, branches=packed.branches)
+        hidden_BLD = layer(hidden_BLD, position_embeddings=rotation, **seen)
     return hidden_BLD if stop is not None else language.norm(hidden_BLD)
 
 

@@ -5,7 +5,7 @@ Legend: B frames in the batch, G cells a side, D features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -29,6 +29,10 @@ class FrameBatch:
     where_BGG2: Tensor  # where in the frame it is, -1 .. 1
     objects: list[list[Sprite]]
     names: list[list[tuple[str, str]]]
+
+    def to(self, device: torch.device) -> FrameBatch:
+        parts = ("colour_BGG", "shape_BGG", "offset_BGG2", "where_BGG2")
+        return replace(self, **{part: getattr(self, part).to(device) for part in parts})
 
 
 def make_frames(

@@ -102,7 +102,7 @@ def _restore(task: Task, optimizers: list[torch.optim.Optimizer], folder: Path) 
     path = folder / "last.pt"
     if not path.exists():
         return 0
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, weights_only=True, map_location="cpu")  # each takes what it holds to where it is
     task.model.load_state_dict(saved["model"])
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)

@@ -83,19 +83,20 @@ class NoteHeads(nn.Module):
 
     def loss(self, hidden_ND: Tensor, noted: Notes) -> Tensor:
         """Mean over the readings."""
-        normal_MD = self.norm(hidden_ND[noted.at_M])
+        device = hidden_ND.device
+        normal_MD = self.norm(hidden_ND[noted.at_M.to(device)])
         losses = [
-            functional.cross_entropy(self.readings[name](normal_MD).float(), label_M, ignore_index=_UNSAID)
+            functional.cross_entropy(self.readings[name](normal_MD).float(), label_M.to(device), ignore_index=_UNSAID)
             for name, label_M in noted.labels.items()
             if bool((label_M != _UNSAID).any())
         ]
         return torch.stack(losses).mean()
 
     def right(self, hidden_ND: Tensor, noted: Notes) -> dict[str, float]:
-        normal_MD = self.norm(hidden_ND[noted.at_M])
+        normal_MD = self.norm(hidden_ND[noted.at_M.to(hidden_ND.device)])
         out = {}
         for name, label_M in noted.labels.items():
             asked = label_M != _UNSAID
-            answer_M = self.readings[name](normal_MD).argmax(-1)
+            answer_M = self.readings[name](normal_MD).argmax(-1).cpu()
             out[f"note_{name}"] = round((answer_M == label_M)[asked].float().mean().item(), 3)
         return out

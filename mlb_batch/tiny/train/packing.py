@@ -39,10 +39,23 @@ class Packed:
     def branches(self) -> Branches:
         return branches_of(self.branch_BL)
 
+    @cached_property
+    def seen_B1LL(self) -> Tensor:
+        """The same as a mask."""
+        causal_LL = torch.ones(self.ids_BL.shape[1:] * 2, dtype=torch.bool, device=self.ids_BL.device).tril()
+        same_BLL = self.branch_BL[:, :, None] == self.branch_BL[:, None, :]
+        return ((same_BLL | (self.branch_BL == -1)[:, None, :]) & causal_LL)[:, None]
+
+    def to(self, device: torch.device) -> Packed:
+        return Packed(*(part.to(device) for part in self._parts))
+
     def only(self, index_BK: Tensor) -> Packed:
         """Of each row only these tokens, where they stood."""
-        parts = (self.ids_BL, self.position_BL, self.label_BL, self.branch_BL)
-        return Packed(*(part.gather(1, index_BK) for part in parts))
+        return Packed(*(part.gather(1, index_BK) for part in self._parts))
+
+    @property
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.ids_BL, self.position_BL, self.label_BL, self.branch_BL
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from mlb_batch.tiny.architectures import PAIRED_PX, PAIRED_TEXT_TOKENS
 from mlb_batch.tiny.build import make_model, make_tokenizer
 from mlb_batch.tiny.train.frames import FrameBatch, make_frames
 from mlb_batch.tiny.train.loop import Task
-from mlb_batch.tiny.train.pixels import model_pixels
+from mlb_batch.tiny.train.pixels import half, model_pixels
 from mlb_batch.tiny.truth import Act, Flash
 from mlb_batch.tiny.words import COLOURS, DIRECTIONS, PLACES
 from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
@@ -66,14 +66,14 @@ def task(model: SiglipModel, seed: int, frames: int = FRAMES) -> Task:
         ids = tokenizer(
             lines, padding="max_length", truncation=True, max_length=PAIRED_TEXT_TOKENS, return_tensors="pt"
         ).input_ids
-        return model(input_ids=ids, pixel_values=pixels).logits_per_image
+        return model(input_ids=ids.to(model.device), pixel_values=pixels.to(model.device)).logits_per_image
 
     def loss(step: int) -> Tensor:
         batch = make_frames((seed, 1, step), frames, PAIRED_PX, cells=4, least=1, most=2)
         texts = _texts(batch, np.random.default_rng((seed, 2, step)))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half(model):
             logits_BT = scores(model_pixels(batch.pixels_BHWC), texts.lines)
-        sign_BT = texts.match_BT * 2 - 1
+        sign_BT = texts.match_BT.to(model.device) * 2 - 1
         return -functional.logsigmoid(sign_BT * logits_BT.float()).sum(-1).mean()
 
     @torch.no_grad()

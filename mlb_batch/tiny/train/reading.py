@@ -25,6 +25,7 @@ from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss
 from mlb_batch.tiny.train.lessons import exam_talk, lesson_talk
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.packing import Dialogue, Packer
+from mlb_batch.tiny.train.pixels import half
 from mlb_batch.tiny.truth import Act
 from mlb_batch.tiny.words import COLOURS, DIRECTIONS, PLACES, SHAPES
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
@@ -70,7 +71,7 @@ class Reader:
 
     def recall_loss(self, rng: np.random.Generator, most: int) -> Tensor:
         """Of every word that is told again, its first ones too: those are a guess, and cost little."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with half(self.model):
             logits_AV, target_A = self._recalled(rng, int(rng.integers(_FACTS[0], most + 1)))
             return functional.cross_entropy(logits_AV.float(), target_A)
 
@@ -78,26 +79,26 @@ class Reader:
         acts = 2 if rng.random() < _PLAIN_SHARE else _MOST_ACTS
         clips = [_clip(seed, acts) for seed in rng.integers(0, HELD_OUT_FROM, _CLIPS).tolist()]
         packed, nothing, _ = self._asked(clips, [lesson_talk(clip, rng) for clip in clips])
-        with torch.autocast("cpu", torch.bfloat16):
+        with half(self.model):
             return answer_loss(self.model, self.packer.media_id, packed, nothing)
 
     @torch.no_grad()
     def measure(self, clips: int = 48) -> dict[str, float]:
         made = [_clip(seed, _MOST_ACTS) for seed in range(HELD_OUT_FROM, HELD_OUT_FROM + clips)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with half(self.model):
             exam = [self._asked(made, [exam_talk(clip) for clip in made])]
             figures = accuracy(self.model, self.packer.media_id, exam, lambda talk: talk.kind)
         return figures | self.recalled()
 
     @torch.no_grad()
     def recalled(self) -> dict[str, float]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with half(self.model):
             return {f"looked up among {count}": self._found(count) for count in _FACTS}
 
     def _found(self, count: int) -> float:
         """Share of right directions among facts told again."""
         logits_AV, target_A = self._recalled(np.random.default_rng((HELD_OUT_FROM, count)), count)
-        directions = torch.tensor([self._ids(f" {word}")[0] for word in DIRECTIONS])
+        directions = torch.tensor([self._ids(f" {word}")[0] for word in DIRECTIONS], device=target_A.device)
         looked_up_A = torch.isin(target_A, directions)
         right_A = logits_AV[looked_up_A].argmax(-1) == target_A[looked_up_A]
         return round(right_A.float().mean().item(), 4)
@@ -106,7 +107,8 @@ class Reader:
         """Captions in the place of clips, and what is asked of them: no caption says when."""
         asked = [[talk for talk in some if talk.kind != "caption" and "When" not in talk.prompt] for some in talks]
         packed = self.packer.pack_read([clip.caption for clip in clips], asked)
-        return packed, torch.zeros(0, self.model.config.get_text_config().hidden_size), asked
+        device, width = self.model.device, self.model.config.get_text_config().hidden_size
+        return packed.to(device), torch.zeros(0, width, device=device), asked
 
     def _recalled(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
         """Logits and targets at every place behind the first telling."""
@@ -116,6 +118,7 @@ class Reader:
         for index, (ids, told) in enumerate(rows):
             ids_BL[index, : len(ids)] = torch.tensor(ids)
             label_BL[index, told : len(ids) - 1] = torch.tensor(ids[told + 1 :])
+        ids_BL, label_BL = ids_BL.to(self.model.device), label_BL.to(self.model.device)
         language = self.model.model.language_model
         language.set_attn_implementation("sdpa")
         embedded_BLD = self.model.get_input_embeddings()(ids_BL)
