@@ -176,6 +176,9 @@ class ClipSchool:
             visual_BND: Tensor = self.model.model.get_video_features(
                 model_pixels(pixels_BFHWC, self.model.device)
             ).pooler_output
+            if visual_BND.shape[1] < clip_tokens(pixels_BFHWC.shape[1]):  # transformers before 5.20 closes clips later
+                closing_B1D = self.model.model.image_newline.expand(len(visual_BND), 1, -1)
+                visual_BND = torch.cat((visual_BND, closing_B1D.to(visual_BND)), 1)
         return visual_BND.flatten(0, 1)
 
 
