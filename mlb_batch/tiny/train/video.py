@@ -56,7 +56,7 @@ _THIN = Lesson(
 THIN_LESSONS = (_THIN, replace(_THIN, until=600, leave_before=4))
 LONG_LESSONS = (
     Lesson(
-        until=3000, frames=(8, 16, 16, 24, 32, 48), batch_frames=768, most_clips=64, max_acts=4, max_flashes=3,
+        until=900, frames=(8, 16, 16, 24, 32, 48), batch_frames=768, most_clips=64, max_acts=4, max_flashes=3,
         talk=last_talk, leave_before=8,
         thin=((16, 0.5), (16, 0.25), (16, 0.15), (24, 0.25), (32, 0.5), (32, 0.25), (32, 0.1), (64, 0.25), (64, 0.1)),
     ),
