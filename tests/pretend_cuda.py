@@ -103,7 +103,7 @@ class Device(TorchDispatchMode):
         """Over to the other side and back, the only operations that may see both."""
         to_cuda = isinstance(args[0], OnCuda) if target is None else target.type == "cuda"
         given = args[1] if func is aten.copy_.default else args[0]
-        if isinstance(given, OnCuda) != to_cuda:
+        if isinstance(given, OnCuda) != to_cuda and not kwargs.get("non_blocking"):
             self.waits_here()
         out = self.run(func, args, kwargs, to_cuda)
         return args[0] if func is aten.copy_.default else out
@@ -150,6 +150,8 @@ class Whole(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu").type == "cuda":
             self._device.waits_here()
             return OnCuda(func(*args, **{**kwargs, "device": "cpu"}))
+        if func is Tensor.pin_memory:
+            return args[0]
         if func in READ_BACK and isinstance(args[0], OnCuda):
             self._device.waits_here()
             return func(args[0].host, *args[1:])
@@ -226,7 +228,7 @@ def pretend() -> Iterator[Device]:
         for name, stand_in in (("_lazy_init", lambda: None), ("CUDAGraph", Graph), ("graph", recorded)):
             undo.callback(setattr, torch.cuda, name, getattr(torch.cuda, name))
             setattr(torch.cuda, name, stand_in)
-        for mode in (torch.inference_mode(), Whole(device), device):
+        for mode in (torch.compiler.set_stance("force_eager"), torch.inference_mode(), Whole(device), device):
             undo.enter_context(mode)
         yield device
 

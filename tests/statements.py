@@ -88,19 +88,26 @@ def joined(segment: list[int], features: list[list[float]], at_most: int) -> lis
     return out
 
 
-def shares(weights: list[float], capacity: list[int], total: int) -> list[int]:
-    """One each first; the rest by weight in whole numbers (largest remainder); what does not fit goes round again."""
+def shares(weights: list[Fraction], capacity: list[int], total: int) -> list[int]:
+    """One each first, the rest by weight: who would get more than fits is filled, until all the others fit; then the
+    others in whole numbers (largest remainder)."""
     given = [1] * len(weights)
-    while sum(given) < total:
-        left = total - sum(given)
-        room = [i for i in range(len(weights)) if given[i] < capacity[i]]
-        whole = sum(Fraction(weights[i]) for i in room)
-        exact = {i: left * Fraction(weights[i]) / whole for i in room}
-        extra = {i: math.floor(exact[i]) for i in room}
-        for i in sorted(room, key=lambda i: (extra[i] - exact[i], i))[: left - sum(extra.values())]:
-            extra[i] += 1
-        for i in room:
-            given[i] = min(capacity[i], given[i] + extra[i])
+    open_ = list(range(len(weights)))
+    while True:
+        left, whole = total - sum(given), sum(weights[i] for i in open_)
+        exact = {i: left * Fraction(weights[i]) / whole for i in open_}
+        over = [i for i in open_ if exact[i] >= capacity[i] - given[i]]
+        if not over:
+            break
+        for i in over:
+            given[i] = capacity[i]
+        open_ = [i for i in open_ if i not in over]
+        if not open_:
+            return given
+    for i in open_:
+        given[i] += math.floor(exact[i])
+    for i in sorted(open_, key=lambda i: (math.floor(exact[i]) - exact[i], i))[: total - sum(given)]:
+        given[i] += 1
     return given
 
 
@@ -145,12 +152,12 @@ class AdaTP:
         empty = one_score(seen.null, self.heads)
         return [float(np.float32(s) / (np.float32(e) + np.float32(1e-12))) for s, e in zip(score, empty, strict=True)]
 
-    def weights(self, seen: Seen, segment: list[int], score: list[float]) -> list[float]:
+    def weights(self, seen: Seen, segment: list[int], score: list[float]) -> list[Fraction]:
         """Frames of a segment, twice as many where it means more to the text than the average segment."""
         by_frame = self.relevance(seen, score)
         of = [[by_frame[f] for f in range(seen.frames) if segment[f] == s] for s in range(max(segment) + 1)]
         mean = fmean(fmean(values) for values in of)
-        return [len(values) * (self.boost if fmean(values) > mean else 1.0) for values in of]
+        return [len(values) * Fraction(str(self.boost if fmean(values) > mean else 1.0)) for values in of]
 
     def relevance(self, seen: Seen, score: list[float]) -> list[float]:
         if self.features == "paired":
@@ -202,7 +209,7 @@ def density(seen: Seen, tokens: list[list[float]], keep: int, tau: float, neighb
     score = [s for f in range(seen.frames) for s in peaks(tokens[f * seen.per_frame :][: seen.per_frame], neighbours)]
     segment = joined(segments(seen.features, tau), seen.features, keep)
     members = [[i for i in range(len(score)) if segment[seen.frame(i)] == s] for s in range(max(segment) + 1)]
-    counts = shares([float(len(m)) for m in members], [len(m) for m in members], keep)
+    counts = shares([Fraction(len(m)) for m in members], [len(m) for m in members], keep)
     out = []
     for m, n in zip(members, counts, strict=True):
         out += sorted(m, key=lambda i: (-score[i], i))[:n]
@@ -235,7 +242,7 @@ def unique(seen: Seen, tokens: list[list[float]], keep: int) -> list[int]:
         return best(score, keep)
     frame = [fmean(of_clip[f * per :][:per]) for f in range(seen.frames)]
     spread = max(1e-6, math.sqrt(fmean((x - fmean(frame)) ** 2 for x in frame)))
-    counts = shares([math.exp((x - max(frame)) / spread) for x in frame], [per] * seen.frames, keep)
+    counts = shares([Fraction(math.exp((x - max(frame)) / spread)) for x in frame], [per] * seen.frames, keep)
     out = []
     for f, n in enumerate(counts):
         out += [f * per + i for i in best(score[f * per :][:per], n)]

@@ -41,10 +41,10 @@ def clips(spec: Spec) -> list[Clip]:
 
 
 def said(spec: Spec, name: str, device: str, dtype: str = "float32", options: dict[str, Any] | None = None,
-         new_tokens: int = NEW_TOKENS, **how: Any) -> list[Answer]:  # fmt: skip
+         new_tokens: int = NEW_TOKENS, selections: float = 1.0, **how: Any) -> list[Answer]:  # fmt: skip
     pair = pair_checkpoint() if (options or {}).get("features") == "paired" else None
     given = Settings(
-        pruning(name, options, **how), 400_000, new_tokens, device=device, dtype=dtype, selections=1.0,
+        pruning(name, options, **how), 400_000, new_tokens, device=device, dtype=dtype, selections=selections,
         feature_model=pair,
     )  # fmt: skip
     answers = [one for some in Captioner(checkpoint(spec), given).annotate(clips(spec)) for one in some]
@@ -85,7 +85,8 @@ def test_so_it_does_in_other_ways_of_a_method(name: str, how: dict[str, Any]) ->
 
 @pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
-def test_the_packed_kernels_are_the_loop_over_sequences(name: str, spec: Spec) -> None:
+def test_the_packed_kernels_are_the_loop_over_sequences(name: str, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "PLAIN_TURNS", NEW_TOKENS)  # what is replayed is not counted
     cpu = said(spec, name, "cpu", "float64")
     with pretend() as device:
         alike(said(spec, name, "cuda", "float64"), cpu)
@@ -133,6 +134,15 @@ def test_no_layer_waits_for_the_device(name: str, device: Device) -> None:
     steps = Counter(stack[-1] for stack in device.waits if "generate.py:generate" in stack)
     assert steps["generate.py:_taken"] <= NEW_TOKENS and steps["decoder.py:embed"] <= NEW_TOKENS, steps
     assert sum(steps.values()) <= 2 * NEW_TOKENS + 5, steps
+
+
+@pytest.mark.parametrize("name", ["none", "adatp", "fastv", "density", "unique"])
+def test_no_cut_waits_for_the_device(name: str, device: Device) -> None:
+    """However many there are; what is asked at the end is whether all of them were sound, and how many segments."""
+    said(FAMILIES["onevision"], name, "cuda", "bfloat16", selections=0.0)
+    inside = Counter(stack[-1] for stack in device.waits if "prefill.py:prefill" in stack)
+    parts = 2  # at most, where prompts part
+    assert set(inside) <= {"view.py:all_in_order", "prefill.py:_segments"} and max(inside.values()) <= parts, inside
 
 
 @pytest.mark.parametrize("name", ON_A_SHAPE)

@@ -13,7 +13,7 @@ from models import DEEP, FAMILIES, Spec, checkpoint, eager, pixels
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 from mlb_batch.vlm.preprocess import frame_recipe
-from mlb_batch.vlm.vision import normalise, see
+from mlb_batch.vlm.vision import see
 
 SPECS = {
     **FAMILIES,
@@ -78,7 +78,7 @@ def test_visual_tokens_are_those_of_transformers(spec: Spec) -> None:
     recipe, shape = frame_recipe(checkpoint(spec)), checkpoint(spec).shape
     frames = pixels(spec, 70, 5)  # more than one batch of the tower
     with torch.inference_mode():
-        seen = see(model(spec), shape, normalise(frames, recipe, torch.device("cpu"), torch.float32))
+        seen = see(model(spec), shape, recipe, list(frames))
     theirs_ND, closing_RD = oracles.visual_tokens(spec, frames)
     assert seen.visual_FKD.flatten(0, 1).shape == theirs_ND.shape
     assert float((seen.visual_FKD.flatten(0, 1) - theirs_ND).abs().max()) < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import Tensor
 from mlb_batch.cost.grids import CELLS, cells_before_tail, cells_in, pool_ladder
 from mlb_batch.prune import make
 from mlb_batch.prune.mlb import Mlb
-from mlb_batch.prune.scores import join_most_similar, largest_remainder, shares, spread
-from mlb_batch.prune.view import Merge, View, check
+from mlb_batch.prune.scores import join_most_similar, shares, spread
+from mlb_batch.prune.view import Merge, Pick, View, all_in_order, check
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NEAR = 1e-6  # two scores that are nearer than this may change places between fp32 and Python's floats
@@ -65,9 +66,14 @@ def apart(scores: list[float]) -> bool:
 
 def chosen(name: str, options: dict[str, Any], view: View, keep: int) -> list[int]:
     method = make(name, options, paired=True)
-    pick = check(method.pick(view, keep), view, keep, method.exact)
+    pick = sound(method.pick(view, keep), view, keep, method.exact)
     assert isinstance(pick, Tensor)
     return pick.tolist()
+
+
+def sound(pick: Pick, view: View, keep: int, exact: bool = True) -> Pick:
+    all_in_order([check(pick, view, keep, exact)])
+    return pick
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -179,7 +185,7 @@ def assert_same_groups(got: Groups, wanted: Groups) -> None:
 def test_pool(view: View, data: st.DataObject) -> None:
     small = data.draw(st.sampled_from(pool_ladder(*view.grid[1:])))
     keep = view.grid[0] * small[0] * small[1]
-    pick = check(make("pool").pick(view, keep), view, keep, exact=True)
+    pick = sound(make("pool").pick(view, keep), view, keep)
     assert_same_groups(groups_of(pick), statements.pooled(*view.grid, small))
 
 
@@ -195,7 +201,7 @@ def test_cells(pool: str, tied: bool, data: st.DataObject) -> None:
     assume(tied or apart(score))
     wanted = statements.gridded(*view.grid, score, cell, tail, pool)
     view = View(**{**view.__dict__, "cell": cell, "tail": tail})
-    pick = check(Mlb(pool=pool, heads=heads).pick(view, len(wanted)), view, len(wanted), exact=True)
+    pick = sound(Mlb(pool=pool, heads=heads).pick(view, len(wanted)), view, len(wanted))
     assert_same_groups(groups_of(pick), wanted)
 
 
@@ -212,24 +218,30 @@ def test_segattn(view: View, data: st.DataObject) -> None:
 
 @many
 @given(
-    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=8),
-    st.sampled_from([1.0, 1.5, 2.0]),
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 60)), min_size=1, max_size=8),
+    st.sampled_from([1, 2, 3]),
     st.data(),
 )
-def test_shares(parts: list[tuple[int, int]], boost: float, data: st.DataObject) -> None:
-    weights = [w * (boost if data.draw(st.booleans()) else 1.0) for w, _ in parts]
+def test_shares(parts: list[tuple[int, int]], boost: int, data: st.DataObject) -> None:
+    assume(any(c for _, c in parts))
+    weights = [w * (boost if data.draw(st.booleans()) else 2) if c else 0 for w, c in parts]
     capacity = [c for _, c in parts]
-    total = data.draw(st.integers(len(parts), sum(capacity)))
-    got = shares(weights, capacity, total)
-    assert got == statements.shares(weights, capacity, total)
-    assert sum(got) == total and all(1 <= g <= c for g, c in zip(got, capacity, strict=True))
+    total = data.draw(st.integers(sum(c > 0 for c in capacity), sum(capacity)))
+    got = shares(torch.tensor(weights), torch.tensor(capacity), total).tolist()
+    there = [i for i, c in enumerate(capacity) if c]
+    of = statements.shares([Fraction(weights[i]) for i in there], [capacity[i] for i in there], total)
+    assert [got[i] for i in there] == of and sum(got) == total
+    assert all(min(1, c) <= g <= c for g, c in zip(got, capacity, strict=True))
 
 
 def test_shares_by_hand() -> None:
-    assert shares([1.0, 1.0, 1.0], [9, 9, 9], 5) == [2, 2, 1]  # equal remainders go to the lower index
-    assert shares([1.0, 8.0], [9, 3], 10) == [7, 3]  # what the full one cannot take goes back to the other
-    assert shares([5.0, 1.0, 1.0], [9, 9, 9], 3) == [1, 1, 1]  # one each comes first, whatever the weight
-    assert largest_remainder([3.0, 1.0], 2) == [2, 0]
+    def of(weights: list[int], capacity: list[int], total: int) -> list[int]:
+        return shares(torch.tensor(weights), torch.tensor(capacity), total).tolist()
+
+    assert of([1, 1, 1], [9, 9, 9], 5) == [2, 2, 1]  # equal remainders go to the lower index
+    assert of([1, 8], [9, 3], 10) == [7, 3]  # what the full one cannot take goes to the other
+    assert of([5, 1, 1], [9, 9, 9], 3) == [1, 1, 1]  # one each comes first, whatever the weight
+    assert of([3, 0, 1], [9, 0, 9], 4) == [3, 0, 1]  # without capacity there is nothing
 
 
 @many

@@ -13,7 +13,7 @@ from mlb_batch.bench.options import Options
 from mlb_batch.bench.shapes import Shape, checkpoint, shape
 from mlb_batch.vlm.attention import NAME
 from mlb_batch.vlm.checkpoint import Checkpoint
-from mlb_batch.vlm.load import pick_device, pick_dtype
+from mlb_batch.vlm.load import fused, pick_device, pick_dtype
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,13 @@ class Bed:
         device = pick_device(options.device)
         dtype = pick_dtype("auto", device)
         wanted = checkpoint(options.shape)
-        return cls(shape(options.shape), wanted, random_model(wanted, device, dtype), device, dtype)
+        return cls(shape(options.shape), wanted, fused(random_model(wanted, device, dtype)), device, dtype)
 
     def twin(self) -> Any:
-        """The same weights as transformers would load them by itself, with its SDPA attention; nothing is doubled."""
+        """The same weights as transformers would load them by itself, with its SDPA attention; nothing is doubled.
+
+        A copy of a module is not compiled, as transformers' own would not be.
+        """
         tensors = [*self.model.parameters(), *self.model.buffers()]
         twin = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         twin.set_attn_implementation("sdpa")

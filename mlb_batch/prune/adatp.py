@@ -9,6 +9,7 @@ is represented once before any position may come twice.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -16,7 +17,16 @@ from torch import Tensor
 from mlb_batch.cost.schedule import ClipShape, Cut, Rows, Schedule, keep_count
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.errors import SpecError
-from mlb_batch.prune.scores import counted, join_most_similar, over_heads, ranked, segments, shares
+from mlb_batch.prune.scores import (
+    best_of_each,
+    counted,
+    join_most_similar,
+    over_heads,
+    ranked,
+    ranks,
+    segments,
+    shares,
+)
 from mlb_batch.prune.view import View
 
 _TINY = 1e-12  # keeps a division by a position that gets no attention at all finite
@@ -96,34 +106,32 @@ class AdaTP:
         debiased_N = self._debiased(view)
         segment_N = self.segments(view)[view.frame_N]
         score_N = suppressed(debiased_N, segment_N, view) if self.debias_local == "suppress" else debiased_N
-        places = view.grid[1] * view.grid[2]
-        first_N = torch.ones_like(score_N, dtype=torch.bool)
-        if self.debias_local == "dedup":
-            first_N = representatives(score_N, segment_N, view.place_N, places)
-        if self.spend == "cap":
-            keep = min(keep, int(representatives(score_N, segment_N, view.place_N, places).sum()))
-        rank = _order(score_N, first_N)
-        if not self._by_segment:
-            return rank[:keep].sort().values
-        return self._pick_by_segment(view, debiased_N, rank, keep)
+        rank_N = ranks(ranked(score_N))
+        if self.debias_local == "dedup" or self.spend == "cap":
+            first_N = representatives(rank_N, segment_N, view)
+            if self.spend == "cap":
+                keep = min(keep, int(first_N.sum()))
+            if self.debias_local == "dedup":  # representatives before the others
+                rank_N = rank_N + len(rank_N) * ~first_N
+        if self._by_segment:
+            return self._pick_by_segment(view, debiased_N, rank_N, keep)
+        return best_of_each(torch.zeros_like(rank_N), rank_N, torch.full_like(rank_N[:1], keep), keep)
 
-    def _pick_by_segment(self, view: View, score_N: Tensor, rank: Tensor, keep: int) -> Tensor:
+    def _pick_by_segment(self, view: View, score_N: Tensor, rank_N: Tensor, keep: int) -> Tensor:
+        """There are at most as many segments as frames; those that are not there have no frames and no tokens."""
+        most = view.grid[0]
         segment_F = _squeezed(join_most_similar(self.segments(view), view.feature_FD, keep), view)
-        label_N = segment_F[view.frame_N[rank]]
-        members = rank[torch.sort(label_N, stable=True).indices]  # segment by segment, each as ranked
-        labels = int(segment_F[-1]) + 1
-        frames_S, alive_S = counted(segment_F, labels), counted(label_N, labels)
-        relevance_F = self._relevance(view, score_N)
-        relevance_S = torch.zeros(labels, device=rank.device).index_add_(0, segment_F, relevance_F) / frames_S
-        above_S = relevance_S > relevance_S.mean()
-        found = torch.stack([frames_S, alive_S, above_S.long()]).tolist()  # one wait for the device
-        counts = shares(self._weights(found[0], found[2]), found[1], keep)
-        parts = zip(members.split(found[1]), counts, strict=True)
-        return torch.cat([part[:count] for part, count in parts]).sort().values
+        label_N = segment_F[view.frame_N]
+        frames_S, alive_S = counted(segment_F, most), counted(label_N, most)
+        total_S = torch.zeros(most, device=rank_N.device).index_add_(0, segment_F, self._relevance(view, score_N))
+        relevance_S = total_S / frames_S.clamp(min=1)
+        above_S = relevance_S > relevance_S.sum() / (frames_S > 0).sum()
+        return best_of_each(label_N, rank_N, shares(self._weights(frames_S, above_S), alive_S, keep), keep)
 
-    def _weights(self, frames: list[int], above: list[int]) -> list[float]:
+    def _weights(self, frames_S: Tensor, above_S: Tensor) -> Tensor:
         """Frames of a segment, boosted where its relevance to the text is above the mean of the segments."""
-        return [n * (self.boost if up else 1.0) for n, up in zip(frames, above, strict=True)]
+        boost, plain = Fraction(str(self.boost)).as_integer_ratio()
+        return frames_S * torch.where(above_S, boost, plain)
 
     def _relevance(self, view: View, score_N: Tensor) -> Tensor:
         """Relevance of each frame: the paired model's similarity, else the debiased attention to its tokens."""
@@ -155,15 +163,12 @@ def _steep(cuts: int) -> list[float]:
     return [0.5, *(1 - 0.1 * (cuts - 1 - j) / (cuts - 1) for j in range(1, cuts))]
 
 
-def representatives(score_N: Tensor, segment_N: Tensor, place_N: Tensor, places: int) -> Tensor:
-    """True where a token has the largest score of its spatial position in its segment (the earlier wins a tie)."""
-    key_N = segment_N * places + place_N
-    order = ranked(score_N)
-    by_key = order[torch.sort(key_N[order], stable=True).indices]
-    key_sorted = key_N[by_key]
-    starts = torch.ones_like(key_sorted, dtype=torch.bool)
-    starts[1:] = key_sorted[1:] != key_sorted[:-1]
-    return torch.zeros_like(starts).scatter_(0, by_key, starts)
+def representatives(rank_N: Tensor, segment_N: Tensor, view: View) -> Tensor:
+    """True where a token has the best rank of its spatial position in its segment."""
+    frames, places = view.grid[0], view.grid[1] * view.grid[2]
+    key_N = segment_N * places + view.place_N
+    best = torch.full((frames * places,), len(rank_N), device=rank_N.device).scatter_reduce_(0, key_N, rank_N, "amin")
+    return rank_N == best[key_N]
 
 
 def suppressed(score_N: Tensor, segment_N: Tensor, view: View) -> Tensor:
@@ -180,15 +185,9 @@ def suppressed(score_N: Tensor, segment_N: Tensor, view: View) -> Tensor:
     return score_N * score_N / (score_N + around_N + _TINY)
 
 
-def _order(score_N: Tensor, first_N: Tensor) -> Tensor:
-    """Representatives before the others, each by score, ties by index."""
-    order = ranked(score_N)
-    return order[torch.sort(first_N[order].byte(), descending=True, stable=True).indices]
-
-
 def _squeezed(segment_F: Tensor, view: View) -> Tensor:
     """Segments without any token left are joined to the one before, so that every segment can take a share."""
-    alive_S = counted(segment_F[view.frame_N], int(segment_F[-1]) + 1) > 0
+    alive_S = counted(segment_F[view.frame_N], len(segment_F)) > 0
     return (alive_S.long().cumsum(0) - 1).clamp(min=0)[segment_F]
 
 

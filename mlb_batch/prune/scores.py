@@ -5,8 +5,6 @@ Everything that ranks is fp32 and stable: of two equal scores the lower index wi
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import torch
 from torch import Tensor
 
@@ -50,8 +48,7 @@ def neighbour_cosine(feature_FD: Tensor) -> Tensor:
 
 def join_most_similar(segment_F: Tensor, feature_FD: Tensor, at_most: int) -> Tensor:
     """Join neighbouring segments, the most similar boundary first, until at most `at_most` are left."""
-    count = int(segment_F[-1]) + 1
-    if count <= at_most:
+    if len(segment_F) <= at_most or (count := int(segment_F[-1]) + 1) <= at_most:
         return segment_F
     is_start = torch.zeros_like(segment_F, dtype=torch.bool)
     is_start[1:] = segment_F[1:] != segment_F[:-1]
@@ -70,30 +67,55 @@ def counted(label_N: Tensor, labels: int) -> Tensor:
     )
 
 
-def shares(weights: list[float], capacity: list[int], total: int) -> list[int]:
+def shares(weight_S: Tensor, capacity_S: Tensor, total: int) -> Tensor:
     """`total` in whole numbers: one each, then the rest by weight (largest remainder), at most each one's capacity.
 
-    What a full one cannot take is shared out again among the others.
+    What a full one cannot take goes to the others; one without capacity gets nothing. Weights are whole, so that no
+    last bit decides a tie (which the lower index wins), and nobody waits for the device.
     """
-    assert len(weights) <= total <= sum(capacity), (len(weights), total, sum(capacity))
-    given = [1] * len(weights)
-    while (left := total - sum(given)) > 0:
-        open_ = [i for i in range(len(weights)) if given[i] < capacity[i]]
-        for i, extra in zip(open_, largest_remainder([weights[i] for i in open_], left), strict=True):
-            given[i] = min(capacity[i], given[i] + extra)
-    return given
+    one_S = (capacity_S > 0).long()
+    room_S, left = capacity_S - one_S, total - one_S.sum()
+    full_S = _full(weight_S, room_S, left)
+    taken_S = room_S.where(full_S, 0)
+    left, weight_S = left - taken_S.sum(), weight_S.masked_fill(full_S, 0)
+    parts_S, whole = left * weight_S, weight_S.sum().clamp(min=1)
+    rest_S = (parts_S % whole).masked_fill(full_S, -1)
+    part_S = parts_S // whole
+    more_S = ranks(torch.sort(rest_S, descending=True, stable=True).indices) < left - part_S.sum()
+    return one_S + taken_S + part_S + more_S
 
 
-def largest_remainder(weights: list[float], total: int) -> list[int]:
-    """`total` split in proportion to the weights, in whole numbers; ties go to the lower index.
+def _full(weight_S: Tensor, room_S: Tensor, left: Tensor) -> Tensor:
+    """Which ones take all that they have room for: where room is scarcest for the weight, from there on as it goes."""
+    order = torch.sort(room_S.double() / weight_S.clamp(min=1), stable=True).indices
+    room, weight = room_S[order], weight_S[order]
+    after_those_before = left - (room.cumsum(0) - room)
+    weight_from_here = weight.flip(0).cumsum(0).flip(0)
+    return torch.empty_like(order, dtype=torch.bool).scatter_(
+        0, order, room * weight_from_here <= after_those_before * weight
+    )
 
-    In exact fractions: rounded ones would let the last bit decide a tie.
+
+def ranks(order_N: Tensor) -> Tensor:
+    """Of each index its place in an order."""
+    return torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=order_N.device))
+
+
+def best_of_each(label_N: Tensor, rank_N: Tensor, count_S: Tensor, keep: int) -> Tensor:
+    """Of each label as many of the lowest ranks as it has a count, in order of index; the counts add up to `keep`.
+
+    No two of a label have the same rank, and none is twice as many as there are, or more.
     """
-    parts = [Fraction(w) for w in weights]
-    whole = sum(parts)
-    exact = [total * part / whole for part in parts]
-    out = [int(x) for x in exact]
-    order = sorted(range(len(weights)), key=lambda i: (out[i] - exact[i], i))
-    for i in order[: total - sum(out)]:
-        out[i] += 1
-    return out
+    count = len(rank_N)
+    order = torch.sort(label_N * (2 * count) + rank_N).indices
+    sizes_S = counted(label_N, len(count_S))
+    label = label_N[order]
+    place = torch.arange(count, device=order.device) - (sizes_S.cumsum(0) - sizes_S)[label]
+    return indices(torch.empty_like(order, dtype=torch.bool).scatter_(0, order, place < count_S[label]), keep)
+
+
+def indices(chosen_N: Tensor, keep: int) -> Tensor:
+    """Where it is true, which is so at `keep` places; unlike nonzero, without a wait for the device."""
+    place_N = (chosen_N.cumsum(0) - 1).where(chosen_N, keep).clamp(max=keep)  # behind them all: nobody looks there
+    index_N = torch.arange(len(chosen_N), device=chosen_N.device)
+    return torch.full((keep + 1,), -1, device=chosen_N.device).scatter_(0, place_N, index_N)[:keep]

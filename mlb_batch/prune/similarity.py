@@ -14,8 +14,10 @@ from torch import Tensor
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.prune.baselines import before_first_layer
-from mlb_batch.prune.scores import join_most_similar, ranked, segments, shares
+from mlb_batch.prune.scores import best_of_each, counted, join_most_similar, ranked, ranks, segments, shares
 from mlb_batch.prune.view import View
+
+_WHOLE = 2**32  # a share of 1, where shares are counted in whole numbers
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,8 @@ class Density:
         unit_FPD = torch.nn.functional.normalize(view.embed_ND.float(), dim=-1).view(frames, places, -1)
         score_N = torch.cat([density_peaks(unit_PD, self.neighbours) for unit_PD in unit_FPD])
         segment_F = join_most_similar(self.segments(view), view.feature_FD, keep)
-        sizes = (torch.bincount(segment_F) * places).tolist()
-        counts = shares([float(n) for n in sizes], sizes, keep)
-        return best_of_runs(score_N, sizes, counts)
+        size_S = counted(segment_F, frames) * places
+        return best_of_each(segment_F[view.frame_N], ranks(ranked(score_N)), shares(size_S, size_S, keep), keep)
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Unique:
         if keep < frames:  # not one token for every frame: the most unusual ones of the clip
             return ranked(score_N)[:keep].sort().values
         frame_F = torch.softmax(of_clip_FP.mean(dim=1) / _spread(of_clip_FP.mean(dim=1)), dim=0)
-        counts = shares(frame_F.tolist(), [places] * frames, keep)
-        return best_of_runs(score_N, [places] * frames, counts)
+        weight_F = (frame_F.double() * _WHOLE).long().clamp(min=1)
+        counts_F = shares(weight_F, torch.full_like(weight_F, places), keep)
+        return best_of_each(view.frame_N, ranks(ranked(score_N)), counts_F, keep)
 
 
 def density_peaks(unit_PD: Tensor, neighbours: int) -> Tensor:
@@ -71,15 +73,6 @@ def density_peaks(unit_PD: Tensor, neighbours: int) -> Tensor:
     denser_PP = rank_P[None, :] < rank_P[:, None]
     to_denser_P = torch.where(denser_PP, distance_PP, torch.inf).amin(dim=-1)
     return density_P * torch.where(to_denser_P.isinf(), distance_PP.amax(dim=-1), to_denser_P)
-
-
-def best_of_runs(score_N: Tensor, sizes: list[int], counts: list[int]) -> Tensor:
-    """From consecutive runs of tokens the best `counts[i]` of each, in order of index."""
-    starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
-    chosen = [
-        start + ranked(score_N[start : start + n])[:k] for start, n, k in zip(starts, sizes, counts, strict=False)
-    ]
-    return torch.cat(chosen).sort().values
 
 
 def _distance_to(unit_FPD: Tensor, mean_D: Tensor) -> Tensor:

@@ -62,13 +62,19 @@ class Merge:
 Pick = Tensor | Merge
 
 
-def check(pick: Pick, view: View, keep: int, exact: bool) -> Pick:
-    """The invariants that no method may break: count, range, order, nothing twice."""
+def check(pick: Pick, view: View, keep: int, exact: bool) -> Tensor:
+    """The invariants that no method may break: count, range, order, nothing twice.
+
+    Whether what the device alone can tell is so; asked once for all picks, each question being a wait for it.
+    """
+    device = view.alive_N.device
     if isinstance(pick, Merge):
         assert pick.count == keep and pick.group_N.shape == view.alive_N.shape, (pick.count, keep)
-        return pick
+        return torch.ones((), dtype=torch.bool, device=device)
     n = len(view.alive_N)
     assert pick.dtype == torch.long and 0 < len(pick) <= keep and (len(pick) == keep or not exact), (len(pick), keep)
-    in_order = (pick[1:] > pick[:-1]).all() & (pick[0] >= 0) & (pick[-1] < n)
-    assert bool(in_order), "not an ordered selection"
-    return pick
+    return (pick[1:] > pick[:-1]).all() & (pick[0] >= 0) & (pick[-1] < n)
+
+
+def all_in_order(checked: list[Tensor]) -> None:
+    assert not checked or bool(torch.stack(checked).all()), "not an ordered selection"

@@ -10,6 +10,7 @@ B sequences.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from mlb_batch.vlm.moving import sent
 
 NAME = "mlb_ragged"
 
@@ -40,10 +43,16 @@ def ragged_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, att
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return out
-    attended_HTd = layout.attend(module.layer_idx, query[0], key[0], value[0], scaling)
+    attended_HTd = _attended(layout, module, query[0], key[0], value[0], scaling)
     return attended_HTd.transpose(0, 1)[None], None
 
 
+def _by_layout(layout: Layout, module: Any, q_HTd: Tensor, k_hTd: Tensor, v_hTd: Tensor, scale: float) -> Tensor:
+    """What a compiled layer stops for: who sees whom is of no fixed shape."""
+    return layout.attend(module.layer_idx, q_HTd, k_hTd, v_hTd, scale)
+
+
+_attended: Callable[..., Tensor] = torch.compiler.disable(_by_layout)
 AttentionInterface.register(NAME, ragged_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
@@ -77,7 +86,8 @@ class Lengths:
 
     @classmethod
     def of(cls, rows: list[int], keys: list[int], device: torch.device) -> Lengths:
-        ends_2B = torch.tensor([[0, *accumulate(rows)], [0, *accumulate(keys)]], dtype=torch.int32, device=device)
+        ends = [[0, *accumulate(rows)], [0, *accumulate(keys)]]
+        ends_2B = sent(torch.tensor(ends, dtype=torch.int32), device)
         return cls(ends_2B[0], ends_2B[1], max(rows), max(keys))
 
 

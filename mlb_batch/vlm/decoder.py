@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.vlm.attention import NAME, Layout
+from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.rope import Rope
 
 
@@ -47,7 +48,7 @@ class Decoder:
         return float(attention.scaling)
 
     def embed(self, ids: Sequence[int]) -> Tensor:
-        out: Tensor = self.embedding(torch.tensor(ids, dtype=torch.long, device=self.device))
+        out: Tensor = self.embedding(sent(torch.tensor(ids, dtype=torch.long), self.device))
         return out
 
     def layer(self, index: int, hidden_TD: Tensor, rotations: tuple[Tensor, Tensor], layout: Layout) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mlb_batch.cost import flops
 from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.replay import Replay
 from mlb_batch.vlm.rooms import Rooms, Step
 from mlb_batch.vlm.rope import Rope
@@ -77,7 +78,7 @@ class _Turns:
         self._decoder, self.sequences = decoder, running
         self._step = Step(rooms, [s.room for s in running], [s.used for s in running])
         self._rope = Rope.of_each([s.prefilled.rope for s in running])
-        self._position_B = torch.tensor([s.position for s in running], device=decoder.device)
+        self._position_B = sent(torch.tensor([s.position for s in running]), decoder.device)
         self._token_B = torch.zeros_like(self._position_B)
         self._replay = Replay() if self._step.packed else None
 
@@ -88,7 +89,7 @@ class _Turns:
     def logits(self) -> Tensor:
         """Behind the last token of every sequence."""
         shape = self._decoder.shape.decoder
-        self._token_B.copy_(torch.tensor([s.tokens[-1] for s in self.sequences]))
+        self._token_B.copy_(sent(torch.tensor([s.tokens[-1] for s in self.sequences]), self._decoder.device))
         logits_BV = self._replay(self._logits) if self._replay else self._logits()
         self._step.ended()
         for sequence in self.sequences:

@@ -46,7 +46,20 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
         local_files_only=True,
         attn_implementation={"": "sdpa", "text_config": NAME, "vision_config": "sdpa"},
     )
-    return model.to(device).eval().requires_grad_(False)
+    return fused(model.to(device).eval().requires_grad_(False))
+
+
+def fused(model: Any) -> Any:
+    """On a GPU a layer's small operations become few kernels, which are the same for all lengths.
+
+    Where they can't be made (no compiler is there, say), torch says so and runs the layers as they are.
+    """
+    if model.device.type == "cuda" and model.dtype != torch.float32:
+        torch._dynamo.config.suppress_errors = True
+        tower = model.model.vision_tower
+        for layer in (*model.model.language_model.layers, *getattr(tower, "vision_model", tower).encoder.layers):
+            layer.compile(dynamic=True)
+    return model
 
 
 def _refuse_windows(checkpoint: Checkpoint) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mlb_batch.prune import Pruning
-from mlb_batch.prune.view import Merge, View, check
+from mlb_batch.prune.view import Merge, View, all_in_order, check
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.layers import LayerKeys, pack, plant, run_layer
@@ -66,6 +66,7 @@ class _Pass:
     packs: InitVar[list[Tensor]]  # the hidden states of each tree
     layers: list[LayerKeys] = field(default_factory=list)
     traces: dict[tuple[int, int], list[Trace]] = field(default_factory=dict)
+    checked: list[Tensor] = field(default_factory=list)  # of each pick, whether it is one
 
     def __post_init__(self, trees: list[Tree], packs: list[Tensor]) -> None:
         self._grow(trees, packs)
@@ -131,7 +132,8 @@ class _Pass:
         if keep == len(tree.visual_N) and self.pruning.exact:
             return tree, visual_ND
         view = self._view(tree, attention)
-        pick = check(self.pruning.pick(view, keep), view, keep, self.pruning.exact)
+        pick = self.pruning.pick(view, keep)
+        self.checked.append(check(pick, view, keep, self.pruning.exact))
         if isinstance(pick, Merge):  # what is merged has no place of its own: the sequence is numbered anew
             assert index == 0, "a one-pass method merges before the first layer only"
             places = torch.arange(keep, device=tree.visual_N.device)
@@ -168,17 +170,20 @@ class _Pass:
             self.traces.setdefault((tree.clip, prompt), []).append(trace)
 
     def finish(self) -> dict[tuple[int, int], Prefilled]:
+        all_in_order(self.checked)
         places = [(i, t.clip, p) for i, t in enumerate(self.forest.trees) for p in t.prompts]
-        segments = {clip: self._segments(clip) for _, clip, _ in places}
+        segments = self._segments(sorted({clip for _, clip, _ in places}))
         caches = self._caches(places)
         return {
             (clip, prompt): self._finish_one(i, clip, prompt, caches[clip, prompt], segments[clip])
             for i, clip, prompt in places
         }
 
-    def _segments(self, clip: int) -> int:
-        view = self._view(plant(clip, self.inputs[clip]), {})
-        return int(self.pruning.segments(view)[-1]) + 1
+    def _segments(self, clips: list[int]) -> dict[int, int]:
+        """How many each clip has."""
+        views = [self._view(plant(clip, self.inputs[clip]), {}) for clip in clips]
+        last = torch.stack([self.pruning.segments(view)[-1] for view in views]).tolist()
+        return {clip: index + 1 for clip, index in zip(clips, last, strict=True)}
 
     def _caches(self, places: list[tuple[int, int, int]]) -> dict[tuple[int, int], list[tuple[Tensor, Tensor]]]:
         """Layer by layer, so that one that is handed over need not stay as well."""

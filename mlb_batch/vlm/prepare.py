@@ -19,10 +19,11 @@ from mlb_batch.prune.scores import neighbour_cosine, spread
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.meter import Meter
+from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.preprocess import FrameRecipe
 from mlb_batch.vlm.values import Settings
-from mlb_batch.vlm.vision import Seen, normalise, see
+from mlb_batch.vlm.vision import Seen, see
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Preparer:
         return [self._input(*each) for each in zip(sources, encoded, seen, meters, strict=True)]
 
     def see(self, clips: list[np.ndarray]) -> list[Seen]:
-        pixels_FCHW = normalise(np.concatenate(clips), self.recipe, self.decoder.device, self.decoder.dtype)
-        seen, sizes = see(self.model, self.decoder.shape, pixels_FCHW), [len(c) for c in clips]
+        frames, sizes = [frame_HWC for clip in clips for frame_HWC in clip], [len(clip) for clip in clips]
+        seen = see(self.model, self.decoder.shape, self.recipe, frames)
         parts = zip(seen.visual_FKD.split(sizes), seen.feature_FV.split(sizes), strict=True)
         return [Seen(visual_FKD, feature_FV) for visual_FKD, feature_FV in parts]
 
@@ -78,9 +79,9 @@ class Preparer:
         shape, keep = self.clip_shape(source), self._keep(source, seen)
         schedule = self._schedule(source, keep)
         used = spread(schedule.frames, shape.frames)
-        at = torch.tensor([encoded.index(f) for f in used], device=self.decoder.device)
+        at = sent(torch.tensor([encoded.index(f) for f in used]), self.decoder.device)
         per_frame = shape.tokens_per_frame
-        frame_N = torch.tensor(used, device=self.decoder.device).repeat_interleave(per_frame)
+        frame_N = sent(torch.tensor(used), self.decoder.device).repeat_interleave(per_frame)
         feature_FV, relevance = seen.feature_FV[at], None
         if schedule.features:
             feature_FV, relevance = self._look(source, used, meter)

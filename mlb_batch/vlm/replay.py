@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-PLAIN_TURNS = 8  # before it is recorded: that costs a few turns, and short answers have few
+PLAIN_TURNS = 3  # before it is recorded: that costs a few turns, and short answers have few
 
 
 class Replay:

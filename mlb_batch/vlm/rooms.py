@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mlb_batch.vlm.attention import Lengths, attend_last, attend_rooms, packs
+from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.sequence import Prefilled
 
 
@@ -58,15 +59,15 @@ class Step:
         starts = self._rooms.starts
         bounds = [[*(some[room] for room in self._running), some[self._running[-1] + 1]] for some in starts]
         used = [list(some) for some in zip(*self._used, strict=True)]
-        bounds_LB = torch.tensor(bounds, dtype=torch.int32, device=device)
-        used_LB = torch.tensor(used, dtype=torch.int32, device=device)
+        bounds_LB = sent(torch.tensor(bounds, dtype=torch.int32), device)
+        used_LB = sent(torch.tensor(used, dtype=torch.int32), device)
         rows_B = torch.arange(len(self._running) + 1, dtype=torch.int32, device=device)
         longest = [max(some[room + 1] - some[room] for room in self._running) for some in starts]
         self._lengths = [Lengths(rows_B, bounds_LB[layer], 1, most) for layer, most in enumerate(longest)]
         self._first_LB = bounds_LB[:, :-1].long()
         self._next_LB, self._seen_LB = self._first_LB + used_LB, used_LB + 1
         ends = [[some[room + 1] for room in self._running] for some in starts]
-        self._last_LB = torch.tensor(ends, device=device) - 1
+        self._last_LB = sent(torch.tensor(ends), device) - 1
 
     def attend(self, layer: int, q_HBd: Tensor, k_hBd: Tensor, v_hBd: Tensor, scale: float) -> Tensor:
         if self.packed:

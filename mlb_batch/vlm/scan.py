@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mlb_batch.cost.schedule import Scan
 from mlb_batch.prune import Pruning
-from mlb_batch.prune.view import Merge, Pick, View, check
+from mlb_batch.prune.view import Merge, Pick, View, all_in_order, check
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.layers import LayerKeys, pack, plant, run_layer
@@ -225,7 +225,9 @@ def _pick(pruning: Pruning, segments: _Segments, given: ClipInput, prompts: tupl
         tail=scan.tail,
         seed=given.seed,
     )
-    return check(pruning.pick(view, scan.kept[i]), view, scan.kept[i], exact=True)
+    pick = pruning.pick(view, scan.kept[i])
+    all_in_order([check(pick, view, scan.kept[i], exact=True)])
+    return pick
 
 
 def _assembled(of_segment: list[Tensor], trees: list[Tree], picks: list[Pick], prompts: tuple[int, ...],

@@ -8,6 +8,7 @@ Shapes: F frames, C channels, H x W pixels, P patches, V tower width, D hidden w
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.preprocess import FrameRecipe
 
 _IMAGES_AT_ONCE = 64  # bounds the tower's activations; larger batches gain nothing
@@ -32,21 +34,25 @@ class Seen:
 
 def normalise(pixels_FHWC: np.ndarray, recipe: FrameRecipe, device: torch.device, dtype: torch.dtype) -> Tensor:
     """uint8 pixels as the checkpoint's own processor would hand them on, F x C x H x W."""
-    pixels = torch.from_numpy(pixels_FHWC).to(device).permute(0, 3, 1, 2).float() * recipe.scale
-    mean_C, std_C = torch.tensor(recipe.mean, device=device), torch.tensor(recipe.std, device=device)
+    pixels = sent(torch.from_numpy(pixels_FHWC), device).permute(0, 3, 1, 2).float() * recipe.scale
+    mean_C, std_C = sent(torch.tensor([recipe.mean, recipe.std]), device)
     return ((pixels - mean_C[:, None, None]) / std_C[:, None, None]).to(dtype)
 
 
-def see(model: Any, shape: ModelShape, pixels_FCHW: Tensor) -> Seen:
-    parts = [_see_batch(model.model, shape, batch) for batch in pixels_FCHW.split(_images_at_once(shape, pixels_FCHW))]
+def see(model: Any, shape: ModelShape, recipe: FrameRecipe, frames: Sequence[np.ndarray]) -> Seen:
+    """Some frames after the other: while a GPU looks at some, the next ones are on their way."""
+    at_once = _images_at_once(shape, model.device, model.dtype)
+    batches = (np.stack(frames[i : i + at_once]) for i in range(0, len(frames), at_once))
+    pixels = (normalise(batch_FHWC, recipe, model.device, model.dtype) for batch_FHWC in batches)
+    parts = [_see_batch(model.model, shape, pixels_FCHW) for pixels_FCHW in pixels]
     return Seen(torch.cat([p.visual_FKD for p in parts]), torch.cat([p.feature_FV for p in parts]))
 
 
-def _images_at_once(shape: ModelShape, pixels_FCHW: Tensor) -> int:
-    if pixels_FCHW.device.type != "cpu":
+def _images_at_once(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> int:
+    if device.type != "cpu":
         return _IMAGES_AT_ONCE
     widest = max(shape.vision.ffn, shape.vision.hidden)
-    return max(1, min(_IMAGES_AT_ONCE, _CPU_ACTIVATION_BYTES // (shape.vision.tokens * widest * pixels_FCHW.itemsize)))
+    return max(1, min(_IMAGES_AT_ONCE, _CPU_ACTIVATION_BYTES // (shape.vision.tokens * widest * dtype.itemsize)))
 
 
 def _see_batch(model: Any, shape: ModelShape, pixels_FCHW: Tensor) -> Seen:
