@@ -228,7 +228,7 @@ def pretend() -> Iterator[Device]:
         for name, stand_in in (("_lazy_init", lambda: None), ("CUDAGraph", Graph), ("graph", recorded)):
             undo.callback(setattr, torch.cuda, name, getattr(torch.cuda, name))
             setattr(torch.cuda, name, stand_in)
-        for mode in (torch.compiler.set_stance("force_eager"), torch.inference_mode(), Whole(device), device):
+        for mode in (torch.inference_mode(), Whole(device), device):
             undo.enter_context(mode)
         yield device
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import oracles
 import pytest
@@ -12,6 +14,7 @@ from models import DEEP, FAMILIES, Spec, checkpoint, eager, pixels
 
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
+from mlb_batch.vlm.load import fuse_norms
 from mlb_batch.vlm.preprocess import frame_recipe
 from mlb_batch.vlm.vision import see
 
@@ -140,3 +143,25 @@ def test_one_segment_in_cells_of_one_without_a_tail_is_vanilla(name: str, expand
             ran_clips = run(spec, settings(pruning(name, options, select)), cases)
             assert [r.given.schedule.scan.segments for r in ran_clips if r.given.schedule.scan] == [(4,), (7,)]
             assert [p.tokens for ran in ran_clips for p in ran.prompts] == vanilla
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_fused_norms_are_transformers_own(spec: Spec) -> None:
+    """With the same weights; in half precision they round once where transformers rounds twice."""
+    built = eager(spec)
+    ids = torch.arange(40)[None] % spec_vocabulary(built)
+    for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+        theirs = copy.deepcopy(built).to(dtype).model.language_model
+        with torch.no_grad():
+            for norm in (m for m in theirs.modules() if type(m).__name__.endswith("RMSNorm")):
+                norm.weight.add_(torch.randn(len(norm.weight), generator=torch.Generator().manual_seed(0)) / 4)
+        ours = copy.deepcopy(theirs)
+        fuse_norms(ours)
+        assert not any(type(m).__name__ != "RMSNorm" and type(m).__name__.endswith("RMSNorm") for m in ours.modules())
+        with torch.inference_mode():
+            one, other = (m(input_ids=ids).last_hidden_state.float() for m in (theirs, ours))
+        assert float((one - other).abs().mean() / one.abs().mean()) < near
+
+
+def spec_vocabulary(built: Any) -> int:
+    return int(built.get_input_embeddings().num_embeddings)

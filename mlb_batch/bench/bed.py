@@ -20,7 +20,8 @@ from mlb_batch.vlm.load import fused, pick_device, pick_dtype
 class Bed:
     shape: Shape
     checkpoint: Checkpoint
-    model: Any  # with the project's attention
+    model: Any  # as the engine runs it
+    twin: Any  # as transformers does
     device: torch.device
     dtype: torch.dtype
 
@@ -29,17 +30,17 @@ class Bed:
         device = pick_device(options.device)
         dtype = pick_dtype("auto", device)
         wanted = checkpoint(options.shape)
-        return cls(shape(options.shape), wanted, fused(random_model(wanted, device, dtype)), device, dtype)
+        model = random_model(wanted, device, dtype)
+        twin = _twin(model)  # first: what follows changes modules
+        return cls(shape(options.shape), wanted, fused(model), twin, device, dtype)
 
-    def twin(self) -> Any:
-        """The same weights as transformers would load them by itself, with its SDPA attention; nothing is doubled.
 
-        A copy of a module is not compiled, as transformers' own would not be.
-        """
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        twin = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
-        twin.set_attn_implementation("sdpa")
-        return twin
+def _twin(model: Any) -> Any:
+    """The same weights as transformers would load them by itself, with its SDPA attention; nothing is doubled."""
+    tensors = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    twin.set_attn_implementation("sdpa")
+    return twin
 
 
 def random_model(wanted: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:

@@ -36,7 +36,7 @@ class Yardstick:
     def of(cls, bed: Bed, text: str) -> Yardstick:
         prompter = Prompter(bed.checkpoint)
         suffix = prompter.suffix("caption", text)
-        return cls(bed.twin(), frame_recipe(bed.checkpoint), prompter.prefix, suffix, bed.device, bed.dtype)
+        return cls(bed.twin, frame_recipe(bed.checkpoint), prompter.prefix, suffix, bed.device, bed.dtype)
 
     @property
     def _video(self) -> bool:

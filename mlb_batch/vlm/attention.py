@@ -10,7 +10,6 @@ B sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
@@ -43,16 +42,10 @@ def ragged_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, att
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return out
-    attended_HTd = _attended(layout, module, query[0], key[0], value[0], scaling)
+    attended_HTd = layout.attend(module.layer_idx, query[0], key[0], value[0], scaling)
     return attended_HTd.transpose(0, 1)[None], None
 
 
-def _by_layout(layout: Layout, module: Any, q_HTd: Tensor, k_hTd: Tensor, v_hTd: Tensor, scale: float) -> Tensor:
-    """What a compiled layer stops for: who sees whom is of no fixed shape."""
-    return layout.attend(module.layer_idx, q_HTd, k_hTd, v_hTd, scale)
-
-
-_attended: Callable[..., Tensor] = torch.compiler.disable(_by_layout)
 AttentionInterface.register(NAME, ragged_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
