@@ -6,13 +6,14 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import ray
 from ray.data import DataContext
 
 from mlb_batch.errors import JobError
+from mlb_batch.processes import Process, below, children, end
 
 # Of one start. Ray has limits of its own, but its core can wait for ever for a raylet that never answers.
 START_S = 180.0
@@ -28,6 +29,7 @@ CLIPS_A_LOOK = 8
 # An actor that dies while it starts (a node goes) is started again so often in a row; 0, the default, would end the
 # job, and -1 would start for ever what can't start.
 STARTING_DEATHS = 5
+LEAVING_S = 10.0  # that Ray's processes have to end by themselves once it is told to
 STARTS = 3  # of a local Ray, which gives its processes 30 s to come up, whatever else the machine does
 
 
@@ -35,6 +37,7 @@ STARTS = 3  # of a local Ray, which gives its processes 30 s to come up, whateve
 def connected() -> Iterator[Nodes]:
     """The resources of each node of the cluster that this process is in, that RAY_ADDRESS names, or of this machine."""
     joined = ray.is_initialized()
+    others = children(os.getpid())
     if not joined:
         _start()
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a run, the run's own lines say
@@ -42,7 +45,15 @@ def connected() -> Iterator[Nodes]:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         if not joined:
-            ray.shutdown()
+            _shut_down(others)
+
+
+def _shut_down(others: Sequence[Process]) -> None:
+    """And all that a local Ray has started with it; of an actor that hangs on its way out Ray itself loses track."""
+    started = [one for one in children(os.getpid()) if one not in others]
+    theirs = [*started, *(one for each in started for one in below(each.pid))]
+    ray.shutdown()
+    end(theirs, LEAVING_S)
 
 
 def _start() -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import threading
-from pathlib import Path
 from typing import Self
 
+from mlb_batch.processes import Process, below
+
 LOOK_S = 2.0  # each look walks all processes below this one
-_PROCESSES = Path("/proc")
 
 
 class CaptionersPeak:
@@ -34,36 +34,14 @@ class CaptionersPeak:
 
     def _look(self) -> None:
         while not self._ended.wait(LOOK_S):
-            self.mb = max([self.mb, *map(_peak_mb, _captioners(os.getpid()))])
+            self.mb = max([self.mb, *map(_peak_mb, _captioners())])
 
 
-def _captioners(root: int) -> list[int]:
-    """Processes below `root` that Ray calls after the captioning step."""
-    found, waiting = [], [root]
-    while waiting:
-        pid = waiting.pop()
-        waiting += _children(pid)
-        if b"Caption" in _read(_PROCESSES / str(pid) / "cmdline") and pid != root:
-            found.append(pid)
-    return found
+def _captioners() -> list[Process]:
+    """Processes below this one that Ray calls after the captioning step."""
+    return [one for one in below(os.getpid()) if b"Caption" in one.read("cmdline")]
 
 
-def _children(pid: int) -> list[int]:
-    return [
-        int(child)
-        for task in _PROCESSES.glob(f"{pid}/task/*/children")
-        for child in _read(task).split()
-    ]  # fmt: skip
-
-
-def _peak_mb(pid: int) -> float:
-    found = re.search(rb"VmHWM:\s+(\d+) kB", _read(_PROCESSES / str(pid) / "status"))
+def _peak_mb(captioner: Process) -> float:
+    found = re.search(rb"VmHWM:\s+(\d+) kB", captioner.read("status"))
     return int(found[1]) / 1024 if found else 0.0
-
-
-def _read(path: Path) -> bytes:
-    """Empty where the process has ended since, or where there is no such thing."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

@@ -1,0 +1,56 @@
+"""A Ray of our own leaves nothing behind, whatever its processes are doing when it is told to end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from mlb_batch.processes import Process, below, children, end
+
+HANGS = """
+import atexit, os, time
+import ray
+from mlb_batch.chain.cluster import connected
+
+@ray.remote
+class Actor:
+    def pid(self):
+        atexit.register(time.sleep, 600)
+        return os.getpid()
+
+    def leave(self):
+        ray.actor.exit_actor()
+
+with connected():
+    actor = Actor.remote()
+    print(ray.get(actor.pid.remote()))
+    try:
+        ray.get(actor.leave.remote())
+    except ray.exceptions.RayActorError:
+        pass  # to Ray it has ended
+"""
+
+
+def test_an_actor_that_hangs_does_not_outlive_its_ray() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120, check=True)
+    pid = int(done.stdout.split()[-1])
+    with suppress(FileNotFoundError):
+        assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"", "it runs; what has ended is nothing but a number"
+
+
+def test_only_what_is_left_is_killed_and_no_stranger_with_its_number() -> None:
+    obeys, hangs, stranger = (subprocess.Popen(["sleep", "600"]) for _ in range(3))
+    try:
+        found = {one.pid: one for one in children(os.getpid())}
+        assert {obeys.pid, hangs.pid, stranger.pid} <= set(found)
+        assert {one.pid for one in below(os.getpid())} >= set(found)
+        obeys.terminate()
+        end([found[obeys.pid], found[hangs.pid], Process(stranger.pid, b"another start")], patience_s=0.5)
+        assert (obeys.wait(), hangs.wait()) == (-15, -9) and stranger.poll() is None
+    finally:
+        for one in (obeys, hangs, stranger):
+            one.kill()
+            one.wait()
