@@ -50,7 +50,7 @@ def test_twenty_steps_lower_the_loss_and_a_resumed_run_is_the_same_bit_for_bit(t
 
 
 def test_batches_that_others_draw_ahead_are_the_same():
-    here, others = (Ahead(partial(Drawing, 3, LESSONS), processes) for processes in (0, 2))
+    here, others = (Ahead(partial(Drawing, 3, LESSONS), 8, processes) for processes in (0, 2))
     for step in (0, 1, 2, 7):
         one, other = here(step), others(step)
         assert isinstance(one, ClipBatch) and isinstance(other, ClipBatch)

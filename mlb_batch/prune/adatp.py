@@ -104,7 +104,8 @@ class AdaTP:
 
     def pick(self, view: View, keep: int) -> Tensor:
         debiased_N = self._debiased(view)
-        segment_N = self.segments(view)[view.frame_N]
+        segment_F = self.segments(view)
+        segment_N = segment_F[view.frame_N]
         score_N = suppressed(debiased_N, segment_N, view) if self.debias_local == "suppress" else debiased_N
         rank_N = ranks(ranked(score_N))
         if self.debias_local == "dedup" or self.spend == "cap":
@@ -114,13 +115,13 @@ class AdaTP:
             if self.debias_local == "dedup":  # representatives before the others
                 rank_N = rank_N + len(rank_N) * ~first_N
         if self._by_segment:
-            return self._pick_by_segment(view, debiased_N, rank_N, keep)
+            return self._pick_by_segment(view, segment_F, debiased_N, rank_N, keep)
         return best_of_each(torch.zeros_like(rank_N), rank_N, torch.full_like(rank_N[:1], keep), keep)
 
-    def _pick_by_segment(self, view: View, score_N: Tensor, rank_N: Tensor, keep: int) -> Tensor:
+    def _pick_by_segment(self, view: View, segment_F: Tensor, score_N: Tensor, rank_N: Tensor, keep: int) -> Tensor:
         """There are at most as many segments as frames; those that are not there have no frames and no tokens."""
         most = view.grid[0]
-        segment_F = _squeezed(join_most_similar(self.segments(view), view.feature_FD, keep), view)
+        segment_F = _squeezed(join_most_similar(segment_F, view.feature_FD, keep), view)
         label_N = segment_F[view.frame_N]
         frames_S, alive_S = counted(segment_F, most), counted(label_N, most)
         total_S = torch.zeros(most, device=rank_N.device).index_add_(0, segment_F, self._relevance(view, score_N))

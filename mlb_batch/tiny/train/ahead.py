@@ -20,10 +20,13 @@ _draw: Callable[[int], Any]  # of a process that draws
 
 
 class Ahead(Generic[T]):
-    """`made` gives what draws a step's batch; with no processes that is done here, when it is asked for."""
+    """`made` gives what draws a step's batch; with no processes that is done here, when it is asked for.
 
-    def __init__(self, made: Callable[[], Callable[[int], T]], processes: int) -> None:
-        self._ahead = _AHEAD * processes
+    The processes end with the last of the `steps`: another stage has its own.
+    """
+
+    def __init__(self, made: Callable[[], Callable[[int], T]], steps: int, processes: int) -> None:
+        self._steps, self._ahead = steps, _AHEAD * processes
         self._coming: dict[int, Future[bytes]] = {}
         if processes:
             self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (made,))
@@ -33,10 +36,12 @@ class Ahead(Generic[T]):
     def __call__(self, step: int) -> T:
         if not self._ahead:
             return self._draw(step)
-        for coming in range(step, step + self._ahead + 1):
+        for coming in range(step, min(step + self._ahead + 1, self._steps)):
             if coming not in self._coming:
                 self._coming[coming] = self._pool.submit(_drawn, coming)
         batch: T = pickle.loads(self._coming.pop(step).result())
+        if step + 1 == self._steps:
+            self._pool.shutdown(wait=False)
         return batch
 
 

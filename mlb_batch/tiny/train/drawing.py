@@ -72,7 +72,7 @@ class Drawing:
         self.packer = Packer(make_tokenizer("tiny"), "video")
 
     def __call__(self, step: int) -> ClipBatch | Reading:
-        lesson = self.lesson(step)
+        lesson = lesson_of(self.lessons, step)
         rng = np.random.default_rng((self.seed, step))
         frames, share = lesson.shows[int(rng.choice(len(lesson.shows)))]
         if lesson.reading and rng.random() < lesson.reading:
@@ -88,9 +88,6 @@ class Drawing:
             return ClipBatch(pixels, packed, notes(clips, tokens, POOLED_CELLS), None)
         return ClipBatch(pixels, packed, None, self._thinning(clips, packed, share, lesson.leave_before, rng))
 
-    def lesson(self, step: int) -> Lesson:
-        return next((lesson for lesson in self.lessons if step < lesson.until), self.lessons[-1])
-
     def _thinning(
         self, clips: list[Clip], packed: Packed, share: float, leave_before: int, rng: np.random.Generator
     ) -> Thinning:
@@ -100,6 +97,10 @@ class Drawing:
         stay = [torch.from_numpy(thinned(clip, tokens, POOLED_CELLS, share, rng)) for clip in clips]
         there[packed.ids_BL == self.packer.media_id] = torch.cat(stay)
         return Thinning(int(rng.integers(leave_before)), there.nonzero()[:, 1].view(len(clips), -1))
+
+
+def lesson_of(lessons: tuple[Lesson, ...], step: int) -> Lesson:
+    return next((lesson for lesson in lessons if step < lesson.until), lessons[-1])
 
 
 def clip_tokens(frames: int) -> int:

@@ -167,7 +167,7 @@ def scene_task(
     model: LlavaNextForConditionalGeneration, seed: int, steps: int, drills_from: int = 0, scale: int = 1,
     peak_lr: float = 1.5e-3, processes: int = 0,
 ) -> Task:  # fmt: skip
-    school = SceneSchool(model, Ahead(partial(SceneDrawing, seed, drills_from, scale), processes))
+    school = SceneSchool(model, Ahead(partial(SceneDrawing, seed, drills_from, scale), steps, processes))
     return Task("image-scenes", model, school.loss, school.measure, steps, peak_lr)
 
 

@@ -19,7 +19,7 @@ from mlb_batch.tiny.architectures import VIDEO_PX, video_config
 from mlb_batch.tiny.build import make_tokenizer
 from mlb_batch.tiny.train.ahead import Ahead
 from mlb_batch.tiny.train.answers import Sample, accuracy, noted_loss, thinned_loss
-from mlb_batch.tiny.train.drawing import POOLED_CELLS, Drawing, Lesson, Reading, clip_tokens
+from mlb_batch.tiny.train.drawing import POOLED_CELLS, Drawing, Lesson, Reading, clip_tokens, lesson_of
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameBatch, FrameHeads, make_frames
 from mlb_batch.tiny.train.grow import grow
@@ -33,7 +33,6 @@ from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
 
 FRAME_STEPS, PLACE_STEPS, FRAME_BATCH = 600, 140, 128
 _EXAM_CLIPS = 100
-
 
 SHALLOW_LAYERS = 8  # most is learned by a shallow model, at half the cost, which is then grown to VIDEO_LAYERS
 NOTED = 0.5  # at this share of the layers the visual tokens' notes are read
@@ -61,7 +60,6 @@ LONG_LESSONS = (
         thin=((16, 0.5), (16, 0.25), (16, 0.15), (24, 0.25), (32, 0.5), (32, 0.25), (32, 0.1), (64, 0.25), (64, 0.1)),
     ),
 )  # fmt: skip
-
 
 # Each begins with the weights as they are stored.
 STAGES_ON_A_PACKAGE = (("video-thin", THIN_LESSONS, 3e-4), ("video-long", LONG_LESSONS, 5e-4))
@@ -125,8 +123,8 @@ class ClipSchool:
     def __init__(self, student: ClipStudent, seed: int, lessons: tuple[Lesson, ...], processes: int = 0) -> None:
         self.student = student
         self.model = model = student.model
-        self.drawing = Drawing(seed, lessons)
-        self.batch = Ahead(partial(Drawing, seed, lessons), processes)
+        self.lessons = lessons
+        self.batch = Ahead(partial(Drawing, seed, lessons), lessons[-1].until, processes)
         self.reader = reader_of(model)
         self.packer = self.reader.packer
         model.model.vision_tower.requires_grad_(False)
@@ -145,7 +143,7 @@ class ClipSchool:
             return loss + _NOTE_WEIGHT * self.student.heads.loss(hidden_ND, batch.notes)
 
     def measure(self, step: int, clips: int = 64) -> dict[str, float]:
-        lesson = self.drawing.lesson(step - 1)
+        lesson = lesson_of(self.lessons, step - 1)
         samples = self.exam(lesson, max(lesson.frames), clips)
         with half(self.model):
             return accuracy(self.model, self.packer.media_id, samples, lambda talk: talk.kind) | self._noted(lesson)
