@@ -21,7 +21,8 @@ from mlb_batch.bench import rounds, scale, shapes
 from mlb_batch.bench.bed import Bed, random_model
 from mlb_batch.bench.calibrate import calibrate
 from mlb_batch.bench.figures import lines, of_ceiling, plain, predicted
-from mlb_batch.bench.loops import SIZE, loops
+from mlb_batch.bench.loops import SIZE, Loop, Pixels, loops
+from mlb_batch.bench.loops import plain as plain_loop
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT, Ours, Pair, frames, random_clips, unpruned
 from mlb_batch.bench.pipeline import pipeline
@@ -41,7 +42,7 @@ from mlb_batch.spec import JobSpec
 from mlb_batch.storage import filesystem
 from mlb_batch.tiny.architectures import image_config
 from mlb_batch.tiny.clips import write_sample_clips
-from mlb_batch.video import Limits, Reader, Sampling, read_frames
+from mlb_batch.video import FrameSize, Limits, Reader, Sampling, read_frames
 from mlb_batch.vlm.captioner import Ask, Clip
 from mlb_batch.vlm.checkpoint import resolve
 
@@ -243,6 +244,22 @@ def test_reading_is_measured_on_equal_frames(tmp_path: Path) -> None:
     for path in sorted(tmp_path.glob("clip-*.mp4")):
         ours = read_frames(path, Sampling(8), SIZE, Limits()).pixels_FHWC
         np.testing.assert_array_equal(ours, loops()[0]["pyav"].read(str(path), 8, SIZE))
+
+
+def test_a_video_that_another_reader_can_give_only_some_frames_of_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tired(path: str, count: int, size: FrameSize) -> Pixels:
+        if count > 8 and Path(path).stat().st_size == small:
+            raise RuntimeError("no more frames")
+        return plain_loop(path, count, size)
+
+    write_sample_clips(tmp_path, 2, seed=0)
+    small = min(path.stat().st_size for path in tmp_path.glob("*.mp4"))
+    monkeypatch.setattr("mlb_batch.bench.read.loops", lambda: ({"tired": Loop(tired, (RuntimeError,))}, {}))
+    found = read(Options(videos=str(tmp_path)))
+    assert list(found["left_out"].values()) == ["tired can't read it"]
+    assert found["short, 32 frames"]["videos"] == 1
 
 
 def test_videos_in_storage_are_read_from_there_too(tmp_path: Path, s3: S3Server) -> None:

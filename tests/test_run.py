@@ -80,21 +80,22 @@ def test_a_folder_with_megabytes_of_names(tmp_path: Path) -> None:
     assert (summary["expected"], summary["annotated"], summary["complete"]) == (4, 4, False)
 
 
-@pytest.mark.parametrize(("limit", "seen", "chains"), [(None, 7, 3), (6, 6, 2)])
 def test_a_very_long_input_goes_through_one_chain_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, seen: int, chains: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
     monkeypatch.setattr("mlb_batch.chain.parts.PART_VIDEOS", 3)
     monkeypatch.setattr(sys.modules["mlb_batch.run"], "chain", lambda *given: (begun.append(given), chain(*given))[1])
     clips(tmp_path / "videos", 6)
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
-    summary = run(spec(tmp_path), limit=limit)
-    assert len(begun) == chains
-    assert (summary["videos"], summary["expected"], summary["annotated"]) == (seen, 2 * seen, 2 * (seen - 1))
-    assert summary["complete"] is (limit is None) and summary["errors_by_class"] == {"not_video": 2}
-    assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == 2 * (seen - 1)
-    assert run(spec(tmp_path))["annotated"] == 2 * (7 - seen)
+    for limit, seen, annotated, chains in ((6, 6, 10, 2), (None, 7, 2, 3)):
+        begun.clear()
+        summary = run(spec(tmp_path), limit=limit)
+        assert len(begun) == chains
+        assert (summary["videos"], summary["expected"], summary["annotated"]) == (seen, 2 * seen, annotated)
+        assert summary["complete"] is (limit is None)
+        assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == 2 * (seen - 1)
+    assert classes(tmp_path / "out") == {"not_video": 2}
 
 
 def test_what_is_new_is_computed_beside_what_stands(tmp_path: Path) -> None:

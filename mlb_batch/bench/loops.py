@@ -54,10 +54,14 @@ def plain(path: str, count: int, size: FrameSize) -> Pixels:
         last, out = max(wanted), []
         for index, frame in enumerate(container.decode(stream)):
             if index in wanted:
-                out.append(to_model_size(frame, size))
+                out.append(to_model_size(frame, size, _rgb))
             if index == last:
                 break
     return np.stack(out)
+
+
+def _rgb(frame: av.VideoFrame) -> Image.Image:
+    return Image.fromarray(frame.to_ndarray(format="rgb24"))
 
 
 def _counted(path: str) -> int:

@@ -88,7 +88,7 @@ def _readable(listed: Sequence[_Video], found: dict[str, Loop]) -> tuple[list[_V
 
 def _reads(loop: Loop, path: Path) -> bool:
     try:
-        return len(loop.read(str(path), COUNTS[0], SIZE)) > 0
+        return all(len(loop.read(str(path), count, SIZE)) > 0 for count in COUNTS)
     except loop.errors:
         return False
 

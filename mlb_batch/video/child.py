@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 
 from mlb_batch.errors import RowError
-from mlb_batch.video.frames import Known, Pixels, read_frames
+from mlb_batch.video.frames import Known, read_frames
 from mlb_batch.video.parts import Parts, Range
 from mlb_batch.video.probe import probe
+from mlb_batch.video.resize import Pixels
 from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
 
 JOB_BYTES = 1 << 16

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.video.frame import VideoFrame
 
 from mlb_batch.errors import RowError
@@ -21,14 +20,13 @@ from mlb_batch.video.container import Source, opened, size_of
 from mlb_batch.video.packets import Deadline, Trouble
 from mlb_batch.video.parts import Parts
 from mlb_batch.video.ranges import listed, needed
-from mlb_batch.video.resize import to_model_size
+from mlb_batch.video.resize import Pixels, ToRGB, to_model_size
 from mlb_batch.video.runs import NotAsListed, Video, read_runs
 from mlb_batch.video.sampling import Ints, clip_frames, pick
 from mlb_batch.video.straight import read_positions, scan_frames
 from mlb_batch.video.timeline import Timeline, scan
 from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
 
-Pixels = npt.NDArray[np.uint8]
 Allocate = Callable[[tuple[int, ...]], Pixels]
 
 READABLE_SHARE = 0.25  # of the wanted frames; below it a row is an error (truncated), from it on it is partial
@@ -167,6 +165,7 @@ class _Film:
         self._size = size
         self._allocate = allocate
         self._wanted = wanted
+        self._to_rgb = ToRGB()
         self._array_FHWC: Pixels | None = None
         self._got: set[int] = set()
 
@@ -176,7 +175,7 @@ class _Film:
             # should the resolution change on the way, the first frame's stands
             size = replace(size, resize=self._array_FHWC.shape[1:3])
         try:
-            pixels_HWC = to_model_size(frame, size)
+            pixels_HWC = to_model_size(frame, size, self._to_rgb)
             if self._array_FHWC is None:
                 self._array_FHWC = self._allocate((self._wanted, *pixels_HWC.shape))
         except MemoryError as error:

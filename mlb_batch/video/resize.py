@@ -8,12 +8,18 @@ the readers the checkpoints were trained with). Alpha is dropped. Pixels are tak
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from mlb_batch.video.values import FrameSize
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -26,22 +32,37 @@ RESAMPLE = {
 TURN = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
-def to_model_size(frame: av.VideoFrame, size: FrameSize) -> npt.NDArray[np.uint8]:
+# What PILLOW_BLOCKS_MAX does. Without it the memory of every picture is fetched from the system anew, and the pictures
+# of a video are as large as each other.
+Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
+
+
+class ToRGB:
+    """Of the frames of one video: what a conversion needs is worked out for the first one and holds for the others."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> Image.Image:
+        # One thread: another reader has the next core, and by itself it starts as many for each frame as there are.
+        return Image.fromarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+
+
+def to_model_size(frame: av.VideoFrame, size: FrameSize, to_rgb: Callable[[av.VideoFrame], Image.Image]) -> Pixels:
     """The frame upright, in RGB, resized and cropped: (H, W, 3)."""
-    return resize(upright(frame), size)
+    return resize(_upright(to_rgb(frame), frame.rotation), size)
 
 
-def upright(frame: av.VideoFrame) -> Image.Image:
-    image: Image.Image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    turn = TURN.get(frame.rotation % 360)
+def _upright(image: Image.Image, rotation: int) -> Image.Image:
+    turn = TURN.get(rotation % 360)
     return image if turn is None else image.transpose(turn)
 
 
-def resize(image: Image.Image, size: FrameSize) -> npt.NDArray[np.uint8]:
+def resize(image: Image.Image, size: FrameSize) -> Pixels:
     height, width = resized_shape(image.height, image.width, size)
     if (height, width) != (image.height, image.width):
         image = image.resize((width, height), RESAMPLE[size.resample])
-    pixels_HWC: npt.NDArray[np.uint8] = np.asarray(image)
+    pixels_HWC: Pixels = np.asarray(image)
     return pixels_HWC if size.crop is None else centre_crop(pixels_HWC, size.crop)
 
 
@@ -55,7 +76,7 @@ def resized_shape(height: int, width: int, size: FrameSize) -> tuple[int, int]:
     return edge, int(edge * width / height)
 
 
-def centre_crop(pixels_HWC: npt.NDArray[np.uint8], crop: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def centre_crop(pixels_HWC: Pixels, crop: tuple[int, int]) -> Pixels:
     """The middle of the picture; an edge shorter than the crop is padded with zeros, the odd row going before it."""
     out_HWC = np.zeros((*crop, pixels_HWC.shape[2]), np.uint8)
     rows_from, rows_to = _overlap(pixels_HWC.shape[0], crop[0])
