@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mlb_batch.video import FrameSize, Limits, Sampling, read_frames
-from mlb_batch.video.resize import resize
+from mlb_batch.video.resize import ToRGB, resize
 
 SHAPES = [(180, 320), (320, 180), (97, 131), (384, 384), (20, 500), (1080, 1920), (1, 1)]
 
@@ -86,6 +86,20 @@ def test_colours_follow_the_streams_matrix_and_range(matrix: str, full: bool, tm
     frames = read_frames(path, Sampling(len(COLOURS)), FrameSize((8, 8)), Limits())
     got = frames.pixels_FHWC[:, 4, 4].astype(int)
     assert np.abs(got - np.array(COLOURS)).max() <= 3
+
+
+def test_frames_that_change_on_the_way_are_converted_as_each_alone() -> None:
+    """Size, layout of the pixels, matrix, range: what was worked out for the frame before must not stand."""
+    to_rgb, rng = ToRGB(), np.random.default_rng(0)
+    kinds = [(layout, size, matrix, limits) for layout in ("yuv420p", "yuv444p", "yuvj420p", "gray", "rgb24")
+             for size in ((64, 48), (32, 80)) for matrix in (1, 5) for limits in (1, 2)]  # fmt: skip
+    for layout, (width, height), matrix, limits in [kinds[at] for at in rng.permutation(len(kinds))]:
+        frame = av.VideoFrame(width, height, layout)
+        frame.colorspace, frame.color_range = matrix, limits
+        for plane in frame.planes:
+            plane.update(rng.integers(0, 256, plane.buffer_size, np.uint8).tobytes())
+        ours_HWC = np.asarray(to_rgb(frame))
+        np.testing.assert_array_equal(ours_HWC, frame.to_ndarray(format="rgb24"))
 
 
 def test_transparent_pixels_lose_only_their_alpha(tmp_path: Path) -> None:
