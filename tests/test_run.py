@@ -95,7 +95,8 @@ def test_a_very_long_input_goes_through_one_chain_after_the_other(
         assert (summary["videos"], summary["expected"], summary["annotated"]) == (seen, 2 * seen, annotated)
         assert summary["complete"] is (limit is None)
         assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == 2 * (seen - 1)
-    assert classes(tmp_path / "out") == {"not_video": 2}
+        assert limit is None or summary["errors_by_class"] == {"not_video": 2}
+        assert classes(tmp_path / "out") == {"not_video": 2}
 
 
 def test_what_is_new_is_computed_beside_what_stands(tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from mlb_batch.video import FrameSize, Limits
 from mlb_batch.video.resize import resize, to_model_size
+from mlb_batch.video.values import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 SIZE = FrameSize((384, 384))
 LIMITS = Limits(video_s=600.0)
 
@@ -54,14 +53,11 @@ def plain(path: str, count: int, size: FrameSize) -> Pixels:
         last, out = max(wanted), []
         for index, frame in enumerate(container.decode(stream)):
             if index in wanted:
-                out.append(to_model_size(frame, size, _rgb))
+                image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                out.append(to_model_size(image, frame.rotation, size))
             if index == last:
                 break
     return np.stack(out)
-
-
-def _rgb(frame: av.VideoFrame) -> Image.Image:
-    return Image.fromarray(frame.to_ndarray(format="rgb24"))
 
 
 def _counted(path: str) -> int:

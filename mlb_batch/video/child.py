@@ -30,8 +30,7 @@ from mlb_batch.errors import RowError
 from mlb_batch.video.frames import Known, read_frames
 from mlb_batch.video.parts import Parts, Range
 from mlb_batch.video.probe import probe
-from mlb_batch.video.resize import Pixels
-from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
+from mlb_batch.video.values import Frames, FrameSize, Limits, Pixels, Sampling
 
 JOB_BYTES = 1 << 16
 READY = b"ready"  # the first message: this process can import what it needs

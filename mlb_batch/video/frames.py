@@ -20,12 +20,12 @@ from mlb_batch.video.container import Source, opened, size_of
 from mlb_batch.video.packets import Deadline, Trouble
 from mlb_batch.video.parts import Parts
 from mlb_batch.video.ranges import listed, needed
-from mlb_batch.video.resize import Pixels, ToRGB, to_model_size
+from mlb_batch.video.resize import ToRGB, to_model_size
 from mlb_batch.video.runs import NotAsListed, Video, read_runs
 from mlb_batch.video.sampling import Ints, clip_frames, pick
 from mlb_batch.video.straight import read_positions, scan_frames
 from mlb_batch.video.timeline import Timeline, scan
-from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
+from mlb_batch.video.values import Frames, FrameSize, Limits, Pixels, Sampling
 
 Allocate = Callable[[tuple[int, ...]], Pixels]
 
@@ -175,7 +175,7 @@ class _Film:
             # should the resolution change on the way, the first frame's stands
             size = replace(size, resize=self._array_FHWC.shape[1:3])
         try:
-            pixels_HWC = to_model_size(frame, size, self._to_rgb)
+            pixels_HWC = to_model_size(self._to_rgb(frame), frame.rotation, size)
             if self._array_FHWC is None:
                 self._array_FHWC = self._allocate((self._wanted, *pixels_HWC.shape))
         except MemoryError as error:

@@ -8,18 +8,12 @@ the readers the checkpoints were trained with). Alpha is dropped. Pixels are tak
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import av
 import numpy as np
-import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from mlb_batch.video.values import FrameSize
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
+from mlb_batch.video.values import FrameSize, Pixels
 
 RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -48,14 +42,10 @@ class ToRGB:
         return Image.fromarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
 
 
-def to_model_size(frame: av.VideoFrame, size: FrameSize, to_rgb: Callable[[av.VideoFrame], Image.Image]) -> Pixels:
-    """The frame upright, in RGB, resized and cropped: (H, W, 3)."""
-    return resize(_upright(to_rgb(frame), frame.rotation), size)
-
-
-def _upright(image: Image.Image, rotation: int) -> Image.Image:
+def to_model_size(image: Image.Image, rotation: int, size: FrameSize) -> Pixels:
+    """A frame in RGB, turned upright, resized and cropped: (H, W, 3)."""
     turn = TURN.get(rotation % 360)
-    return image if turn is None else image.transpose(turn)
+    return resize(image if turn is None else image.transpose(turn), size)
 
 
 def resize(image: Image.Image, size: FrameSize) -> Pixels:

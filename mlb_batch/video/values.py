@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mlb_batch.storage_errors import PATIENCE_S
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Header:
 class Frames:
     """The frames of one clip, in order of time."""
 
-    pixels_FHWC: npt.NDArray[np.uint8]  # RGB, upright, at the model's input size
+    pixels_FHWC: Pixels  # RGB, upright, at the model's input size
     times_s: tuple[float, ...]  # when each is shown, from the video's start (the container's start time subtracted)
     wanted: int  # distinct frames that the sampling asked for: never more than the clip has
     duration_s: float  # of the clip
