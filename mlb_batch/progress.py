@@ -18,6 +18,7 @@ from mlb_batch.errors import OutputError
 from mlb_batch.ledger import RunFolder
 from mlb_batch.ledger.runs import run_ids
 
+TICK_S = 1.0  # rows may come by the hundred a second
 LINE_EVERY_S = 10.0
 FILE_EVERY_S = 15.0
 SILENT_S = 90.0  # without a new progress file: no run is behind it any more
@@ -27,9 +28,9 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 class Progress:
     def __init__(self, books: Books, folder: RunFolder, also: Callable[[Books], None]) -> None:
-        """`also` is shown the books at every tick."""
+        """`also` is shown the books at every tick, and at the end."""
         self._books, self._folder, self._also = books, folder, also
-        self._line_s = self._file_s = time.monotonic()
+        self._tick_s = self._line_s = self._file_s = time.monotonic()
         console = Console(stderr=True)
         self._bar: Bar | None = None
         if console.is_terminal:
@@ -44,9 +45,12 @@ class Progress:
         return self
 
     def show(self) -> None:
-        """Called at every tick; says something when there is something to say."""
-        self._also(self._books)
+        """Called with all that arrives; says something when there is something to say."""
         now = time.monotonic()
+        if now - self._tick_s < TICK_S:
+            return
+        self._tick_s = now
+        self._also(self._books)
         finished = self._books.finished
         if self._bar:
             self._bar.update(self._task, completed=finished, description=line(self._books))
@@ -64,6 +68,7 @@ class Progress:
         else:
             print(line(self._books), file=sys.stderr, flush=True)
         if kind is None:  # on the way out of an error the storage may be what broke
+            self._also(self._books)
             self._write("closing")
 
     def ended(self) -> None:

@@ -123,7 +123,7 @@ def test_deaths_are_counted_by_machine_and_an_answer_forgives_them() -> None:
 class Unplannable:
     """A dataset that breaks in the driver, before anything runs, and not in one of Ray's own errors."""
 
-    def iter_batches(self, **_: Any) -> Iterator[Any]:
+    def iter_internal_ref_bundles(self) -> Iterator[Any]:
         raise AttributeError("it has no such name")
 
 
