@@ -181,7 +181,7 @@ def bench(
     batch: Annotated[int | None, typer.Option(min=1, help="Clips at once; default: each one's best.")] = None,
     method: Annotated[str | None, typer.Option(help="The pruning method; default: the shape's.")] = None,
     ratio: Annotated[float | None, typer.Option(min=0, max=1, help="Of the unpruned prefill.")] = None,
-    model: Annotated[str, typer.Option(help="For calibrate, pipeline and scale.")] = "embedded:tiny",
+    model: Annotated[str, typer.Option(help="For calibrate, scale; pipeline, not with a shape.")] = "embedded:tiny",
     job: Annotated[Path | None, typer.Option(metavar="JOB.yaml", help="calibrate: for this job.")] = None,
     sets: Sets = None,
     videos: Annotated[str | None, typer.Option(metavar="FOLDER|URI", help="For read and pipeline.")] = None,

@@ -18,7 +18,7 @@ from test_walls import MODULES, imports, tree
 from video_files import HEAVY, write_video
 
 from mlb_batch.bench import rounds, scale, shapes
-from mlb_batch.bench.bed import Bed, random_model
+from mlb_batch.bench.bed import Bed, random_model, saved_model
 from mlb_batch.bench.calibrate import calibrate
 from mlb_batch.bench.figures import lines, of_ceiling, plain, predicted
 from mlb_batch.bench.loops import SIZE, Loop, Pixels, loops
@@ -36,7 +36,7 @@ from mlb_batch.cost.calibration import Calibration
 from mlb_batch.cost.flops import price, vanilla
 from mlb_batch.engine import Engine
 from mlb_batch.errors import BudgetError, SpecError
-from mlb_batch.planning import describe, plan
+from mlb_batch.planning import describe, plan, setup
 from mlb_batch.run import run
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import filesystem
@@ -45,6 +45,7 @@ from mlb_batch.tiny.clips import write_sample_clips
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling, read_frames
 from mlb_batch.vlm.captioner import Ask, Clip
 from mlb_batch.vlm.checkpoint import resolve
+from mlb_batch.vlm.load import load
 
 CPU = torch.device("cpu")
 QUICK = Options(frames=8, new_tokens=4, ratio=0.5, batch=1)
@@ -358,6 +359,19 @@ def test_scale_counts_every_row_and_cannot_beat_its_captioners(
     assert (one["rows"], one["actors"], found["device"]) == (60, 1, "cpu x 1")
     assert 0 < one["share_of_captioners"] <= 1.1 and one["driver_grown_mb"] >= 0
     assert one["share_of_captioners"] == pytest.approx(one["rows_per_s"] * 0.02)
+
+
+def test_a_shape_s_random_weights_are_a_model_that_a_job_can_name() -> None:
+    made = random_model(shapes.checkpoint("tiny"), CPU, torch.float32)
+    folder = saved_model(shapes.checkpoint("tiny"), CPU, torch.float32)
+    spec = JobSpec.from_dict(
+        {"input": {"videos": "nowhere/*"}, "prompts": [{"id": "c", "kind": "caption", "text": PROMPT}],
+         "model": str(folder), "output": "nowhere"}
+    )  # fmt: skip
+    loaded = load(setup(spec).checkpoint, CPU, torch.float32)
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in made.state_dict().items())
+    with pytest.raises(SpecError, match="--model and --shape both"):
+        pipeline(Options(shape="mid", model=str(folder)))
 
 
 @pytest.mark.slow

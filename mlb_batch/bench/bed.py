@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,3 +53,9 @@ def random_model(wanted: Checkpoint, device: torch.device, dtype: torch.dtype) -
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
     model.generation_config.eos_token_id = None
     return model.to(device).eval().requires_grad_(False)
+
+
+def saved_model(wanted: Checkpoint, device: torch.device, dtype: torch.dtype) -> Path:
+    """The checkpoint's folder with random weights in it: a job loads it like any other."""
+    random_model(wanted, device, dtype).save_pretrained(wanted.folder)
+    return wanted.folder

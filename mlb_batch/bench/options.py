@@ -17,7 +17,7 @@ class Options:
     batch: int | None = None  # clips at once; None: each contender's best, or what a job would take
     method: str | None = None
     ratio: float | None = None  # of the unpruned prefill
-    model: str = "embedded:tiny"  # calibrate, pipeline, scale
+    model: str = "embedded:tiny"  # calibrate, scale; pipeline, of the shape that the embedded model has
     job: Path | None = None  # calibrate: the job's own model, frames, prompts and method
     sets: tuple[str, ...] = ()
     videos: str | None = None  # read, pipeline: a folder, or a prefix in storage

@@ -20,19 +20,21 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 
+from mlb_batch.bench.bed import saved_model
 from mlb_batch.bench.calibrate import captioner_threads
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT
 from mlb_batch.bench.rounds import Spread
+from mlb_batch.bench.shapes import checkpoint, shape
 from mlb_batch.engine import Engine
-from mlb_batch.errors import InputError
+from mlb_batch.errors import InputError, SpecError
 from mlb_batch.planning import plan
 from mlb_batch.source.listing import video_uris
 from mlb_batch.spec import JobSpec
 from mlb_batch.tiny.clips import write_sample_clips
 from mlb_batch.video import Limits, Reader
 from mlb_batch.vlm.captioner import Ask, Captioner, Clip
-from mlb_batch.vlm.load import pick_device
+from mlb_batch.vlm.load import pick_device, pick_dtype
 
 COMMITS = 8  # of a run; the first one is where counting starts
 
@@ -42,8 +44,9 @@ def pipeline(options: Options) -> dict[str, Any]:
     from mlb_batch.chain.cluster import connected
     from mlb_batch.chain.pools import pools
 
+    model = _model(options)
     with tempfile.TemporaryDirectory(prefix="mlb-batch-bench-") as scratch, connected() as nodes:
-        spec = _job(options, Path(scratch))
+        spec = _job(options, model, Path(scratch))
         batch = pools(spec, nodes).batch_videos
         ways: dict[str, Callable[[int], float]] = {
             "ray": lambda number: _with_ray(_into(spec, f"{scratch}/out-{number}"), options.clips),
@@ -63,16 +66,27 @@ def pipeline(options: Options) -> dict[str, Any]:
     }
 
 
-def _job(options: Options, scratch: Path) -> JobSpec:
+def _model(options: Options) -> str:
+    """The embedded model or the one that was named; of another shape, random weights in a folder."""
+    if options.shape == Options.shape:
+        return options.model
+    if options.model != Options.model:
+        raise SpecError("pipeline: --model and --shape both name a model; leave one of them out")
+    device = pick_device(options.device)
+    return str(saved_model(checkpoint(options.shape), device, pick_dtype("auto", device)))
+
+
+def _job(options: Options, model: str, scratch: Path) -> JobSpec:
     if options.videos is None:
         write_sample_clips(scratch / "clips", options.clips, seed=0)
+    wanted = shape(options.shape)
     return JobSpec.from_dict({
         "input": {"videos": options.videos or str(scratch / "clips")},
         "prompts": [{"id": "caption", "kind": "caption", "text": PROMPT}],
-        "model": {"id": options.model, "device": options.device},
-        "frames": {"count": options.frames or 32},
-        "prune": {"method": options.method or "adatp"},
-        "generate": {"max_new_tokens": options.new_tokens or 32},
+        "model": {"id": model, "device": options.device},
+        "frames": {"count": options.frames or wanted.frames},
+        "prune": {"method": options.method or wanted.method},
+        "generate": {"max_new_tokens": options.new_tokens or wanted.new_tokens},
         "cluster": {
             "read": {"concurrency": [options.readers] * 2},
             "caption": {"concurrency": [1, 1], "batch_videos": options.batch or "auto"},
