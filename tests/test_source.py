@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 
-from mlb_batch.errors import InputError, SpecError
+from mlb_batch.errors import InputError, RowError, SpecError
 from mlb_batch.source import Prompt, Video, clip_spans, inspect, videos
 from mlb_batch.spec import ClipsSpec, JobSpec
 
@@ -164,6 +164,10 @@ BAD: list[tuple[Any, str]] = [
     ("y" * 20_000, "a prompt of 20,000 characters"),
     ([{"id": "caption", "question": "Why?"}], "the prompt id 'caption' is used for two questions"),
     ("\ud800", "surrogate"),
+    ([{"id": "\ud800", "question": "Why?"}], "surrogate"),
+    ([{"id": "a", "question": "Which?", "choices": ["x", "\udfff"]}], "surrogate"),
+    ([None, None], "an entry is a text"),
+    ([{"id": "a", "question": "Why?", "choices": choices} for choices in ("xy", ["x"])], "choices is a list of texts"),
 ]
 
 
@@ -175,6 +179,7 @@ def test_a_bad_prompt_is_one_row_and_its_neighbours_are_asked(tmp_path: Path, ce
     assert bad.problem is not None and bad.problem[0] == "bad_prompt" and said in bad.problem[1]
     assert len(bad.prompts) == 1 and bad.video_id == good.video_id
     bad.prompts[0].text.encode(), bad.prompts[0].id.encode()
+    assert not any("\ud800" <= sign <= "\udfff" for choice in bad.prompts[0].choices for sign in choice)
     assert [prompt.id for prompt in other.prompts] == ["caption", "q"]
 
 
@@ -233,6 +238,46 @@ def test_duplicate_ids_are_refused_and_the_first_few_named(tmp_path: Path, kind:
     assert "ids that stand more than once: 'v0' (rows " in line and "and 5 more" in line
 
 
+SAME: list[tuple[list[dict[str, Any]], dict[str, str]]] = [
+    ([{"uri": "a.mp4", "id": 1}, {"uri": "b.mp4", "id": "1"}], {"id_column": "id"}),
+    ([{"uri": "a.mp4", "from": "5"}, {"uri": "a.mp4", "from": "5.0"}], {"start_column": "from"}),
+    ([{"uri": "a.mp4", "from": 5}, {"uri": "a.mp4", "from": 5.0001}], {"start_column": "from"}),
+]
+
+
+@pytest.mark.parametrize(("rows", "columns"), SAME)
+def test_two_ways_to_write_one_id_are_a_duplicate(
+    tmp_path: Path, rows: list[dict[str, Any]], columns: dict[str, str]
+) -> None:
+    """One annotation can't stand for two rows."""
+    assert "stand more than once" in mistakes(job(write_manifest(tmp_path, "jsonl", rows), **columns))[0]
+
+
+def test_a_uri_and_its_absolute_form_are_a_duplicate(tmp_path: Path) -> None:
+    rows = [{"uri": "a.mp4"}, {"uri": f"{tmp_path}/a.mp4"}]
+    assert "stand more than once" in mistakes(job(write_manifest(tmp_path, "csv", rows)))[0]
+
+
+def test_numbers_that_no_column_or_video_holds_are_told_or_kept(tmp_path: Path) -> None:
+    for start in (1e306, 10**400):
+        rows = [{"uri": "a.mp4", "from": start}]
+        (line,) = mistakes(job(write_manifest(tmp_path, "jsonl", rows), start_column="from"))
+        assert "row 1: from is " in line and "number of seconds" in line
+    wide = [{"uri": "a.mp4", "n": 1.5}, {"uri": "b.mp4", "n": 2**53 + 1}]
+    spec = job(write_manifest(tmp_path, "jsonl", wide), columns=["n"])
+    found = inspect(spec)
+    values = [video.columns["n"] for video in videos(spec, found)]
+    assert pa.array(values, found.passthrough.field("n").type).to_pylist() == ["1.5", str(2**53 + 1)]
+
+
+def test_a_parquet_manifest_with_what_python_can_not_hold_or_name_is_one_line(tmp_path: Path) -> None:
+    late = pa.table({"uri": ["a.mp4"], "at": pa.array([10**18], pa.timestamp("ms"))})
+    pq.write_table(late, tmp_path / "late.parquet")
+    assert "between rows 1 and 128" in mistakes(job(str(tmp_path / "late.parquet"), columns=["at"]))[0]
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, ["uri", "t", "t"]), tmp_path / "two.parquet")
+    assert "the column 't' stands there twice" in mistakes(job(str(tmp_path / "two.parquet"), columns=["t"]))[0]
+
+
 def test_parts_of_one_video_share_its_id(tmp_path: Path) -> None:
     rows = [{"uri": "a.mp4", "from": n, "to": n + 1} for n in range(3)]
     spec = job(write_manifest(tmp_path, "parquet", rows), start_column="from", end_column="to")
@@ -268,7 +313,7 @@ def test_what_is_no_manifest(tmp_path: Path) -> None:
     (tmp_path / "head.csv").write_text("uri\n")
     assert "it holds no rows" in mistakes(job(str(tmp_path / "head.csv")))[0]
     (tmp_path / "twice.csv").write_text("uri,uri\na,b\n")
-    assert "the column 'uri' stands twice" in mistakes(job(str(tmp_path / "twice.csv")))[0]
+    assert "the column 'uri' stands there twice" in mistakes(job(str(tmp_path / "twice.csv")))[0]
     manifest = Path(write_manifest(tmp_path, "parquet", [{"uri": f"{n}.mp4"} for n in range(5000)]))
     sound = manifest.read_bytes()
     manifest.write_bytes(sound[:60] + bytes(40) + sound[100:])
@@ -486,6 +531,12 @@ def test_clips_cover_the_part_without_slivers(
     length_s = spans[-1][1] - spans[-1][0]
     assert length_s < 1.1 * every_s + 1e-6
     assert len(spans) == 1 or length_s > (0.1 + overlap) * every_s - 1e-6
+
+
+def test_a_header_that_claims_years_does_not_fill_the_memory() -> None:
+    with pytest.raises(RowError, match="16,666,667 clips, by its header") as told:
+        clip_spans(1e9, ClipsSpec(every_s=60))
+    assert told.value.error_class == "too_long"
 
 
 def test_clips_by_hand() -> None:

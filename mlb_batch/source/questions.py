@@ -47,14 +47,14 @@ def asked_of_rows(specs: Sequence[PromptSpec]) -> Callable[[Row], tuple[tuple[Pr
 
     def asked(row: Row) -> tuple[tuple[Prompt, ...], tuple[BadPrompt, ...]]:
         good: dict[str, Prompt] = {}
-        bad: list[BadPrompt] = []
+        bad: dict[Prompt, BadPrompt] = {}  # each once: one question of a video is one row, whatever is wrong with it
         for part in parts:
             for one in part(row):
                 if isinstance(one, BadPrompt):
-                    bad.append(one)
+                    bad.setdefault(one.prompt, one)
                 elif good.setdefault(one.id, one) != one:
-                    bad.append(BadPrompt(one, f"the prompt id {one.id!r} is used for two questions"))
-        return tuple(good.values()), tuple(bad)
+                    bad.setdefault(one, BadPrompt(one, f"the prompt id {one.id!r} is used for two questions"))
+        return tuple(good.values()), tuple(one for prompt, one in bad.items() if good.get(prompt.id) != prompt)
 
     return asked
 
@@ -118,7 +118,7 @@ def _one(spec: PromptSpec, entry: object, *, in_list: bool) -> Prompt | BadPromp
     try:
         return _checked(spec, entry, prompt_id, text)
     except _Bad as error:
-        return BadPrompt(Prompt(prompt_id[:200], spec.kind, _plain(text)[:MOST_CHARS]), str(error))
+        return BadPrompt(Prompt(_plain(prompt_id)[:200], spec.kind, _plain(text)[:MOST_CHARS]), str(error))
 
 
 def _checked(spec: PromptSpec, entry: object, prompt_id: str, text: object) -> Prompt:
@@ -136,7 +136,7 @@ def _checked(spec: PromptSpec, entry: object, prompt_id: str, text: object) -> P
     kind = "choice" if choices else spec.kind
     if kind == "choice" and not choices:
         raise _Bad(f"{spec.column}: kind choice, but neither the question nor the job names choices")
-    return Prompt(prompt_id, kind, _capped(text), choices)
+    return Prompt(_capped(prompt_id), kind, _capped(text), choices)
 
 
 def _choices(spec: PromptSpec, own: object) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def _choices(spec: PromptSpec, own: object) -> tuple[str, ...]:
         raise _Bad(f"{spec.column}: choices is a list of texts")
     if own and not 2 <= len(set(own)) == len(own) <= MOST_CHOICES:
         raise _Bad(f"{spec.column}: choices are 2 to {MOST_CHOICES}, all different")
-    return tuple(own)
+    return tuple(map(_capped, own))
 
 
 def _capped(text: str) -> str:

@@ -10,7 +10,6 @@ Nothing is kept but 16 bytes a row for that rule: a million rows stream through 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +28,7 @@ from mlb_batch.spec_text import did_you_mean
 
 MOST_PROBLEMS = 20
 MOST_ID_CHARS = 4096
+MOST_SECONDS = 1e9  # thirty years; what is more is no place in a video
 KEY_BYTES = 16
 
 
@@ -48,14 +48,18 @@ def videos(spec: JobSpec, inspection: Inspection | None = None) -> Iterator[Vide
     asked = asked_of_rows(spec.prompts)
     for row in _rows(spec, inspection):
         uri, problem = _resolved(policy, row[spec.input.uri_column])
+        video_id = _video_id(spec.input, row, uri)
         start_s, end_s = _span(spec.input, row)
         columns = {field.name: _column_value(row[field.name], field.type) for field in inspection.passthrough}
-        video_id = uri if spec.input.id_column is None else str(row[spec.input.id_column])
         good, bad = asked(row)
         if good:
             yield Video(video_id, uri, start_s, end_s, good, columns, problem)
         for one in bad:
             yield Video(video_id, uri, start_s, end_s, (one.prompt,), columns, problem or ("bad_prompt", one.message))
+
+
+def _video_id(given: InputSpec, row: Row, uri: str) -> str:
+    return uri if given.id_column is None else str(row[given.id_column])
 
 
 def _rows(spec: JobSpec, inspection: Inspection) -> Iterator[Row]:
@@ -108,13 +112,14 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     manifest = spec.input.manifest
     assert manifest is not None
     problems: list[str] = []
-    keys = bytearray()
+    keys, policy = bytearray(), UriPolicy.of(spec.input)
     types = table.JsonTypes(_wanted(spec))
     for place, row in table.rows(manifest, _wanted(spec), problems.append):
-        problems += [f"row {place}: {problem}" for problem in _row_problems(spec.input, row)]
+        found = list(_row_problems(spec.input, row))
+        problems += [f"row {place}: {problem}" for problem in found]
         if len(problems) > MOST_PROBLEMS:
             break
-        keys += _key(spec.input, row)
+        keys += b"" if found else _key(spec.input, row, policy)
         if declared is None:
             types.see(row)
     num_rows = len(keys) // KEY_BYTES
@@ -162,17 +167,18 @@ def _seconds(column: str | None, row: Row) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{column} is {str(value)[:40]!r}, not a number of seconds") from None
-    if not math.isfinite(seconds) or seconds < 0:
-        raise ValueError(f"{column} is {seconds}, not a number of seconds from 0")
+    if not 0 <= seconds <= MOST_SECONDS:
+        raise ValueError(f"{column} is {seconds}, not a number of seconds from 0 to {MOST_SECONDS:g}")
     return seconds
 
 
-def _key(given: InputSpec, row: Row) -> bytes:
-    parts = [row[given.id_column or given.uri_column]]
-    parts += [row[column] for column in (given.start_column, given.end_column) if column is not None]
-    return hashlib.blake2b(repr(parts).encode(), digest_size=KEY_BYTES).digest()
+def _key(given: InputSpec, row: Row, policy: UriPolicy) -> bytes:
+    """Of what names an annotation, however the row writes it: 1 and "1", 5 and 5.0, a.mp4 and ./a.mp4 are the same."""
+    uri, _ = _resolved(policy, row[given.uri_column])
+    span = [None if at_s is None else round(at_s * 1000) for at_s in _span(given, row)]
+    return hashlib.blake2b(repr([_video_id(given, row, uri), span]).encode(), digest_size=KEY_BYTES).digest()
 
 
 def _duplicates(spec: JobSpec, keys: bytearray) -> list[str]:
@@ -183,9 +189,10 @@ def _duplicates(spec: JobSpec, keys: bytearray) -> list[str]:
     if not twice:
         return []
     places: dict[bytes, list[Any]] = {}
+    policy = UriPolicy.of(spec.input)
     assert spec.input.manifest is not None
     for place, row in table.rows(spec.input.manifest, _wanted(spec)):
-        key = _key(spec.input, row)
+        key = _key(spec.input, row, policy)
         if key in twice and (key in places or len(places) < 5):
             places.setdefault(key, [row[spec.input.id_column or spec.input.uri_column]]).append(place)
     named = [f"{str(name)[:100]!r} (rows {', '.join(map(str, at[:3]))})" for name, *at in places.values()]

@@ -43,14 +43,16 @@ def column_types(uri: str) -> pa.Schema | None:
         return None
     with opened(uri) as file:
         if uri.endswith(".parquet"):
-            return _parquet(file, uri).schema_arrow
-        header = next(csv.reader(_text_lines(file, uri, _refuse(uri))), None)
-    if not header:
+            schema = _parquet(file, uri).schema_arrow
+        else:
+            header = next(csv.reader(_text_lines(file, uri, _refuse(uri))), None)
+            schema = pa.schema([(name, pa.string()) for name in header or ()])
+    if not schema.names and uri.endswith(".csv"):
         raise InputError(f"input.manifest: {uri}: the file is empty; a CSV file begins with its columns' names")
-    twice = sorted(name for name, times in Counter(header).items() if times > 1)
+    twice = sorted(name for name, times in Counter(schema.names).items() if times > 1)
     if twice:
-        raise InputError(f"input.manifest: {uri}: the column {twice[0]!r} stands twice in the first line")
-    return pa.schema([(name, pa.string()) for name in header])
+        raise InputError(f"input.manifest: {uri}: the column {twice[0]!r} stands there twice")
+    return schema
 
 
 def rows(uri: str, wanted: Sequence[str], report: Report | None = None) -> Iterator[tuple[int, Row]]:
@@ -91,6 +93,9 @@ def _parquet_rows(file: IO[bytes], uri: str, wanted: Sequence[str]) -> Iterator[
                 yield place, row
     except pa.ArrowException as error:
         raise InputError(f"input.manifest: {uri}: damaged after row {place}: {first_line(error)}") from None
+    except (ValueError, OverflowError) as error:  # a date of the year 10000, say
+        said = f"between rows {place + 1} and {place + BATCH_ROWS} a value that Python can't hold: {first_line(error)}"
+        raise InputError(f"input.manifest: {uri}: {said}") from None
 
 
 def _text_lines(file: IO[bytes], uri: str, report: Report) -> Iterator[str]:
@@ -145,6 +150,10 @@ def _json_rows(file: IO[bytes], uri: str, wanted: Sequence[str], report: Report)
             report(f"line {number}: a {type(value).__name__}, not an object with keys")
 
 
+class _WideInt:
+    """Stands for whole numbers that a column of fractions would round."""
+
+
 class JsonTypes:
     """The narrowest Arrow type for every value of each JSON column; anything mixed or nested becomes JSON text."""
 
@@ -154,8 +163,8 @@ class JsonTypes:
     def see(self, row: Row) -> None:
         for name, seen in self._seen.items():
             value = row[name]
-            if type(value) is int and not -(2**63) <= value < 2**63:
-                seen.add(list)  # no integer column holds it: JSON text does
+            if type(value) is int and not -(2**53) <= value <= 2**53:
+                seen.add(_WideInt if -(2**63) <= value < 2**63 else list)  # no integer column holds the widest
             elif value is not None:
                 seen.add(type(value))
 
@@ -167,7 +176,7 @@ class JsonTypes:
 
 
 def _narrowest(seen: set[type]) -> pa.DataType:
-    for types, kind in (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64())):
+    for types, kind in (({bool}, pa.bool_()), ({int, _WideInt}, pa.int64()), ({int, float}, pa.float64())):
         if seen and seen <= types:
             return kind
     return pa.string()
