@@ -18,7 +18,7 @@ import ray
 from mlb_batch.chain.strikes import STRIKES, Strikes
 from mlb_batch.errors import JobError, RowError, UserError
 from mlb_batch.rows import Constants, annotation_row
-from mlb_batch.source import clip_spans
+from mlb_batch.source import Video, clip_spans
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling
 from mlb_batch.work import (
@@ -85,15 +85,18 @@ class ReadFrames:
         if self._clips is None or self._history is None or not work.asks or work.video.problem is not None:
             return [work]
         video = work.video
-        header = attempt(lambda: self._reader.probe(video.uri), "corrupt")
-        if isinstance(header, RowError):
-            video = replace(video, problem=(header.error_class, header.message))
-            return [replace(work, video=video, in_storage=in_storage(header))]
-        spans = clip_spans(header.duration_s, self._clips, video.start_s, video.end_s) if header.duration_s else []
+        spans = attempt(lambda: self._spans(video), "corrupt")
+        if isinstance(spans, RowError):
+            video = replace(video, problem=(spans.error_class, spans.message))
+            return [replace(work, video=video, in_storage=in_storage(spans))]
         if not spans:
             return [work]  # without a duration the video is one clip, or the error that reading it gives
         cut = [self._history.work(video, work.version, span) for span in spans]
         return [replace(cut[0], before=work.before), *cut[1:]]
+
+    def _spans(self, video: Video) -> list[tuple[float, float]]:
+        duration_s = self._reader.probe(video.uri).duration_s
+        return clip_spans(duration_s, self._clips, video.start_s, video.end_s) if duration_s else []
 
     def _read(self, work: Work) -> Read:
         if not work.asks:

@@ -130,6 +130,8 @@ def test_long_videos_become_clips(tmp_path: Path) -> None:
     assert all(row["clip_start_s"] <= at < row["clip_end_s"] for row in rows for at in row["frame_times_s"])
     again = run(job)
     assert (again["expected"], again["skipped_done"], again["rows_written"]) == (4, 4, 0)
+    crumbs = spec(tmp_path, input={"videos": f"{tmp_path}/videos/l*"}, clips={"every_s": 4e-5}, prompts=PROMPTS[:1])
+    assert run(crumbs)["errors_by_class"] == {"too_long": 1}, "more clips than one video may have are one error"
 
 
 def test_questions_passthrough_and_spans_of_a_manifest_reach_the_rows(tmp_path: Path) -> None:

@@ -161,10 +161,13 @@ def _lengths_of(prompts: tuple[Prompt, ...], lengths: Lengths) -> Iterator[int]:
 
 
 def _spans(video: Video, header: Look | None, clips: ClipsSpec | None) -> list[tuple[float, float]]:
-    """A video's clips by its header; empty where that has no duration, or nothing of it is asked for."""
+    """A video's clips by its header; empty where that has no duration, or nothing of it is asked for or can be cut."""
     if header is None or not header.duration_s:
         return []
-    return clip_spans(header.duration_s, clips, video.start_s, video.end_s)
+    try:
+        return clip_spans(header.duration_s, clips, video.start_s, video.end_s)
+    except RowError:
+        return []  # one row, which will end in errors/
 
 
 def expected_frames(video: Video, header: Look | None, layout: Layout) -> Iterator[int]:
