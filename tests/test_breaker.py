@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlb_batch.chain.breaker import IN_A_ROW, Breaker
+from mlb_batch.chain.breaker import IN_A_ROW, MOST_HELD, Breaker
 from mlb_batch.errors import JobError, RowError
 from mlb_batch.spec import LimitsSpec
 from mlb_batch.work import Counts, InStorage, Outcome, in_storage
@@ -33,7 +33,7 @@ def test_a_refusal_is_recorded_once_another_video_was_there() -> None:
 def test_many_in_a_row_end_the_job_in_one_line() -> None:
     breaker = breaker_of()
     for _ in range(3):  # never in a row
-        assert len(breaker.passed([outcome("failed")] * (IN_A_ROW - 1))) == 0
+        assert len(breaker.passed([outcome("failed", f"v{n}") for n in range(IN_A_ROW - 1)])) == 0
         assert len(breaker.passed([outcome("found")])) == IN_A_ROW
     breaker.passed([outcome("failed", f"v{n}") for n in range(IN_A_ROW - 1)])
     with pytest.raises(JobError, match=r"no last.*resume") as ended:
@@ -52,13 +52,24 @@ def test_a_small_job_that_got_nothing_ends_too(refused: int) -> None:
 def test_the_last_ones_are_to_blame_only_where_another_can_still_be_had() -> None:
     for there in (True, False):
         breaker = breaker_of(there)
-        refused = [outcome("failed")] * 3
+        refused = [outcome("failed", f"v{n}") for n in range(3)]
         breaker.passed([outcome("found"), *refused])
         if there:
             assert breaker.rest() == refused
         else:
             with pytest.raises(JobError, match="3 videos"):
                 breaker.rest()
+
+
+def test_one_video_of_many_rows_is_one_video() -> None:
+    breaker, refused = breaker_of(), outcome("failed", "missing")
+    breaker.passed([outcome("found")])
+    assert breaker.passed([refused] * (MOST_HELD - 1)) == []
+    assert breaker.passed([refused]) == [refused] * MOST_HELD, "no more of them can wait, and another is still there"
+    breaker = breaker_of(there=False)
+    breaker.passed([outcome("found")])
+    with pytest.raises(JobError, match="a video could not be had"):
+        breaker.passed([refused] * MOST_HELD)
 
 
 def test_what_earlier_runs_had_counts() -> None:
@@ -68,7 +79,7 @@ def test_what_earlier_runs_had_counts() -> None:
 
 def test_who_says_how_many_errors_may_be_is_believed() -> None:
     breaker = breaker_of(max_error_share=1.0)
-    many = [outcome("failed")] * 10 * IN_A_ROW
+    many = [outcome("failed", f"v{n}") for n in range(10 * IN_A_ROW)]
     assert breaker.passed(many) == many and breaker.rest() == []
 
 

@@ -1,9 +1,10 @@
 """Ends a run whose storage gives it nothing, before its videos are written off as failed.
 
 Whether one object is refused or everything is, a single answer does not tell. So what failed in storage waits until
-another video could be had; where many fail one after the other and none can be had, the job ends, and nothing of them
-is recorded: the same command tries them again. At the end of the input a video that could be had is asked for once
-more: if it still can be, the others are refused for themselves.
+another video could be had; where many videos fail one after the other and none can be had, the job ends, and nothing
+of them is recorded: the same command tries them again. At the end of the input (or where a few videos have so many rows
+that no more can wait) a video that could be had is asked for once more: if it still can be, the others are refused for
+themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from mlb_batch.stages import attempt
 from mlb_batch.video import version_of
 from mlb_batch.work import Outcome, in_storage
 
-IN_A_ROW = 20
+IN_A_ROW = 20  # videos, each of however many rows
+MOST_HELD = 2_000  # rows
 
 
 def still_there(uri: str) -> bool:
@@ -46,15 +48,18 @@ class Breaker:
                 out += [*self._released(), one]
             else:
                 out.append(one)
-        if self._most is not None and len(self._held) >= self._most:
+        if self._most is not None and len(self._refused()) >= self._most:
             raise self._end()
-        return out
+        return out + self.rest() if len(self._held) >= MOST_HELD else out
 
     def rest(self) -> list[Outcome]:
-        """What can be recorded when nothing more comes. Raises JobError."""
+        """What can be recorded when nothing more comes, or can wait. Raises JobError."""
         if self._held and not (self._had and (not self._known or self._there(self._known))):
             raise self._end()
         return self._released()
+
+    def _refused(self) -> set[str]:
+        return {row["uri"] for one in self._held for row in one.errors}
 
     def _released(self) -> list[Outcome]:
         held, self._held = self._held, []
@@ -62,7 +67,8 @@ class Breaker:
 
     def _end(self) -> JobError:
         said = next((row["message"] for row in reversed(self._held[-1].errors)), "")
-        videos = f"{len(self._held)} videos one after the other" if len(self._held) > 1 else "a video"
+        count = len(self._refused())
+        videos = f"{count} videos one after the other" if count > 1 else "a video"
         return JobError(
             f"{videos} could not be had from storage, and no other could: {said}; nothing of that is recorded. Check "
             "the credentials and the bucket's policy, then run the same command to resume; to record such videos as "
