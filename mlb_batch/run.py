@@ -55,12 +55,13 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
         tidy(output)
         sizes = pools(spec, nodes)
-        priced = settled(spec, priced, sizes, found)
+        priced = settled(spec, priced, sizes, found, stop)
         ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)
         folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
-        freeze(spec, priced)
+        if not stop.reason:
+            freeze(spec, priced)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
         with (
@@ -71,13 +72,12 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
             closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, grants(priced, ledger)),
                                sizes.readers[1], spec.limits, share, limit)) as arrivals,
         ):  # fmt: skip
-            stopped = ""
-            for outcomes in arrivals:
+            stopped = stop.reason
+            while not stopped and (outcomes := next(arrivals, None)) is not None:
                 books.add(outcomes)
                 rows.add(outcomes)
                 progress.show()
-                if stopped := stop.reason:
-                    break
+                stopped = stop.reason
         summary = closed(spec, books, stopped, run_id=run_id, fingerprint=priced.fingerprint, rows_written=rows.written,
                          limit=limit, share=share, canary=seen, output=output)  # fmt: skip
         folder.write_json("summary", summary)

@@ -54,6 +54,16 @@ def test_a_small_job_is_solved_over_all_clips_and_run_again_does_nothing(tmp_pat
     assert (again["annotated"], again["skipped_done"], again["fingerprint"]) == (0, 20, first["fingerprint"])
 
 
+def test_a_run_that_is_stopped_while_it_measures_stops_there(tmp_path: Path) -> None:
+    """What it would have solved is solved by the next one."""
+    write_clips(tmp_path / "videos", 4)
+    late = run(content_job(tmp_path, limits={"deadline_h": 1e-9}))
+    assert (late["stopped"], late["exit_code"], late["annotated"]) == ("deadline", 3, 0)
+    job = content_job(tmp_path)
+    assert plan(job).content is None and run(job)["annotated"] == 8
+    assert plan(job).content is not None
+
+
 @pytest.mark.slow
 def test_a_large_job_is_solved_on_a_sample_and_never_spends_more(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(settling, "FULL_PASS", 8)

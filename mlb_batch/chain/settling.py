@@ -24,24 +24,28 @@ from mlb_batch.planning import Plan, settle
 from mlb_batch.source import Inspection
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import Measure
+from mlb_batch.stop import Stop
 from mlb_batch.work import History
 
 FULL_PASS = 2_000  # up to so many clips, all are looked at
 SAMPLE = 500  # of more, about so many
-TICK_S = 60.0
 
 
-def settled(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection) -> Plan:
-    """The plan with each clip's own keep solved; as it is where there is nothing to solve, or it was solved before."""
+def settled(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, stop: Stop) -> Plan:
+    """The plan with each clip's own keep solved; as it is where there is nothing to solve, it was solved before, or
+    the run is to stop.
+    """
     if priced.budget.allocation != "content" or priced.content is not None:
         return priced
     share = 1.0 if priced.clips <= FULL_PASS else SAMPLE / priced.clips
     with DataContext.current(data_context()):
-        measured = _measured(spec, priced, sizes, found, share)
-    return settle(spec, priced, measured, complete=share == 1.0)
+        measured = _measured(spec, priced, sizes, found, share, stop)
+    return priced if stop.reason else settle(spec, priced, measured, complete=share == 1.0)
 
 
-def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, share: float) -> list[Redundant]:
+def _measured(
+    spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, share: float, stop: Stop
+) -> list[Redundant]:
     """Every clip that can be read, or those of a share of the videos."""
     nothing = History("", DoneIds(), {}, spec.retry)
     engine = Engine.of(spec, priced)
@@ -52,7 +56,7 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
             Measure, fn_constructor_args=(engine.load,), batch_format="pyarrow", batch_size=1,
             **captioners(sizes))  # fmt: skip
         with arriving(measured) as arrivals:
-            while (some := arrivals.take(TICK_S)) is not None:
+            while not stop.reason and (some := arrivals.take()) is not None:
                 out += some
     return sorted(out, key=repr)  # whatever the order they came in, the same rule comes out
 
