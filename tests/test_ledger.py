@@ -57,6 +57,13 @@ def test_rows_come_back_with_exactly_the_columns_of_the_interface(tmp_path: Path
     assert metadata[b"mlb_batch.run_id"] == b"run-1" and metadata[b"mlb_batch.fingerprint"] == FINGERPRINT.encode()
 
 
+def test_a_sum_of_one_file_may_take_more_than_64_bits(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), FINGERPRINT, "run-1")
+    ledger.commit([annotation(n, flops_prefill=2**62) for n in range(3)], [])
+    assert len(list((tmp_path / "annotations").rglob("*.parquet"))) == 1
+    assert ledger.total(["flops_prefill"]) == 3 * 2**62
+
+
 def test_a_second_commit_of_the_same_rows_writes_nothing(place: Place) -> None:
     ledger = Ledger(place.uri, FINGERPRINT, "run-1")
     rows = [annotation(n) for n in range(5)]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mlb_batch.columns import SCHEMA_VERSION, STAMPED, annotation_schema, error_schema, selection_schema, to_table
 from mlb_batch.errors import JobError, OutputError
@@ -103,7 +102,8 @@ class Ledger:
     def total(self, columns: Sequence[str]) -> int:
         """The sum of whole-number columns over all committed annotations."""
         parts = read_parts(self._store, "annotations", self.fingerprint, self._annotations.files, columns)
-        return sum(pc.sum(part.rows[name]).as_py() or 0 for part in parts for name in columns)
+        # As Python's numbers: the FLOPs of one large file don't fit in 64 bits.
+        return sum(sum(part.rows[name].to_pylist()) for part in parts for name in columns)
 
     def commit(self, annotations: Sequence[Row], errors: Sequence[Row], selections: Sequence[Row] = ()) -> int:
         """Write the rows that aren't there yet, durably; returns how many of annotations and errors were written.
