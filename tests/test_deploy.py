@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -24,7 +26,10 @@ import yaml
 from ledger_rows import FINGERPRINT, annotation, error
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ray._private.authentication.authentication_token_setup import _get_default_token_path
+from ray.autoscaler._private.command_runner import DockerCommandRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import cli as ray_command
 from s3server import S3Server, s3, s3_server  # noqa: F401
 
 from mlb_batch.chain.metrics import METRICS
@@ -51,11 +56,12 @@ def ray_job(name: str) -> dict[str, Any]:
 def pod_templates() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every pod that any file makes."""
     for name in RAY_FILES:
+        yield f"{name} submitter", ray_job(name)["submitterPodTemplate"]
         cluster = ray_job(name)["rayClusterSpec"]
         yield f"{name} head", cluster["headGroupSpec"]["template"]
         for group in cluster["workerGroupSpecs"]:
             yield f"{name} {group['groupName']}", group["template"]
-    yield "cronjob.yaml", documents("cronjob.yaml")[0]["spec"]["jobTemplate"]["spec"]["template"]
+    yield "cronjob.yaml submitter", documents("cronjob.yaml")[0]["spec"]["jobTemplate"]["spec"]["template"]
 
 
 PODS = dict(pod_templates())
@@ -96,6 +102,7 @@ KUBERAY = {
         "ttlSecondsAfterFinished": {"type": "integer", "minimum": 0},
         "activeDeadlineSeconds": {"type": "integer", "minimum": 1},
         "backoffLimit": {"type": "integer", "minimum": 0},
+        "submitterPodTemplate": {"type": "object"},
         "rayClusterSpec": {
             "type": "object",
             "additionalProperties": False,
@@ -175,8 +182,24 @@ def test_the_job_in_the_files_is_one_that_fits_its_cluster() -> None:
     for template in PODS.values():
         account = template["spec"].get("serviceAccountName")
         assert account in (None, access["ServiceAccount"]["metadata"]["name"])
-    selected = access["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"].items()
-    assert all(selected <= pod["metadata"]["labels"].items() for name, pod in PODS.items() if name != "cronjob.yaml")
+
+
+def test_the_network_policy_lets_in_whoever_submits() -> None:
+    policy = next(one["spec"] for one in documents("access.yaml") if one["kind"] == "NetworkPolicy")
+    guarded = policy["podSelector"]["matchLabels"].items()
+    admitted = [(rule.get("ports"), source) for rule in policy["ingress"] for source in rule["from"]]
+    dashboard = {"protocol": "TCP", "port": 8265}
+    knock = [source["podSelector"]["matchLabels"] for ports, source in admitted if ports == [dashboard]]
+    for name, pod in PODS.items():
+        labels = pod["metadata"]["labels"].items()
+        if name.endswith("submitter"):
+            assert any(wanted.items() <= labels for wanted in knock) and not guarded <= labels
+        else:
+            assert guarded <= labels
+    operators = [source["namespaceSelector"]["matchLabels"] for ports, source in admitted
+                 if ports is None and "namespaceSelector" in source]  # fmt: skip
+    readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    assert operators and all(f"`{one['kubernetes.io/metadata.name']}`" in readme for one in operators)
 
 
 def test_versions_agree() -> None:
@@ -214,6 +237,59 @@ def test_the_cluster_launcher_takes_its_file() -> None:
     kinds = config["available_node_types"]
     assert kinds["head"]["resources"]["CPU"] == 0 and kinds["captioners"]["resources"]["GPU"] == 1
     assert sum(kind["max_workers"] for kind in kinds.values()) == config["max_workers"]
+
+
+def image_environment() -> dict[str, str]:
+    return dict(re.findall(r"^(?:ENV|   ) ([A-Z_]+)=(\S+)", (DEPLOY / "Dockerfile").read_text(), re.M))
+
+
+def calls_of_the_launcher(config: dict[str, Any]) -> list[str]:
+    """What Ray's own code runs on a fresh node to bring our container up there."""
+    made: list[str] = []
+
+    def run(command: str, **_: Any) -> bytes:
+        made.append(command)
+        environment = [f"{name}={value}" for name, value in image_environment().items()]
+        return json.dumps(environment).encode() if "json .Config.Env" in command else b"docker"
+
+    node = {"log_prefix": "", "node_id": "", "provider": None, "process_runner": None, "use_internal_ip": True}
+    runner = DockerCommandRunner(
+        config["docker"], auth_config=config["auth"], cluster_name=config["cluster_name"], **node
+    )
+    runner.ssh_command_runner = SimpleNamespace(run=run, ssh_user="ubuntu", cluster_name=config["cluster_name"])
+    mounts = {**config["file_mounts"], "~/ray_bootstrap_config.yaml": "made/by/ray"}
+    runner.run_init(as_head=True, file_mounts=mounts, sync_run_yet=True)
+    return made
+
+
+def test_the_token_is_where_ray_looks_for_it_in_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = documents("cluster-aws.yaml")[0]
+    for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
+        assert "ray start" not in command or "RAY_AUTH_MODE=token" in command
+    monkeypatch.setenv("HOME", image_environment()["HOME"])
+    started = next(one for one in calls_of_the_launcher(config) if one.startswith("docker run"))
+    assert re.search(rf"-v \S+/~/\.ray/auth_token:{_get_default_token_path()} ", started)
+
+
+def test_the_image_has_what_the_launcher_calls_in_it() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    inside = [one for one in calls_of_the_launcher(documents("cluster-aws.yaml")[0]) if "docker exec" in one]
+    assert any(one.startswith("rsync -e 'docker exec -i'") for one in inside)
+    installed = re.search(r"apt-get install (.+)", text)
+    assert installed and {"rsync", "openssh-client"} <= set(installed[1].split())
+    assert re.search(r"pip install .* boto3 ", text), "Ray's provider for AWS, on the head"
+    assert f'"PATH={image_environment()["PATH"].replace("$", chr(92) + "$")}" > /etc/profile.d/' in text, "login shells"
+
+
+def test_the_launchers_commands_are_ones_it_knows() -> None:
+    lines = re.findall(r"^#   (ray .+?)(?: {3,}.*)?$", (DEPLOY / "cluster-aws.yaml").read_text(), re.M)
+    given = {}
+    for name, *arguments in (shlex.split(line)[1:] for line in lines):
+        given[name] = ray_command.commands[name].make_context(name, arguments).params
+        assert given[name].get("cluster_config_file", "deploy/cluster-aws.yaml") == "deploy/cluster-aws.yaml"
+    assert list(given) == ["get-auth-token", "up", "exec", "rsync-up", "down"]
+    command = f"RAY_AUTH_MODE=token RAY_ADDRESS=auto mlb-batch run {given['rsync-up']['target']}"
+    assert given["exec"]["cmd"] == command, "the job file is there, and the run is on the cluster"
 
 
 def test_the_dockerfile_is_clean_and_copies_what_is_there() -> None:
