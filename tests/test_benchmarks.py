@@ -232,6 +232,16 @@ def test_a_video_is_found_whatever_its_ending_and_a_missing_one_keeps_its_name(t
     assert rows[0]["questions"] == [{"id": "i0", "question": items[0].prompt}] and rows[0]["captions"] == []
 
 
+def test_a_video_is_found_beside_files_of_the_same_name(tmp_path: Path) -> None:
+    """Subtitles, sound and pictures are no videos; of two videos with one name it is the .mp4."""
+    (tmp_path / "videos").mkdir()
+    beside = ("v_v0.MP4", "v_v0.srt", "v_v1.mp4", "v_v1.wav", "v_v1.webm", "v_v1.webp", "v_v2.gif", "v_v2.mkv")
+    for name in beside:
+        (tmp_path / "videos" / name).touch()
+    items, _ = prepared(public(tmp_path), open_store(str(tmp_path / "out")))
+    assert sorted({item.video for item in items}) == ["v_v0.MP4", "v_v1.mp4", "v_v2.mkv"]
+
+
 def test_asked_together_a_clip_is_one_row(tmp_path: Path) -> None:
     spec = public(tmp_path).model_copy(update={"asked": "together"})
     prepared(spec, open_store(str(tmp_path / "out")))

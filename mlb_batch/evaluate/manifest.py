@@ -21,6 +21,7 @@ from mlb_batch.evaluate.formats import read_files
 from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.spec import EvalSpec
 from mlb_batch.evaluate.world import write_world
+from mlb_batch.source.listing import VIDEO_ENDINGS
 from mlb_batch.storage import Store, join, local_path, open_store
 
 NAME = "manifest.jsonl"
@@ -63,18 +64,24 @@ class _Names:
 
     def __init__(self, videos: str) -> None:
         self._videos = videos
-        self._by_stem: dict[str, dict[str, str]] = {}
+        self._by_name: dict[str, dict[str, str]] = {}
 
     def file(self, video: str) -> str:
         """The file's name below the folder; where there is none, the name that is missing."""
         folder, _, name = video.rpartition("/")
         if ".." in PurePosixPath(video).parts:
             return video  # refused when it is opened, like any path that leaves the folder
-        if folder not in self._by_stem:
+        if folder not in self._by_name:
             there = open_store(join(self._videos, folder) if folder else self._videos).list("")
-            self._by_stem[folder] = {**{PurePosixPath(one).stem: one for one in there}, **{one: one for one in there}}
-        found = self._by_stem[folder].get(name, name if PurePosixPath(name).suffix else f"{name}.mp4")
+            self._by_name[folder] = _by_stem(there) | {one: one for one in there}
+        found = self._by_name[folder].get(name, name if PurePosixPath(name).suffix else f"{name}.mp4")
         return f"{folder}/{found}" if folder else found
+
+
+def _by_stem(names: Sequence[str]) -> dict[str, str]:
+    """Videos only: subtitles, sound and pictures lie beside them. Of two the one whose ending comes first there."""
+    by_ending = ((one, ending) for ending in reversed(VIDEO_ENDINGS) for one in names)
+    return {PurePosixPath(one).stem: one for one, ending in by_ending if one.lower().endswith(ending)}
 
 
 def _limited(items: Sequence[Item], videos: int, seed: int) -> list[Item]:
