@@ -123,7 +123,10 @@ def unresolved(store: Store, fingerprint: str, done: DoneIds) -> tuple[list[dict
 
 
 def _reconcile(annotated: int, unresolved: int, summary: dict[str, Any] | None) -> dict[str, Any]:
-    """Rows that earlier runs left for videos that are no longer in the input make `accounted` larger, never smaller."""
+    """Never counts too few as accounted for. Too many, where earlier runs left rows for videos that are no longer in
+    the input, or an error for one that could not be looked up: it has no version, so its id is another than that of
+    the annotation that it has now.
+    """
     expected = None if summary is None else summary.get("expected")
     accounted = annotated + unresolved
     return {"expected": expected, "accounted": accounted, "lost": max(0, (expected or 0) - accounted)}
