@@ -87,29 +87,34 @@ def apply_setting(data: dict[str, Any], setting: str) -> None:
     at: Any = data
     for depth, step in enumerate(steps[:-1]):
         at = _step_into(at, step, ".".join(steps[: depth + 1]), setting)
-    last: Any = steps[-1]
-    if isinstance(at, list):
-        last = _index(at, steps[-1], path, setting)
-    at[last] = parse_yaml(value, f"--set {setting}")
+    at[_place(at, steps[-1], path, setting)] = parse_yaml(value, f"--set {setting}")
+
+
+# What stands for a whole part where it is plain text, in a job file or an evaluation file, or in a list of that name.
+_SHORT_FORMS = {"output": "uri", "model": "id", "models": "id", "methods": "method", "benchmark": "name"}
 
 
 def _step_into(at: Any, step: str, path: str, setting: str) -> Any:
-    if isinstance(at, list):
-        return at[_index(at, step, path, setting)]
-    inner = at.get(step)
+    in_list = isinstance(at, list)
+    place = _place(at, step, path, setting)
+    inner = at[place] if in_list else at.get(place)
+    key = path.rpartition(".")[0] if in_list else path
     if inner is None:
         inner = {}
-    elif isinstance(inner, str) and path in ("output", "model"):
-        inner = {"uri" if path == "output" else "id": inner}
+    elif isinstance(inner, str) and key in _SHORT_FORMS:
+        inner = {_SHORT_FORMS[key]: inner}
     if not isinstance(inner, dict | list):
         raise SpecError(f"--set {setting}: {path} is a plain value, it has no keys below it")
-    at[step] = inner
+    at[place] = inner
     return inner
 
 
-def _index(items: list[Any], step: str, path: str, setting: str) -> int:
-    if not step.isdecimal() or int(step) >= len(items):
-        raise SpecError(f"--set {setting}: {path} is a list of {len(items)}: use a number from 0")
+def _place(at: Any, step: str, path: str, setting: str) -> str | int:
+    """The key of a mapping, or the number in a list, that a step names."""
+    if not isinstance(at, list):
+        return step
+    if not step.isdecimal() or int(step) >= len(at):
+        raise SpecError(f"--set {setting}: {path} is a list of {len(at)}: use a number from 0")
     return int(step)
 
 

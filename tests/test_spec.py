@@ -169,6 +169,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("model.id=3", "model.id: must be a string, got 3"),
     ("budget", "--set budget: write it as key.sub=value"),
     ("name.x=1", "--set name.x=1: name is a plain value"),
+    ("prompts.0.text.x=1", "--set prompts.0.text.x=1: prompts.0.text is a plain value"),
     ("prompts.3.text=a", "--set prompts.3.text=a: prompts.3 is a list of 1: use a number from 0"),
     ("name=[", "--set name=[, line 1: not valid YAML"),
 ]
