@@ -204,6 +204,13 @@ def test_estimates_are_what_one_counts_by_hand() -> None:
 def test_unanswered_questions_count_as_the_benchmark_says() -> None:
     apart = compared(Counting(unanswered="apart"))["none", "accuracy", "all"]
     assert apart["value"] == 1 and apart["questions"] == 3
+    every, told = [cell("rand", "random"), cell("ours", "adatp")], {"a": "red", "b": "B"}
+    said = {"rand": answered(told), "ours": answered({**told, "c": "blue"})}
+    rows = {one.name: results("made", one, ITEMS, said[one.name], None) for one in every}
+    for unanswered, better in (("wrong", 1), ("apart", 0)):  # what random never answered it has not got wrong
+        found = estimates(rows, every, Counting(unanswered=unanswered), SamplingSpec())
+        ours = next(row for row in found if (row["cell"], row["metric"], row["group"]) == ("ours", "accuracy", "all"))
+        assert ours["better_than_random"] == better
     by_kind = compared(Counting(average="kind"))["ours", "accuracy", "all"]
     assert by_kind["value"] == pytest.approx((1 / 3 + 1) / 2)
 
@@ -261,6 +268,30 @@ def test_the_examples_are_good_files(file: Path) -> None:
         assert cells(EvalSpec.load(file), "/out", "/videos")
     else:
         assert JobSpec.load(file).prompts
+
+
+def test_settings_step_into_short_forms() -> None:
+    file = EXAMPLES[0].with_name("evaluate.yaml")
+    given = EvalSpec.load(file, ["methods.4.options.schedule=steep", "methods.0.label=all", "models.0.dtype=float32"])
+    assert (given.methods[4].method, given.methods[4].options) == ("adatp", {"schedule": "steep"})
+    assert given.methods[0].name == "all" and given.methods[1].name == "random"
+    assert (given.models[0].id, given.models[0].dtype) == ("embedded:tiny", "float32")
+    alone = EvalSpec.load(file, ["models=a", "models.device=cpu", "benchmark=world-image", "benchmark.limit=2"])
+    assert (alone.models[0].id, alone.models[0].device) == ("a", "cpu")
+    assert (alone.benchmark.name, alone.benchmark.limit) == ("world-image", 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("ratios.0.x=1", r"--set ratios\.0\.x=1: ratios\.0 is a plain value, it has no keys below it"),
+        ("methods.0.method.x=1", r"methods\.0\.method is a plain value"),
+        ("methods.first.label=x", r"methods\.first is a list of 6: use a number from 0"),
+    ],
+)  # fmt: skip
+def test_a_setting_below_a_plain_value_is_refused_in_a_line(setting: str, says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        EvalSpec.load(EXAMPLES[0].with_name("evaluate.yaml"), [setting])
 
 
 # Pictures.
@@ -386,6 +417,7 @@ def test_judged_answers_have_a_row_an_aspect_and_twins_are_graded_once(endpoint:
     assert marks == [("g", "correctness", 1, 4), ("g", "detail", 1, 4), ("t.1", "consistency", 1, 4),
                      ("t.2", "consistency", -1, -1), ("o", "open", 1, 4), ("n", "open", -1, -1)]  # fmt: skip
     assert sum(row["first"] for row in rows) == 5
+    assert costs(rows, None)["ungraded"] == 1, "the babbled one: what was graded with its twin is graded"
     twin = next(body for body in endpoint.asked if "consistency" in body["messages"][0]["content"])
     assert "a dog" in twin["messages"][1]["content"] and "a cat" in twin["messages"][1]["content"]
     plain = results("made", cell("c", "none"), items, said, None)

@@ -31,6 +31,7 @@ COLUMNS: dict[str, pa.DataType] = {
                     pa.string()),
     "answered": pa.bool_(),
     "first": pa.bool_(),  # of the rows of one answer: costs are counted here
+    "own_points": pa.bool_(),  # a caption has facts instead, and the second of two twins is graded with the first
     "points": _REAL,  # 1 right, 0 wrong; -1 where nothing can say
     "score": _REAL,  # a judge's, 0 to 5; -1 without one
     **dict.fromkeys(("hits", "facts_said", "facts_true"), _COUNT),
@@ -86,9 +87,14 @@ def _aspects(item: Item) -> tuple[str, ...]:
     return tuple(item.tags["aspects"].split(",")) if item.kind == "judged" else ()
 
 
+def _twin(item: Item) -> str:
+    """The other form of its question; the lesser id is graded for both. Its own where there is none."""
+    return item.tags.get("twin", item.id)
+
+
 def _question(item: Item, aspect: str, answers: Answers) -> Question | None:
     """None where there is no answer to grade, or where its twin is graded for both."""
-    twin = item.tags.get("twin", item.id)
+    twin = _twin(item)
     if item.id not in answers.said or twin not in answers.said or twin < item.id:
         return None
     texts = [answers.said[one]["text"] for one in sorted({item.id, twin})]
@@ -116,6 +122,7 @@ def _of_item(item: Item, answers: Answers) -> Row:
         "said": row["text"] if row else "",
         "error_class": "" if row else answers.errors.get(item.id, "not_run"),
         "answered": row is not None,
+        "own_points": item.kind != "caption" and _twin(item) >= item.id,
         **({name: row[name] for name in _NUMBERS} if row else nothing),
     }
 

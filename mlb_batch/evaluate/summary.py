@@ -106,10 +106,11 @@ class _Table:
         return [share for share in (self.share(metric, by, group),) if not share.empty]
 
     def differ(self, other: _Table, metric: str, by: str, group: str) -> tuple[int, int]:
-        """Questions that this cell has right and the other wrong, and the other way about."""
+        """Questions that this cell has right and the other wrong, and the other way about, where both count."""
         chosen = slice(None) if by == "all" else self._of[by] == group
-        mine, its = (table._worth[metric][chosen][:, 0] for table in (self, other))
-        return int((mine > its).sum()), int((mine < its).sum())
+        (mine, my_most), (its, its_most) = (table._worth[metric][chosen].T for table in (self, other))
+        both = (my_most > 0) & (its_most > 0)
+        return int((both & (mine > its)).sum()), int((both & (mine < its)).sum())
 
 
 def _of_cell(
@@ -157,7 +158,7 @@ def costs(rows: Sequence[Row], unpruned: Sequence[Row] | None) -> dict[str, Any]
     frames = sum(row["frames_read"] for row in told)
     executed, vanilla = (sum(row[name] for row in told) for name in ("flops_executed", "flops_vanilla"))
     missing = [row for row in rows if row["first"] and not row["answered"]]
-    ungraded = [row for row in rows if row["answered"] and row["kind"] != "caption" and row["points"] < 0]
+    ungraded = [row for row in rows if row["answered"] and row["own_points"] and row["points"] < 0]
     return {
         "answered": len(told),
         "unanswered": len(missing),
