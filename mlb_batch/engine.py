@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlb_batch.cost.allocate import ContentRule
-from mlb_batch.errors import ModelError
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Sampling
 
@@ -27,10 +26,14 @@ class Engine:
     keep: int
     content: ContentRule | None
     expected_new_tokens: int
+    pair_revision: str | None = None
 
     @staticmethod
     def of(spec: JobSpec, priced: Plan) -> Engine:
-        return Engine(spec, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens)
+        return Engine(
+            spec, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens,
+            priced.pair_revision,
+        )  # fmt: skip
 
     @property
     def sampling(self) -> Sampling:
@@ -67,14 +70,6 @@ class Engine:
         return Captioner(means.checkpoint, settings)
 
     def _setup(self) -> Setup:
-        """The job's model at the revision that was planned with: a branch of a hub may have moved since."""
-        from mlb_batch.planning import setup
+        from mlb_batch.planning.setup import pinned
 
-        pinned = self.spec.model.model_copy(update={"revision": self.revision})
-        means = setup(self.spec.model_copy(update={"model": pinned}))
-        if means.checkpoint.revision != self.revision:
-            raise ModelError(
-                f"model.id: {self.spec.model.id} is {means.checkpoint.revision} on this node and {self.revision} "
-                "where the job was planned; give every node the same files"
-            )
-        return means
+        return pinned(self.spec, self.revision, self.pair_revision)

@@ -75,3 +75,15 @@ def test_a_large_job_is_solved_on_a_sample_and_never_spends_more(tmp_path: Path,
     assert run(job)["annotated"] == 28, "the rest, from what the first run left in the purse"
     rows = table(out)
     assert len(rows) == 48 and spent(rows) <= limit
+
+
+@pytest.mark.slow
+def test_frames_that_are_looked_at_and_left_out_are_in_the_budget(tmp_path: Path) -> None:
+    write_clips(tmp_path / "videos", 8)
+    budget = {"ratio": 0.8, "scope": "total", "allocation": "content"}
+    job = spec(tmp_path, prune={"method": "frames"}, frames={"count": 8}, budget=budget)
+    limit = plan(job).budget.limit
+    assert run(job)["annotated"] == 16
+    rows = table(tmp_path / "out")
+    assert sum(row["flops_executed"] for row in rows) <= limit
+    assert any(row["num_kept_tokens"] < row["num_visual_tokens"] for row in rows)

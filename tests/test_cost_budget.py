@@ -452,6 +452,25 @@ def test_a_reserve_never_exceeds_its_limit(clips: list[tuple[int, int]], spare: 
         assert spent == sum(floor + more for floor, more in clips)  # enough for all: nobody falls
 
 
+@patient
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 200)), max_size=30), st.integers(0, 400), st.data())
+def test_where_floors_are_more_than_told_no_grant_takes_more_than_is_left(
+    clips: list[tuple[int, int]], allowed: int, data: st.DataObject
+) -> None:
+    reserve, spent = Reserve(allowed, data.draw(st.integers(0, allowed))), 0
+    for floor, more in clips:
+        granted = reserve.grant(floor + more, floor)
+        spent += floor + more if granted else floor
+        assert not granted or spent <= allowed
+
+
+def test_a_reserve_by_hand() -> None:
+    """20 clips with a floor of 2, told to have one of 1: 16 get 6, and the four that find too little their floor."""
+    reserve = Reserve(100, 20)
+    assert [reserve.grant(6, 2) for _ in range(20)] == [True] * 16 + [False] * 4
+    assert reserve.left == 100 - 16 * 6 - 4 * 2
+
+
 # Figures.
 
 

@@ -133,6 +133,20 @@ def test_shape_is_what_transformers_resolves(name: str, tmp_path: Path) -> None:
     assert shape.projector_in == vision.hidden_size * len(layers)
 
 
+NULL_HEADS = {"num_key_value_heads": None}  # which transformers itself refuses for Mistral
+
+
+@pytest.mark.parametrize(
+    ("kind", "written"), [("llama", {}), ("llama", NULL_HEADS), ("mistral", {}), ("qwen2", {}), ("qwen2", NULL_HEADS)]
+)
+def test_as_many_key_heads_as_transformers_resolves(kind: str, written: dict[str, None], tmp_path: Path) -> None:
+    text = {"model_type": kind, "hidden_size": 48, "num_attention_heads": 16, **written}
+    config = {"model_type": "llava", "text_config": text}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    resolved = AutoConfig.from_pretrained(tmp_path).get_text_config()
+    assert model_shape(config).decoder.kv_heads == resolved.num_key_value_heads
+
+
 def test_unknown_architectures_are_named() -> None:
     for config in ({"model_type": "gpt2"}, {"model_type": "llava", "text_config": {"model_type": "gemma"}},
                    {"model_type": "llava", "vision_config": {"model_type": "pixtral"}}):  # fmt: skip

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from engine_runs import Case, model, pruning, settings
 from hypothesis import given
 from hypothesis import settings as example
 from hypothesis import strategies as st
-from models import FAMILIES, Spec, checkpoint, pixels
+from models import FAMILIES, Spec, checkpoint, folder, pixels
 from torch import Tensor
 
+from mlb_batch.cost.shapes import model_shape
+from mlb_batch.errors import ModelError
 from mlb_batch.vlm import replay
 from mlb_batch.vlm.attention import Lengths, attend_last, attend_varlen, attention_rows
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
+from mlb_batch.vlm.checkpoint import resolve
+from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.load import load
 from mlb_batch.vlm.rope import Rope
 from mlb_batch.vlm.trees import Forest, Tree
 
@@ -80,11 +90,45 @@ def test_a_forest_is_its_sequences() -> None:
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 2**16))
 def test_turning_a_key_back_and_on_is_turning_it_there(old: int, new: int, seed: int) -> None:
     spec = FAMILIES["next"]
-    rope = Rope.of(model(spec).model.language_model.rotary_emb, model(spec).config.text_config)
+    rope = Rope.of(model(spec).model.language_model.rotary_emb, spec.context)
     x_hTd = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(seed))
     there, here = torch.arange(new, new + 3), torch.arange(old, old + 3)
     moved = rope.rotate(rope.unrotate(rope.rotate(x_hTd, here), here), there)
     torch.testing.assert_close(moved, rope.rotate(x_hTd, there), atol=1e-5, rtol=1e-5)
+
+
+_STRETCHED = {"factor": 8.0, "original_max_position_embeddings": 512}
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": _STRETCHED,
+    "llama3": {**_STRETCHED, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_up_to_the_context_positions_are_transformers_own(kind: str, tmp_path: Path) -> None:
+    """The context is the whole one that the plan reckons with, not the one before `yarn` or `llama3` stretched it."""
+    spec, place = FAMILIES["llava"], tmp_path / "model"
+    shutil.copytree(folder(spec), place)
+    config = json.loads((place / "config.json").read_text())
+    config["text_config"]["rope_parameters"] = {"rope_type": kind, "rope_theta": 10_000.0, **ROPES[kind]}
+    (place / "config.json").write_text(json.dumps(config))
+    found = resolve(str(place))
+    loaded, position_T = load(found, torch.device("cpu"), torch.float32), torch.arange(spec.context)
+    rope = Decoder.of(loaded, found.shape).rope
+    assert rope.context == found.shape.decoder.context == spec.context
+    ours = rope.scaled(spec.context).cos_sin(position_T, torch.float32)
+    theirs = loaded.model.language_model.rotary_emb(torch.zeros(1), position_T[None])
+    for mine_Td, theirs_1Td in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine_Td, theirs_1Td[0])
+
+
+def test_frequencies_that_change_with_the_length_are_refused() -> None:
+    for rope in ({"rope_parameters": {"rope_type": "longrope"}}, {"rope_scaling": {"type": "longrope"}}):
+        with pytest.raises(ModelError, match="longrope"):
+            model_shape({"model_type": "llava", "text_config": rope})
 
 
 # On a GPU. Half precision: the packed kernel takes no other.

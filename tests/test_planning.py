@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from models import Spec, folder, pair_folder
 from safetensors.numpy import save_file
 from video_files import CORPUS, MODEL_SIZE, write_video
 
@@ -21,6 +24,7 @@ from mlb_batch.cost.budget import Measure
 from mlb_batch.cost.calibration import Calibration
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.cost.solve import Pricer
+from mlb_batch.engine import Engine
 from mlb_batch.errors import BudgetError, ModelError, OutputError, RowError, UserError
 from mlb_batch.planning import Plan, describe, freeze, plan, settle, setup, survey
 from mlb_batch.source import Video, clip_spans
@@ -126,6 +130,33 @@ def test_the_engine_spends_what_was_planned(method: str, select: str, clips_fold
     assert sum(row.paper_planned for row in rows) == priced.paper_planned
     assert sum(row.executed.generate for row in rows) <= priced.planned_worst.generate
     assert sum(row.executed.llm for row in rows) <= priced.budget.limit
+
+
+@pytest.mark.parametrize(("method", "ratio"), [("frames", 0.75), ("mlb", 0.68)])
+def test_a_keep_by_content_pays_for_every_frame_that_it_looked_at(
+    method: str, ratio: float, clips_folder: Path, tmp_path: Path
+) -> None:
+    """Also for those that the method then leaves out: what was planned is what ran, and no more than the limit."""
+    budget = {"ratio": ratio, "scope": "total", "allocation": "content"}
+    spec = job(clips_folder, tmp_path / "out", prune={"method": method}, budget=budget)
+    priced = plan(spec)
+    engine = Engine.of(spec, priced)
+    asks = (Ask("c", "caption", CAPTION["text"]),)
+    with Reader(engine.sampling, engine.frame_size(), Limits()) as reader:
+        clips = [Clip(reader.read(str(path)).pixels_FHWC, asks) for path in sorted(clips_folder.iterdir())]
+    captioner, means = engine.load(), setup(spec)
+    sample = [found for clip in clips if (found := captioner.measure(clip))]
+    settled = settle(spec, priced, sample, complete=True)
+    rows = [answer for (answer,) in Engine.of(spec, settled).load().annotate(clips)]
+    for row in rows:
+        for part in ("vision", "prefill", "scoring"):
+            assert getattr(row.bill.executed, part) == getattr(row.bill.planned, part)
+    left_out = [
+        clip.frames - means.method.schedule(means.shape, clip, row.keep).frames
+        for (clip, _), row in zip(sample, rows, strict=True)
+    ]
+    assert max(left_out) > 0
+    assert sum(row.bill.executed.total for row in rows) <= priced.budget.limit
 
 
 def test_prompts_that_share_a_clip_share_its_vanilla(clips_folder: Path, tmp_path: Path) -> None:
@@ -311,6 +342,10 @@ def test_bad_jobs_are_the_users_to_mend(clips_folder: Path, tmp_path: Path) -> N
         (BudgetError, "bench calibrate", {"budget": {"gpu_hours": 1.0}}),
         (ModelError, "no device", {"model": {"id": "embedded:tiny", "device": "tpu"}}),
         (ModelError, "supported", {"model": {"id": str(foreign_model(tmp_path))}}),
+        *(
+            (ModelError, "layer", {"model": str(folder(Spec(layers=1))), "prune": {"method": method}})
+            for method in ("adatp", "fastv", "segattn", "mlb-g", "mlb")
+        ),
     ):
         with pytest.raises(error, match=word):
             plan(job(clips_folder, tmp_path / "out", **parts))
@@ -430,6 +465,47 @@ def test_content_is_settled_once_redundancies_are_known(clips_folder: Path, tmp_
     assert plan(spec).content == settled.content and plan(spec).fingerprint == settled.fingerprint
 
 
+# The models that were planned with are the ones that run.
+
+
+def paired_job(clips: Path, out: Path, feature_model: str) -> JobSpec:
+    return job(clips, out, prune={"method": "adatp", "feature_model": feature_model}, budget={"ratio": 0.6})
+
+
+def test_a_pair_that_is_another_where_it_runs_is_refused(clips_folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "pair"
+    shutil.copytree(pair_folder(), place)
+    spec = paired_job(clips_folder, tmp_path / "out", str(place))
+    priced = plan(spec)
+    assert priced.pair_revision == resolve(str(place)).revision
+    assert Engine.of(spec, priced).load().settings.feature_model == resolve(str(place))
+    (place / "tokenizer_config.json").write_text((place / "tokenizer_config.json").read_text() + " ")
+    with pytest.raises(ModelError, match=r"prune\.feature_model.*give every node the same files"):
+        Engine.of(spec, priced).load()
+    with pytest.raises(ModelError, match=r"prune\.feature_model"):
+        settle(spec, priced, [], complete=True)
+
+
+def test_a_pairs_branch_that_moves_on_changes_no_planned_job(
+    clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is a folder with a snapshot a commit; `main` is the newest."""
+    for commit in ("first", "second"):
+        shutil.copytree(pair_folder(), tmp_path / "hub" / commit)
+    branch = {"main": "first"}
+
+    def download(id: str, revision: str, **_: Any) -> str:
+        return str(tmp_path / "hub" / branch.get(revision, revision))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    spec = paired_job(clips_folder, tmp_path / "out", "owner/pair")
+    priced = plan(spec)
+    branch["main"] = "second"
+    pair = Engine.of(spec, priced).load().settings.feature_model
+    assert pair is not None and priced.pair_revision == pair.revision == "first"
+    assert plan(spec).pair_revision == "second"
+
+
 # Samples of large manifests.
 
 
@@ -518,7 +594,10 @@ def test_a_plan_goes_to_json_and_back(clips_folder: Path, tmp_path: Path) -> Non
     priced = plan(spec)
     settled = settle(spec, priced, [(asked_shape(spec, 16, ["Why?"]), 0.5)] * 6, complete=True)
     for one in (priced, settled):
-        assert Plan.from_json(json.loads(json.dumps(one.to_json()))) == one
+        written = json.loads(json.dumps(one.to_json()))
+        assert Plan.from_json(written) == one
+        del written["pair_revision"]  # as in the plans of earlier versions
+        assert Plan.from_json(written) == replace(one, pair_revision=None)
 
 
 def test_the_schedule_shown_is_the_engines(clips_folder: Path, tmp_path: Path) -> None:
@@ -547,6 +626,22 @@ def test_what_cannot_run_unpruned_is_said(clips_folder: Path, tmp_path: Path) ->
     """40 frames of 144 tokens are more than the image model's 4,096."""
     spec = job(clips_folder, tmp_path / "out", model="embedded:tiny-image", frames={"count": 40})
     assert any("could not have been made" in line for line in plan(spec).warnings)
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio", "beyond"),
+    [("none", 1.0, True), ("uniform", 0.3, True), ("frames", 0.3, True), ("pool", 0.3, False), ("mlb", 0.3, False)],
+)
+def test_answers_at_positions_beyond_the_context_are_said_to_be_no_good(
+    method: str, ratio: float, beyond: bool, clips_folder: Path, tmp_path: Path
+) -> None:
+    """What stays keeps its position in the clip, but where a method numbers anew."""
+    spec = job(clips_folder, tmp_path / "out", model="embedded:tiny-image", frames={"count": 40},
+               prune={"method": method}, budget={"ratio": ratio})  # fmt: skip
+    warnings = plan(spec).warnings
+    assert any("could not have been made" in line for line in warnings)
+    said = [line for line in warnings if "not to be trusted" in line]
+    assert len(said) == beyond and all("fewer frames" in line and "4,096" in line for line in said)
 
 
 def test_a_canary_is_priced_beside_the_budget(clips_folder: Path, tmp_path: Path) -> None:

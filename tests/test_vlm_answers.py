@@ -143,7 +143,9 @@ def test_a_stop_token_ends_a_text_and_is_not_in_it() -> None:
     made._stop = frozenset({said[2]})
     stopped = [answers(some) for some in made.annotate(clips)]
     first = stopped[0][0]
-    assert first.finish_reason == "stop" and first.num_new_tokens == said.index(said[2]) + 1
+    at = said.index(said[2])
+    assert first.finish_reason == "stop" and first.num_new_tokens == at + 1
+    assert first.text == prompter(SPEC).tokenizer.decode(said[:at]).strip()  # though the tokenizer marks it by nothing
     assert first.bill.executed.generate < free[0][0].bill.executed.generate
     for some, all_of_it in zip(stopped, free, strict=True):  # the others go on as if it were still there
         for a, b in zip(some, all_of_it, strict=True):

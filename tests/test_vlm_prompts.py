@@ -149,13 +149,29 @@ def test_a_template_that_names_the_video_twice_is_refused(tmp_path: Path) -> Non
         Prompter(resolve(str(place)))
 
 
+def with_controls(target: Path, *controls: str) -> Prompter:
+    place = copied(FAMILIES["onevision"], target)
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(controls)})
+    tokenizer.save_pretrained(place)
+    return Prompter(resolve(str(place)))
+
+
+@pytest.mark.timeout(60)
+def test_a_control_token_with_spaces_around_it_is_broken_inside(tmp_path: Path) -> None:
+    controls = (" <img>", "<end> ", " § ")
+    asker = with_controls(tmp_path, *controls)
+    suffix = asker.suffix("qa", "Is <img> a token, and <end> too?")
+    assert not {asker.tokenizer.convert_tokens_to_ids(c) for c in controls}.intersection(suffix)
+    assert "Is < img> a token, and < end> too?" in asker.tokenizer.decode(suffix)
+    with pytest.raises(RowError) as failed:
+        asker.suffix("qa", "What does § 5 say?")
+    assert failed.value.error_class == "bad_prompt"
+
+
 def test_a_control_token_of_one_character_does_not_hang(tmp_path: Path) -> None:
     """There is nothing to break in it: the text is a row that fails, not a control token and not an endless loop."""
-    place = copied(FAMILIES["onevision"], tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["§"]})
-    tokenizer.save_pretrained(place)
-    asker = Prompter(resolve(str(place)))
+    asker = with_controls(tmp_path, "§")
     with pytest.raises(RowError) as failed:
         asker.suffix("qa", "What does § 5 say?")
     assert failed.value.error_class == "bad_prompt"

@@ -75,7 +75,10 @@ def _costs(pricer: Pricer, clips: Sequence[Redundant], rule: ContentRule) -> lis
 
 
 class Reserve:
-    """What is left of a limit, with the floor of every clip still to come set aside: granting never exceeds it."""
+    """What is left of a limit, with the floor of every clip still to come set aside: no grant takes more than is left.
+
+    Where the floors come to more than they were told to be, the last clips may still find too little for their own.
+    """
 
     def __init__(self, limit: int, floors: int) -> None:
         """`floors`: what all the clips together cost at the floor keep; it fits the limit."""
@@ -84,7 +87,7 @@ class Reserve:
 
     def grant(self, wanted: int, floor: int) -> bool:
         """Whether the next clip may spend what it wants; where not, it gets its floor. Call it once for each clip."""
-        self._floors -= floor
+        self._floors = max(0, self._floors - floor)
         granted = wanted + self._floors <= self._left
         self._left -= wanted if granted else floor
         return granted

@@ -42,7 +42,7 @@ class Measure:
         """What a clip adds to the job: sums over clips, and only their sum is rounded (see `total`)."""
         if not self.device and self.convention == "paper":
             seen = paper.macs(shape, clip, schedule)
-            return (seen if self.scope == "llm" else seen + _vision(shape, schedule, features) // 2,)
+            return (seen if self.scope == "llm" else seen + _vision(shape, clip, schedule, features) // 2,)
         generated = self.scope == "total" and not self.device
         new = (self.new_tokens,) * len(clip.suffixes) if generated else ()
         bill = flops.price(shape, clip, schedule, new, features)
@@ -66,12 +66,12 @@ def moved_bytes(device: Calibration, shape: ModelShape, clip: ClipShape, schedul
     )
 
 
-def _vision(shape: ModelShape, schedule: Schedule, features: int) -> int:
-    return flops.encode(shape, schedule.frames) + (features if schedule.features else 0)
+def _vision(shape: ModelShape, clip: ClipShape, schedule: Schedule, features: int) -> int:
+    return flops.encode(shape, schedule.encoded(clip)) + (features if schedule.features else 0)
 
 
 def feature_price(pair: PairedShape | None, clip: ClipShape, schedule: Schedule) -> int:
-    """What the paired model looks at: the frames that are encoded, and every prompt."""
+    """What the paired model looks at: the frames that go on, and every prompt."""
     return look(pair, schedule.frames, len(clip.suffixes)) if pair and schedule.features else 0
 
 

@@ -130,7 +130,7 @@ def price(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: tu
     """
     prefill, scoring = _scan_price(shape, clip, schedule) if schedule.scan else _cuts_price(shape, clip, schedule)
     scoring += compare(shape.decoder, schedule.compared)
-    vision = encode(shape, schedule.frames) + (features if schedule.features else 0)
+    vision = encode(shape, schedule.encoded(clip)) + (features if schedule.features else 0)
     generated = sum(
         generate(shape.decoder, cache_lengths(shape, clip, schedule, i), n) for i, n in enumerate(new_tokens)
     )

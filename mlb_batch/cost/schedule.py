@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.errors import ModelError
 
 WHOLE = 1_000_000  # keep is a whole number of millionths, so that a plan and its execution round alike
 
@@ -55,7 +56,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Schedule:
-    frames: int  # frames that are encoded
+    frames: int  # frames whose tokens the language model gets; the others are not even encoded
     cuts: tuple[Cut, ...] = ()
     scan: Scan | None = None
     rows: Rows = "none"  # query rows that score the visual tokens
@@ -64,6 +65,11 @@ class Schedule:
     compared: int = 0  # pairs of visual tokens whose similarity is taken before the language model
     features: bool = False  # a paired text/vision model looks at frames and prompts
     compact: bool = False  # generation sees, in the layers below a cut, only what stayed behind the last one
+    see_all: bool = False  # but for this: every frame is encoded, because what it shows decides the clip's keep
+
+    def encoded(self, clip: ClipShape) -> int:
+        """Frames that go through the vision tower."""
+        return clip.frames if self.see_all else self.frames
 
     def kept(self, clip: ClipShape) -> int:
         """Visual tokens after the last cut."""
@@ -84,3 +90,13 @@ def keep_count(tokens: int, keep: int) -> int:
     """How many of `tokens` stay at `keep` millionths: rounded down, and never none."""
     assert 0 <= keep <= WHOLE, keep
     return max(1, tokens * keep // WHOLE)
+
+
+def enough_layers(shape: ModelShape) -> int:
+    """The layers of a language model that is cut by what one of them looks at: at least that one, and one behind it."""
+    if shape.decoder.layers < 2:
+        raise ModelError(
+            "prune.method: this one cuts by what a layer of the language model looks at, and this model has no layer "
+            "behind its first; use none, random, uniform, pool, frames, density or unique"
+        )
+    return shape.decoder.layers

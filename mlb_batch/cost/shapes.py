@@ -125,18 +125,28 @@ def _decoder_shape(text: Config) -> DecoderShape:
     kind = text["model_type"]
     if kind not in _TEXT_DEFAULTS:
         raise ModelError(f"text model {kind!r} is not supported; supported: {', '.join(_TEXT_DEFAULTS)}")
+    _check_rope(text)
     c = _TEXT_DEFAULTS[kind] | {k: v for k, v in text.items() if v is not None}
     heads = c["num_attention_heads"]
+    # Left out, these are the class's own default; a null that is written down means as many as heads.
+    kv_heads = (_TEXT_DEFAULTS[kind] | dict(text)).get("num_key_value_heads") or heads
     return DecoderShape(
         layers=c["num_hidden_layers"],
         hidden=c["hidden_size"],
         ffn=c["intermediate_size"],
         heads=heads,
-        kv_heads=c.get("num_key_value_heads", heads),
+        kv_heads=kv_heads,
         head_dim=c.get("head_dim", c["hidden_size"] // heads),
         vocab=c["vocab_size"],
         context=c["max_position_embeddings"],
     )
+
+
+def _check_rope(text: Config) -> None:
+    """LongRoPE has two sets of frequencies and goes by a sequence's length; here all positions are by one set."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if "longrope" in (rope.get("rope_type"), rope.get("type")):
+        raise ModelError("rope_type 'longrope' is not supported; use a checkpoint with another, like yarn or llama3")
 
 
 def _vision_shape(vision: Config, feature_layers: list[int]) -> VisionShape:

@@ -140,9 +140,26 @@ def _time(plan: Plan, found: Findings) -> Iterator[str]:
 
 def _context(plan: Plan, found: Findings) -> Iterator[str]:
     room = found.means.shape.decoder.context
-    longest = max((c.prefix + c.visual + c.trailer + max(c.suffixes, default=0) for c in found.case.clips), default=0)
+    longest = max((_text(clip) + clip.visual for clip in found.case.clips), default=0)
     if longest > room:
         yield (
             f"unpruned, the longest clip has {count(longest)} tokens and the model's context {count(room)}: vanilla is "
             "the arithmetic of a run that could not have been made"
         )
+    farthest = max((_positions(plan, found, clip) for clip in found.clips), default=0)
+    if farthest > room:
+        yield (
+            f"this job's own answers are made at up to {count(farthest)} positions, beyond the {count(room)} of the "
+            "model's context, and are not to be trusted; take fewer frames, or prune.method mlb"
+        )
+
+
+def _positions(plan: Plan, found: Findings, clip: ClipShape) -> int:
+    """The longest sequence of a clip, as RoPE counts it; none where two stages join it within what RoPE can scale."""
+    shape, method = found.means.shape, found.means.method
+    schedule = method.schedule(shape, clip, plan.keep)
+    return 0 if schedule.scan else _text(clip) + method.positions(schedule, clip)
+
+
+def _text(clip: ClipShape) -> int:
+    return clip.prefix + clip.trailer + max(clip.suffixes, default=0)

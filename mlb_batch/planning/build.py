@@ -20,7 +20,7 @@ from mlb_batch.planning.advice import Findings, advice
 from mlb_batch.planning.frozen import Solved, thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
 from mlb_batch.planning.record import Budget, Estimate, Layer, Plan
-from mlb_batch.planning.setup import Setup, setup
+from mlb_batch.planning.setup import Setup, pinned, setup
 from mlb_batch.planning.solving import Case, fewer, per_video, solve, vanilla_per_video
 from mlb_batch.planning.survey import Layout, Survey, survey
 from mlb_batch.planning.tally import ScheduleOf, nanoseconds, tally
@@ -45,7 +45,7 @@ def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = No
 
 def settle(spec: JobSpec, priced: Plan, sample: Sequence[Redundant], complete: bool) -> Plan:
     """The plan with allocation `content` solved, once the redundancy of all clips (or of a random sample) is known."""
-    means = setup(spec)
+    means = pinned(spec, priced.revision, priced.pair_revision)
     pricer, budget = pricer_of(spec, means), priced.budget
     if complete:
         rule = solve_all(pricer, sample, budget.limit, priced.keep)
@@ -116,6 +116,7 @@ def _assembled(
         **_costs(spec, case, clips, solved.keep),
         **_times(spec, case, clips, solved.keep, device),
         warnings=(),
+        pair_revision=means.pair.revision if means.pair else None,
     )
     return dataclasses.replace(priced, warnings=advice(priced, Findings(spec, means, case, clips)))
 

@@ -101,6 +101,7 @@ class Plan:
     bytes_read: int
     bytes_written: int
     warnings: tuple[str, ...]
+    pair_revision: str | None = None  # of the paired model, where one looks; older plans don't say
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

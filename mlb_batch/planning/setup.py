@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlb_batch import prune
 from mlb_batch.cost.features import PairedShape, paired_shape
@@ -31,14 +31,36 @@ class Setup:
         return paired_shape(self.pair.config) if self.pair else None
 
 
-def setup(spec: JobSpec) -> Setup:
+def setup(spec: JobSpec, pair_revision: str = "main") -> Setup:
     """Resolves ids to files (a hub's are downloaded once); loads no weights."""
     if not _DEVICES.fullmatch(spec.model.device):
         raise ModelError(f"model.device: {spec.model.device!r} is no device; use auto, cpu, cuda or cuda:N")
     checkpoint = resolve(spec.model.id, spec.model.revision)
     shape = checkpoint.shape
-    pair = _pair(spec, checkpoint) if _method(spec, paired=True).schedule(shape, _ANY, WHOLE).features else None
+    looks = _method(spec, paired=True).schedule(shape, _ANY, WHOLE).features
+    pair = _pair(spec, checkpoint, pair_revision) if looks else None
     return Setup(checkpoint, shape, pair, _method(spec, paired=pair is not None))
+
+
+def pinned(spec: JobSpec, revision: str, pair_revision: str | None) -> Setup:
+    """The models at the revisions that were planned with: a branch of a hub may have moved since.
+
+    `pair_revision` is None where the plan knows of no pair.
+    """
+    model = spec.model.model_copy(update={"revision": revision})
+    means = setup(spec.model_copy(update={"model": model}), pair_revision or "main")
+    _refuse_another("model.id", spec.model.id, means.checkpoint, revision)
+    if means.pair and pair_revision:
+        _refuse_another("prune.feature_model", means.pair.name, means.pair, pair_revision)
+    return means
+
+
+def _refuse_another(key: str, name: str, found: Checkpoint, revision: str) -> None:
+    if found.revision != revision:
+        raise ModelError(
+            f"{key}: {name} is {found.revision} on this node and {revision} where the job was planned; give every node "
+            "the same files"
+        )
 
 
 _ANY = ClipShape(frames=1, rows=1, cols=1, prefix=0, trailer=0, suffixes=(1,))
@@ -49,23 +71,24 @@ def _method(spec: JobSpec, paired: bool) -> Pruning:
     default = getattr(prune.METHODS.get(spec.prune.method), "room", None)
     if default is not None:  # the context has to hold the longest answer too
         options.setdefault("room", max(default, spec.generate.max_new_tokens))
-    return prune.make(spec.prune.method, options, spec.prune.select, spec.prune.compact_cache, paired)
+    made = prune.make(spec.prune.method, options, spec.prune.select, spec.prune.compact_cache, paired)
+    return replace(made, see_all=spec.budget.allocation == "content")
 
 
-def _pair(spec: JobSpec, checkpoint: Checkpoint) -> Checkpoint | None:
+def _pair(spec: JobSpec, checkpoint: Checkpoint, revision: str) -> Checkpoint | None:
     """The model that prune.feature_model names; `auto` is the pair that belongs to the model's own tower, if any."""
     named = spec.prune.feature_model
     if named != "auto":
-        return _resolved_pair(named) if named else None
+        return _resolved_pair(named, revision) if named else None
     if checkpoint.name == "embedded:tiny":
-        return _resolved_pair("embedded:tiny-paired")
+        return _resolved_pair("embedded:tiny-paired", revision)
     vision = checkpoint.shape.vision
-    return _resolved_pair(_SO400M_PAIR) if (vision.hidden, vision.side) == _SO400M else None
+    return _resolved_pair(_SO400M_PAIR, revision) if (vision.hidden, vision.side) == _SO400M else None
 
 
-def _resolved_pair(name: str) -> Checkpoint:
+def _resolved_pair(name: str, revision: str) -> Checkpoint:
     try:
-        return resolve(name)
+        return resolve(name, revision)
     except ModelError as error:
         remedy = "set prune.feature_model to its folder, or to null for the language model's own attention"
         raise ModelError(f"prune.feature_model: {error}; {remedy}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -50,17 +50,22 @@ METHODS: dict[str, Any] = {  # name -> the method with its defaults
 
 @dataclass(frozen=True)
 class Pruning:
-    """A method as a job uses it: with or without a selection for every prompt, with or without compacted caches."""
+    """A method as a job uses it: with or without a selection for every prompt, with or without compacted caches.
+
+    `see_all`: a clip's keep comes from what all of its frames show. It changes a price and no text, so that it is no
+    part of the record.
+    """
 
     name: str
     method: Any
     select: str = "per_prompt"
     compact: bool = False
+    see_all: bool = field(default=False, repr=False)
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
         schedule = self.method.schedule(shape, clip, keep)
         fork = schedule.fork and self.select == "per_prompt" and len(clip.suffixes) > 1
-        return replace(schedule, fork=fork, compact=self.compact)
+        return replace(schedule, fork=fork, compact=self.compact, see_all=self.see_all)
 
     def pick(self, view: View, keep: int) -> Pick:
         chosen: Pick = self.method.pick(view, keep)
@@ -77,6 +82,10 @@ class Pruning:
     def exact(self) -> bool:
         """Whether the keep is spent to the token on every clip."""
         return bool(getattr(self.method, "exact", True))
+
+    def positions(self, schedule: Schedule, clip: ClipShape) -> int:
+        """How many a one-pass method's visual tokens take: what stays keeps its own, unless it is numbered anew."""
+        return schedule.kept(clip) if getattr(self.method, "renumbers", False) else clip.visual
 
     @property
     def relevance_source(self) -> str:

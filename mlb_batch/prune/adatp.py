@@ -14,7 +14,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from mlb_batch.cost.schedule import ClipShape, Cut, Rows, Schedule, keep_count
+from mlb_batch.cost.schedule import ClipShape, Cut, Rows, Schedule, enough_layers, keep_count
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.errors import SpecError
 from mlb_batch.prune.scores import (
@@ -50,7 +50,7 @@ class AdaTP:
     boost: float = field(default=2.0, metadata={"least": 1.0})
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
-        layers = cut_layers(shape.decoder.layers)
+        layers = cut_layers(enough_layers(shape))
         shares_ = self._shares_left(len(layers), keep_count(clip.visual, keep) / clip.visual)
         if self.fall == "one_shot":
             layers = layers[:1]

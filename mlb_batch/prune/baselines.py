@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mlb_batch.cost.grids import pool_grid, pool_grid_of
-from mlb_batch.cost.schedule import ClipShape, Cut, Schedule, keep_count
+from mlb_batch.cost.schedule import ClipShape, Cut, Schedule, enough_layers, keep_count
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.prune.scores import over_heads, spread, top
 from mlb_batch.prune.view import Merge, View
@@ -38,7 +39,7 @@ class FastV:
     heads: str = field(default="mean", metadata={"one_of": ("mean", "max")})
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
-        at = min(self.at, shape.decoder.layers - 1)
+        at = min(self.at, enough_layers(shape) - 1)
         return Schedule(clip.frames, (Cut(at, keep_count(clip.visual, keep)),), rows="last", fork=True)
 
     def pick(self, view: View, keep: int) -> Tensor:
@@ -88,6 +89,8 @@ class Frames:
 @dataclass(frozen=True)
 class Pool:
     """Spatial mean pooling of every frame to a smaller grid, before the language model."""
+
+    renumbers: ClassVar[bool] = True  # what is merged has no place of its own
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
         rows, cols = pool_grid(clip.rows, clip.cols, keep)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlb_batch.cost.grids import CELLS, cells_before_tail, cells_in
-from mlb_batch.cost.schedule import WHOLE, ClipShape, Scan, Schedule
+from mlb_batch.cost.schedule import WHOLE, ClipShape, Scan, Schedule, enough_layers
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.prune.scores import over_heads, ranked, spread, top
 from mlb_batch.prune.view import Merge, Pick, View
@@ -45,7 +45,7 @@ class Mlb:
         per_segment = self._frames_a_segment(shape, clip, text)
         frames = self._frames(clip, per_segment, wanted)
         segments = _split(frames, per_segment)
-        layers = min(self.layer, shape.decoder.layers - 1)
+        layers = min(self.layer, enough_layers(shape) - 1)
         return Schedule(
             frames=frames,
             scan=self._scan(clip, segments, layers, wanted),

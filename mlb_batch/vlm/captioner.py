@@ -161,7 +161,7 @@ class Captioner:
         if sequence.finish_reason == NO_NUMBERS:
             message = "the model's output is NaN or infinite; a model.dtype with more range may help"
             return RowError("model_error", message, retryable=False)
-        text = str(self._prompter.tokenizer.decode(sequence.tokens, skip_special_tokens=True)).strip()
+        text = str(self._prompter.tokenizer.decode(sequence.said, skip_special_tokens=True)).strip()
         return Answer(
             text=text,
             choice=parse_letter(text, ask.choices) if ask.kind == "choice" else "",

@@ -32,7 +32,7 @@ class Decoder:
         """The parts of a loaded transformers vision-language model."""
         text = model.model.language_model
         assert text.config._attn_implementation == NAME, "load the model with our attention"
-        rope = Rope.of(text.rotary_emb, text.config)
+        rope = Rope.of(text.rotary_emb, shape.decoder.context)  # the one that the plan reckons with
         return cls(text.embed_tokens, list(text.layers), text.norm, model.lm_head, rope, shape)
 
     @property

@@ -32,7 +32,7 @@ class Sampling:
 
 @dataclass
 class Sequence:
-    """One prompt while it generates: what it has said."""
+    """One prompt while it generates."""
 
     room: int  # which of the rooms is its own
     used: list[int]  # per layer: keys in use
@@ -57,8 +57,13 @@ class Sequence:
             first_logits_V=logits_V,
         )
 
+    @property
+    def said(self) -> list[int]:
+        """Without the stop token, which the tokenizer need not mark as special: it was made, but is no part of it."""
+        return self.tokens[:-1] if self.finish_reason == "stop" else self.tokens
+
     def take(self, logits_V: Tensor, likeliest: int, stop: frozenset[int]) -> None:
-        """The next token; a stop token ends the sequence and is not part of what it says."""
+        """The next token; a stop token ends the sequence."""
         token = likeliest if self.sampling.temperature == 0 else self._draw(logits_V)
         self.tokens.append(token)
         if token in stop:

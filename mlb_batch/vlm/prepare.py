@@ -70,10 +70,8 @@ class Preparer:
 
     def _frames(self, source: Source) -> list[int]:
         """The frames that are encoded: all, where the clip's own keep depends on what they show."""
-        frames = len(source.pixels_FHWC)
-        return list(range(frames)) if self.settings.content else spread(
-            self._schedule(source, self.settings.keep).frames, frames
-        )  # fmt: skip
+        shape = self.clip_shape(source)
+        return spread(self._schedule(source, self.settings.keep).encoded(shape), shape.frames)
 
     def _input(self, source: Source, encoded: list[int], seen: Seen, meter: Meter) -> ClipInput:
         shape, keep = self.clip_shape(source), self._keep(source, seen)
@@ -105,6 +103,7 @@ class Preparer:
         settings = self.settings
         if settings.content is None:
             return settings.keep
+        assert settings.method.see_all, "a keep by content is priced with all frames encoded"
         wanted = settings.content.keep(redundancy(seen.feature_FV))
         return settings.grant(source.key, self.clip_shape(source), wanted) if settings.grant else wanted
 

@@ -40,8 +40,9 @@ class Prompter:
         self._kind, keys, default = _PLACEHOLDER[checkpoint.shape.family]
         self._placeholder = next((checkpoint.config[k] for k in keys if k in checkpoint.config), default)
         added = self.tokenizer.added_tokens_decoder.values()
-        self._controls = sorted({t.content for t in added if len(t.content.strip()) > 1}, key=len, reverse=True)
-        self._unbreakable = {t.content for t in added if t.special and len(t.content) == 1}
+        # Without the spaces around one: a space that comes in breaks it only between characters that are none.
+        self._controls = sorted({c for t in added if len(c := t.content.strip()) > 1}, key=len, reverse=True)
+        self._unbreakable = {c for t in added if t.special and len(c := t.content.strip() or t.content) == 1}
         self.prefix: tuple[int, ...] = self._cut("a")[0]
 
     def suffix(self, kind: str, text: str, choices: Sequence[str] = ()) -> tuple[int, ...]:

@@ -27,11 +27,10 @@ class Rope:
     context: int
 
     @classmethod
-    def of(cls, rotary: Any, config: Any) -> Rope:
-        parameters = config.rope_parameters
+    def of(cls, rotary: Any, context: int) -> Rope:
+        """`context`: what the model handles as it is, a `yarn` or `llama3` of its own included."""
         # The original frequencies: a module of `dynamic` type may have been rescaled by an earlier forward pass.
         frequency_d = getattr(rotary, "original_inv_freq", rotary.inv_freq)
-        context = int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
         return cls(frequency_d.float(), float(rotary.attention_scaling), context)
 
     @staticmethod
