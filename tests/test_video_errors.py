@@ -14,6 +14,7 @@ from video_files import MODEL_SIZE, cut, not_videos, numbers, write_audio, write
 
 from mlb_batch.errors import RowError
 from mlb_batch.video import Frames, Limits, Sampling, probe, read_frames
+from mlb_batch.video.container import top_boxes
 
 SESSION = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
 
@@ -92,6 +93,23 @@ def test_a_file_that_was_cut_is_never_whole(name: str, share: float, tmp_path: P
         rule = np.linspace(0, 199, count, dtype=int)
         got = np.array(numbers(frames.pixels_FHWC))
         assert np.abs(got - rule[: len(got)]).max() <= 2  # spread as over the whole video, not over what is left
+
+
+@pytest.mark.parametrize("audio_s", [None, 20.0])
+@pytest.mark.parametrize(("box", "share"), [(b"moof", 0.0), (b"moof", 0.5), (b"mdat", 0.5)])
+def test_a_list_of_fragments_that_are_not_there_is_never_whole(
+    box: bytes, share: float, audio_s: float | None, tmp_path: Path
+) -> None:
+    fragments = {"movflags": "frag_keyframe+empty_moov+dash+global_sidx"}
+    whole = write_video(tmp_path / "v.mp4", frames=300, audio_s=audio_s, options=fragments)
+    assert not read(whole, 32).partial
+    boxes = [(start, end) for kind, start, end in top_boxes(whole) if kind == box]
+    start, end = boxes[len(boxes) // 2]
+    frames = read(cut(whole, tmp_path / "cut.mp4", (start + share * (end - start)) / whole.stat().st_size), 32)
+    assert frames.partial and frames.wanted == 32 and frames.duration_s == pytest.approx(12, abs=0.2)
+    rule = np.linspace(0, 299, 32, dtype=int)
+    got = np.array(numbers(frames.pixels_FHWC))
+    assert 12 <= len(got) <= 20 and np.abs(got - rule[: len(got)]).max() <= 2
 
 
 def test_an_index_that_was_cut_off_is_truncated(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def reader() -> Iterator[Reader]:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """/<status>/v.mp4 answers with that status; /short/ breaks off the first two bodies half way; /200/ is honest."""
+    """/<status>/v.mp4 answers with that status; /short/ breaks off the first two bodies half way; /200/ is honest, and
+    /whole/ too, but gives no parts.
+    """
 
     data = b""
     count = itertools.count()
@@ -52,13 +54,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(int(kind))
             return
         first, last = 0, len(self.data) - 1
-        wanted = self.headers.get("Range")
+        wanted = None if kind == "whole" else self.headers.get("Range")
         if wanted:
             low, _, high = wanted.removeprefix("bytes=").partition("-")
             first, last = int(low), min(last, int(high or last))
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(last - first + 1))
-        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Accept-Ranges", "none" if kind == "whole" else "bytes")
         self.send_header("ETag", '"abc"')
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
@@ -119,6 +121,13 @@ def test_an_empty_object_is_empty(reader: Reader) -> None:
 
 def test_answers_that_break_off_are_asked_for_again(reader: Reader, server: str) -> None:
     assert len(reader.read(f"{server}/short/v.mp4").times_s) == 8
+
+
+def test_a_server_that_gives_no_parts_is_asked_for_all_once(reader: Reader, good: Path, server: str) -> None:
+    _Handler.data += (3 << 20).to_bytes(4, "big") + b"free" + bytes((3 << 20) - 8)
+    frames = reader.read(f"{server}/whole/v.mp4")
+    np.testing.assert_array_equal(frames.pixels_FHWC, reader.read(str(good)).pixels_FHWC)
+    assert _Handler.sent == frames.bytes_read == len(_Handler.data)
 
 
 def test_large_files_go_to_a_nameless_file(

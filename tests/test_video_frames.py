@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from video_files import (
@@ -20,7 +21,9 @@ from video_files import (
 )
 
 from mlb_batch.errors import RowError
-from mlb_batch.video import Frames, Limits, Sampling, packets, probe, read_frames
+from mlb_batch.source import clip_spans
+from mlb_batch.spec import ClipsSpec
+from mlb_batch.video import Frames, FrameSize, Limits, Sampling, packets, probe, read_frames
 from mlb_batch.video.container import opened
 from mlb_batch.video.packets import Decoder, Trouble
 
@@ -208,22 +211,41 @@ def test_a_clip_between_two_frames_is_the_one_on_screen(tmp_path: Path) -> None:
 
 
 UNIT = 1 << 16
-TURNS = {  # ISO/IEC 14496-12: (x, y) is shown at (a x + c y, b x + d y), y pointing down; here as (a, b, c, d)
-    "none": ((UNIT, 0, 0, UNIT), 0),
-    "right": ((0, UNIT, -UNIT, 0), -1),
-    "half": ((-UNIT, 0, 0, -UNIT), 2),
-    "left": ((0, -UNIT, UNIT, 0), 1),
-    "askew": ((UNIT // 2, UNIT // 2, -UNIT // 2, UNIT // 2), 0),  # not a quarter turn: ignored
+AS_IT_IS = (1, 0, 0, 1)
+# ISO/IEC 14496-12: (x, y) is shown at (a x + c y, b x + d y), y pointing down; here as (a, b, c, d), and what is meant
+TURNS = {
+    "none": ((UNIT, 0, 0, UNIT), AS_IT_IS),
+    "right": ((0, UNIT, -UNIT, 0), (0, 1, -1, 0)),
+    "half": ((-UNIT, 0, 0, -UNIT), (-1, 0, 0, -1)),
+    "left": ((0, -UNIT, UNIT, 0), (0, -1, 1, 0)),
+    "mirrored": ((-UNIT, 0, 0, UNIT), (-1, 0, 0, 1)),
+    "upside down": ((UNIT, 0, 0, -UNIT), (1, 0, 0, -1)),
+    "transposed": ((0, UNIT, UNIT, 0), (0, 1, 1, 0)),
+    "transposed the other way": ((0, -UNIT, -UNIT, 0), (0, -1, -1, 0)),
+    "right but for rounding": ((1, UNIT, -UNIT, 1), (0, 1, -1, 0)),
+    "mirrored and shrunk": ((-UNIT // 2, 0, 0, UNIT // 5), (-1, 0, 0, 1)),
+    "askew": ((UNIT // 2, UNIT // 2, -UNIT // 2, UNIT // 2), AS_IT_IS),  # not a quarter turn: ignored
+    "nearly right": ((UNIT // 20, UNIT, -UNIT, UNIT // 20), AS_IT_IS),  # three degrees from it: ignored
 }
+
+
+def shown(stored_44: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
+    """By the standard's formula, block by block."""
+    shown_44 = np.empty_like(stored_44)
+    for y, x in np.ndindex(4, 4):
+        shown_44[b * x + d * y + 3 * (b + d < 0), a * x + c * y + 3 * (a + c < 0)] = stored_44[y, x]
+    return shown_44
 
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_turned_pictures_stand_upright(turn: str, tmp_path: Path) -> None:
-    (a, b, c, d), quarters = TURNS[turn]
-    path = write_video(tmp_path / "v.mp4", frames=30, size=(96, 96), matrix=[a, b, 0, c, d, 0, 0, 0, 1 << 30])
+    (a, b, c, d), meant = TURNS[turn]
+    path = write_video(tmp_path / "v.mp4", frames=30, matrix=[a, b, 0, c, d, 0, 0, 0, 1 << 30])
+    frames = read_frames(path, Sampling(2), FrameSize(48), Limits())
     bits_44 = np.array([29 >> bit & 1 for bit in range(16)]).reshape(4, 4)
-    expected = sum(int(bit) << place for place, bit in enumerate(np.rot90(bits_44, quarters).ravel()))
-    assert numbers(read(path, 2).pixels_FHWC)[1] == expected
+    expected = sum(int(bit) << place for place, bit in enumerate(shown(bits_44, *meant).ravel()))
+    assert numbers(frames.pixels_FHWC)[1] == expected
+    assert frames.pixels_FHWC.shape[1:3] == ((48, 64) if meant[0] else (64, 48))
 
 
 @pytest.mark.parametrize("hours", [3, pytest.param(24, marks=pytest.mark.slow)])
@@ -268,6 +290,39 @@ def test_probe_says_what_the_headers_say(tmp_path: Path) -> None:
         assert probe(file) == header
     ts = probe(write_video(tmp_path / "v.ts"))
     assert ts.frames is None and not ts.has_index
+
+
+@pytest.mark.parametrize("start_s", [0, 1])
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.ts", "v.avi"])
+def test_clips_are_cut_where_there_are_pictures(name: str, start_s: int, tmp_path: Path) -> None:
+    """The sound goes on for two seconds more, and that is what the container's header says."""
+    codec = {"codec": "mjpeg", "pix_fmt": "yuvj420p"} if name == "v.avi" else {}
+    times_ms = [1000 * start_s + 40 * n for n in range(100)]
+    path = write_video(tmp_path / name, 100, (32, 32), times_ms=times_ms, audio_s=start_s + 6, **codec)
+    with av.open(str(path)) as container:
+        assert container.duration > (start_s + 5.8) * av.time_base
+    duration_s = probe(path).duration_s
+    assert duration_s is not None and duration_s == pytest.approx(read(path, 1).duration_s, abs=0.05)
+    for span in clip_spans(duration_s, ClipsSpec(every_s=2)):
+        assert not read(path, 4, *span).partial
+
+
+@pytest.mark.parametrize("later_s", [0.013, 0.0, 1.0, -0.9])
+@pytest.mark.parametrize("name", ["v.ts", "v.mpg"])
+def test_a_recording_behind_another_goes_on_where_that_ends(name: str, later_s: float, tmp_path: Path) -> None:
+    """The second's times begin anew, somewhere among those of the first."""
+    kind = {"codec": "mpeg2video" if name == "v.mpg" else "libx264", "codec_options": {"bf": "2"}}
+    parts = [write_video(tmp_path / f"{frames}-{name}", frames, options={"output_ts_offset": str(start_s)}, **kind)
+             for frames, start_s in ((50, 1.0), (75, 1.0 + later_s))]  # fmt: skip
+    path = tmp_path / name
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    for count in (8, 125):
+        rule = np.unique(np.linspace(0, 124, count, dtype=int))
+        frames = read(path, count)
+        assert numbers(frames.pixels_FHWC) == np.where(rule < 50, rule, rule - 50).tolist()
+        # MPEG-PS has no times of the last frames before the break
+        np.testing.assert_allclose(frames.times_s, 0.04 * rule, atol=0.1)
+        assert frames.duration_s == pytest.approx(5.0, abs=0.1) and not frames.partial
 
 
 def test_an_open_file_reads_like_a_path(tmp_path: Path) -> None:

@@ -53,11 +53,14 @@ def write_video(
     times_ms: Sequence[int] | None = None,
     gop: int = 12,
     audio: bool = False,
+    audio_s: float | None = None,
     matrix: list[int] | None = None,
     codec_options: dict[str, str] | None = None,
     **container: Any,
 ) -> Path:
-    """`times_ms` instead of `fps`: when each frame is shown; `container`: options of av.open."""
+    """`times_ms` instead of `fps`: when each frame is shown; `audio_s`: of sound, where it is not as long as the
+    pictures; `container`: options of av.open.
+    """
     height, width = size
     with av.open(str(path), "w", **container) as out:
         video = out.add_stream(codec, rate=fps, options=codec_options or {})
@@ -67,9 +70,9 @@ def write_video(
             video.set_display_matrix(matrix)
         if times_ms is not None:
             video.codec_context.time_base = Fraction(1, 1000)
-        if audio:
+        if audio or audio_s:
             sound = out.add_stream("aac", rate=48000)
-            for packet in sound.encode(_silence(frames / fps)):
+            for packet in sound.encode(_silence(audio_s or frames / fps)):
                 out.mux(packet)
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(number, height, width), format="rgb24").reformat(format=pix_fmt)

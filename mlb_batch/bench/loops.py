@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mlb_batch.video import FrameSize, Limits
-from mlb_batch.video.resize import resize, to_model_size
+from mlb_batch.video.resize import resize, upright
 from mlb_batch.video.values import Pixels
 
 SIZE = FrameSize((384, 384))
@@ -54,7 +54,7 @@ def plain(path: str, count: int, size: FrameSize) -> Pixels:
         for index, frame in enumerate(container.decode(stream)):
             if index in wanted:
                 image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-                out.append(to_model_size(image, frame.rotation, size))
+                out.append(resize(upright(image, frame), size))
             if index == last:
                 break
     return np.stack(out)

@@ -20,7 +20,7 @@ from mlb_batch.video.container import Source, opened, size_of
 from mlb_batch.video.packets import Deadline, Trouble
 from mlb_batch.video.parts import Parts
 from mlb_batch.video.ranges import listed, needed
-from mlb_batch.video.resize import ToRGB, to_model_size
+from mlb_batch.video.resize import ToRGB, resize, upright
 from mlb_batch.video.runs import NotAsListed, Video, read_runs
 from mlb_batch.video.sampling import Ints, clip_frames, pick
 from mlb_batch.video.straight import read_positions, scan_frames
@@ -175,7 +175,7 @@ class _Film:
             # should the resolution change on the way, the first frame's stands
             size = replace(size, resize=self._array_FHWC.shape[1:3])
         try:
-            pixels_HWC = to_model_size(self._to_rgb(frame), frame.rotation, size)
+            pixels_HWC = resize(upright(self._to_rgb(frame), frame), size)
             if self._array_FHWC is None:
                 self._array_FHWC = self._allocate((self._wanted, *pixels_HWC.shape))
         except MemoryError as error:

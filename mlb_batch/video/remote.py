@@ -171,14 +171,19 @@ def look_up(fs: Any, name: str) -> dict[str, Any]:
 
 
 def _opened(fs: Any, name: str) -> tuple[Any, dict[str, Any]]:
+    """What gives parts of the file, None where nothing does; and the store's entry of it."""
+    info = None if "s3" in fs.protocol else look_up(fs, name)
+    if info is not None and (not info.get("size") or info.get("partial") is False):
+        return None, info  # a web server that gives all or nothing, and begins to send all when it is opened
     try:
         file = fs.open(name, "rb", cache_type="none")  # s3fs looks the object up, and reads no other version of it
     except FileNotFoundError:
         raise
     except foreign_errors():
-        file = None  # what is wrong, the look at it will say
-    has_entry = "s3" in fs.protocol and isinstance(file, AbstractBufferedFile)
-    return file, file.details if has_entry else look_up(fs, name)
+        file = None  # what is wrong, asking for it will say
+    if info is None:
+        info = file.details if isinstance(file, AbstractBufferedFile) else look_up(fs, name)
+    return file, info
 
 
 def remote_version(info: dict[str, Any]) -> str:

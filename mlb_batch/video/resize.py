@@ -8,6 +8,8 @@ the readers the checkpoints were trained with). Alpha is dropped. Pixels are tak
 
 from __future__ import annotations
 
+from typing import Any
+
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
@@ -22,8 +24,19 @@ RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-# The display matrix says how far to turn the picture counter-clockwise; anything but quarter turns is a broken header.
-TURN = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+# The signs of a display matrix (a, b, c, d), by which the pixel (x, y) is shown at (a x + c y, b x + d y), y pointing
+# down. Anything but quarter turns and mirrors is a broken header.
+UPRIGHT = {
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
+ASKEW = 1 / 57.3  # a degree: an axis may be off by less, as in FFmpeg
+# By the angle alone, counter-clockwise.
 
 
 # What PILLOW_BLOCKS_MAX does. Without it the memory of every picture is fetched from the system anew, and the pictures
@@ -42,10 +55,16 @@ class ToRGB:
         return Image.fromarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
 
 
-def to_model_size(image: Image.Image, rotation: int, size: FrameSize) -> Pixels:
-    """A frame in RGB, turned upright, resized and cropped: (H, W, 3)."""
-    turn = TURN.get(rotation % 360)
-    return resize(image if turn is None else image.transpose(turn), size)
+def upright(image: Image.Image, frame: av.VideoFrame) -> Image.Image:
+    """The frame's picture, turned and mirrored as its display matrix says."""
+    side_data: Any = frame.side_data  # PyAV's own types don't know what is in it
+    if "DISPLAYMATRIX" not in side_data:
+        return image
+    axes_22 = np.frombuffer(side_data["DISPLAYMATRIX"], np.int32, 9).reshape(3, 3)[:2, :2].astype(float)
+    longest_21 = np.abs(axes_22).max(axis=1, keepdims=True)
+    signs_22 = np.where(np.abs(axes_22) < ASKEW * longest_21, 0, np.sign(axes_22))
+    transpose = UPRIGHT.get(tuple(signs_22.ravel()))
+    return image if transpose is None else image.transpose(transpose)
 
 
 def resize(image: Image.Image, size: FrameSize) -> Pixels:

@@ -1,7 +1,8 @@
 """Every frame, in the order in which the codec gives them: the way for streams whose packets do not say what they hold.
 
 Old AVI files store no times of showing, VP8 has packets that show nothing, an edited stream may begin before its first
-keyframe. The first pass counts the frames and notes their times, the second takes those that are wanted.
+keyframe, of two recordings in one file (`cat a.ts b.ts`) the second begins its times anew. The first pass counts the
+frames and notes their times, the second takes those that are wanted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from mlb_batch.video.runs import Put, Video
 from mlb_batch.video.sampling import Ints
 from mlb_batch.video.timeline import Timeline
 
+HELD_BACK = 16  # frames: no codec reorders more, so times that fall by more than these begin anew
+
 
 def scan_frames(video: Video, announced: Timeline) -> tuple[Timeline, Trouble]:
     """The timeline of the frames that are really there; those lost to damage stand at its end as missing."""
@@ -31,8 +34,11 @@ def scan_frames(video: Video, announced: Timeline) -> tuple[Timeline, Trouble]:
     lost = max(0, int(shown.sum()) - len(times)) if trouble.errors else 0
     if not times and not len(promised) and not lost:
         raise RowError("corrupt", "the container opens, but holds no frame")
-    pts = _sorted_times(times, announced)
-    step = max(1, int(np.median(np.diff(pts)))) if len(pts) > 1 else 1
+    pts = _known_times(times, announced)
+    anew = _begins_anew(pts)
+    # The codec's order is the order of showing, so the n-th frame is shown at the n-th smallest time.
+    pts = np.sort(_going_on(pts, anew))
+    step = _usual_step(pts)
     last = int(pts[-1]) if len(pts) else announced.origin
     pts = np.concatenate([pts, last + step * np.arange(1, lost + len(promised) + 1)])
     frames = len(pts)
@@ -46,7 +52,7 @@ def scan_frames(video: Video, announced: Timeline) -> tuple[Timeline, Trouble]:
         place=np.full(frames, -1),
         length=np.zeros(frames, np.int64),
         shown=np.arange(frames),
-        origin=min(announced.origin, int(pts[0])),
+        origin=int(pts[0]) if len(anew) else min(announced.origin, int(pts[0])),  # the smallest may be a later one's
         end=int(pts[-1]) + step,
     )
     return timeline, trouble
@@ -70,9 +76,26 @@ def _frames(video: Video, trouble: Trouble) -> Iterator[VideoFrame]:
         yield from decoder.drain()
 
 
-def _sorted_times(times: list[int | None], announced: Timeline) -> Ints:
-    """The codec's order is the order of showing, so the n-th frame is shown at the n-th smallest time."""
+def _known_times(times: list[int | None], announced: Timeline) -> Ints:
+    """In the codec's order."""
     if None in times:
         known = announced.pts[announced.shown]
         return known[: len(times)] if len(times) <= len(known) else np.arange(len(times), dtype=np.int64)
-    return np.sort(np.array(times, np.int64))
+    return np.array(times, np.int64)
+
+
+def _begins_anew(pts: Ints) -> Ints:
+    """The positions behind which the times fall and stay low; a single wrong time is none."""
+    before, after = np.minimum(pts[:-3], pts[1:-2]), np.maximum(pts[2:-1], pts[3:])
+    return np.flatnonzero(before - after > HELD_BACK * _usual_step(pts)) + 1
+
+
+def _going_on(pts: Ints, anew: Ints) -> Ints:
+    """The times, each recording's behind the end of the one before."""
+    steps = np.diff(pts, prepend=pts[:1])
+    steps[anew + 1] = _usual_step(pts)
+    return pts[:1] + np.cumsum(steps)
+
+
+def _usual_step(pts: Ints) -> int:
+    return max(1, int(np.median(np.abs(np.diff(pts))))) if len(pts) > 1 else 1

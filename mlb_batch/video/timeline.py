@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 import av
@@ -112,7 +113,9 @@ def _present(container: InputContainer, stream: VideoStream, deadline: Deadline)
 def _times_are_the_frames(entries: list[_Entry], container: InputContainer, stream: VideoStream) -> bool:
     """Whether each packet's time is one frame's time. Where not, only reading every frame tells what there is."""
     pts = [entry.pts for entry in entries]
-    if None in pts or len(set(pts)) < len(pts):
+    dts = [entry.dts for entry in entries if entry.dts is not None]
+    begins_anew = any(later < earlier for earlier, later in pairwise(dts))  # recordings one behind the other
+    if None in pts or len(set(pts)) < len(pts) or begins_anew:
         return False
     stores_order_only = container.format.name in TIMELESS and stream.codec_context.has_b_frames
     return not stores_order_only
@@ -123,23 +126,39 @@ def _promised(
 ) -> list[_Entry]:
     """The frames that the headers claim beyond what the file holds."""
     if container.format.name.startswith("mov,"):
-        index = stream.index_entries
-        return [
-            _Entry(index[i].timestamp, None, 0, index[i].is_keyframe, index[i].is_discard, False, missing=True)
-            for i in range(len(entries), len(index))
-        ]
+        by_index = _promised_by_index(stream, len(entries))
+        if stream.frames >= len(stream.index_entries) or stream.duration is None:
+            return by_index
+        # in fragments, each with an index of its own; the list of them (sidx) says when the last one ends
+        claimed_s = float(stream.duration * _ticks(stream))
+        return max(by_index, _promised_by_duration(container, stream, entries, last_end_s, claimed_s), key=len)
     if container.format.name == "avi" and indexed < len(entries):  # its index is its end, which is gone
         return [
             _Entry(n, None, 0, False, False, False, missing=True)
             for n in range(len(entries), min(stream.frames, LIE_FACTOR * len(entries)))
         ]
-    if container.format.name not in STATES_DURATION or container.duration is None or len(entries) < 2:
+    if container.format.name not in STATES_DURATION or container.duration is None:
         return []
-    claimed_s = container.duration / av.time_base
+    return _promised_by_duration(container, stream, entries, last_end_s, container.duration / av.time_base)
+
+
+def _promised_by_index(stream: VideoStream, there: int) -> list[_Entry]:
+    index = stream.index_entries
+    return [
+        _Entry(index[i].timestamp, None, 0, index[i].is_keyframe, index[i].is_discard, False, missing=True)
+        for i in range(there, len(index))
+    ]
+
+
+def _promised_by_duration(
+    container: InputContainer, stream: VideoStream, entries: list[_Entry], last_end_s: float, claimed_s: float
+) -> list[_Entry]:
+    """`claimed_s`: when the last frame ends, by the headers."""
+    there_s = last_end_s - (container.start_time or 0) / av.time_base
     lost_s = claimed_s - last_end_s
-    if not CUT_SHARE * claimed_s < lost_s < LIE_FACTOR * last_end_s:
+    if len(entries) < 2 or not CUT_SHARE * (there_s + lost_s) < lost_s < LIE_FACTOR * there_s:
         return []
-    step_s = last_end_s / len(entries)
+    step_s = there_s / len(entries)
     return [
         _Entry(round((last_end_s + i * step_s) / _ticks(stream)), None, 0, False, False, False, missing=True)
         for i in range(int(lost_s / step_s))
