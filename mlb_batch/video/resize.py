@@ -36,7 +36,6 @@ UPRIGHT = {
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
 ASKEW = 1 / 57.3  # a degree: an axis may be off by less, as in FFmpeg
-# By the angle alone, counter-clockwise.
 
 
 # What PILLOW_BLOCKS_MAX does. Without it the memory of every picture is fetched from the system anew, and the pictures
