@@ -26,7 +26,7 @@ class Engine:
     keep: int
     content: ContentRule | None
     expected_new_tokens: int
-    pair_revision: str | None = None
+    pair_revision: str | None  # None where no paired model looks
 
     @staticmethod
     def of(spec: JobSpec, priced: Plan) -> Engine:

@@ -100,9 +100,9 @@ def _clip_s(spec: JobSpec, means: Setup, device: Calibration) -> float:
 
 def _real_row(spec: JobSpec) -> Row:
     """As the engine and the stages make it, of one clip of noise."""
-    engine = Engine(spec, setup(spec).checkpoint.revision, 1, WHOLE, None, 1)
-    captioner = engine.load()
-    px = setup(spec).checkpoint.vision_size
+    means = setup(spec)
+    engine = Engine(spec, means.checkpoint.revision, 1, WHOLE, None, 1, means.pair.revision if means.pair else None)
+    captioner, px = engine.load(), means.checkpoint.vision_size
     pixels_FHWC = np.random.default_rng(0).integers(0, 256, (1, px, px, 3)).astype(np.uint8)
     (answers,) = captioner.annotate([Clip(pixels_FHWC, (Ask("row", "caption", PROMPT),))])
     asked = Asked("row", Prompt("caption", "caption", PROMPT), 1)

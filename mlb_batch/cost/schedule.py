@@ -97,6 +97,6 @@ def enough_layers(shape: ModelShape) -> int:
     if shape.decoder.layers < 2:
         raise ModelError(
             "prune.method: this one cuts by what a layer of the language model looks at, and this model has no layer "
-            "behind its first; use none, random, uniform, pool, frames, density or unique"
+            "behind its first; use one that asks no layer, like density"
         )
     return shape.decoder.layers

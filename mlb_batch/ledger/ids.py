@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from mlb_batch.source.model import Prompt
+from mlb_batch.source.model import Prompt, span_ms
 
 ID_BYTES = 16
 MERGE_AT = 65_536
@@ -28,9 +28,8 @@ def annotation_id(
     `version` is "" where the job says `changed: never`. A span is the one that was asked for, not the one that was
     read, so that the id is known before anything is opened; for a clip it is the clip's own.
     """
-    span = [None if at_s is None else round(at_s * 1000) for at_s in (start_s, end_s)]
     question = [prompt.id, prompt.kind, prompt.text, list(prompt.choices)]
-    return _digest([video_id, version, span, question, fingerprint], ID_BYTES)
+    return _digest([video_id, version, span_ms(start_s, end_s), question, fingerprint], ID_BYTES)
 
 
 def _digest(value: object, num_bytes: int) -> str:

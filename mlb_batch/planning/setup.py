@@ -43,19 +43,16 @@ def setup(spec: JobSpec, pair_revision: str = "main") -> Setup:
 
 
 def pinned(spec: JobSpec, revision: str, pair_revision: str | None) -> Setup:
-    """The models at the revisions that were planned with: a branch of a hub may have moved since.
-
-    `pair_revision` is None where the plan knows of no pair.
-    """
+    """The models at the revisions that were planned with: a branch of a hub may have moved since."""
     model = spec.model.model_copy(update={"revision": revision})
     means = setup(spec.model_copy(update={"model": model}), pair_revision or "main")
     _refuse_another("model.id", spec.model.id, means.checkpoint, revision)
-    if means.pair and pair_revision:
+    if means.pair:
         _refuse_another("prune.feature_model", means.pair.name, means.pair, pair_revision)
     return means
 
 
-def _refuse_another(key: str, name: str, found: Checkpoint, revision: str) -> None:
+def _refuse_another(key: str, name: str, found: Checkpoint, revision: str | None) -> None:
     if found.revision != revision:
         raise ModelError(
             f"{key}: {name} is {found.revision} on this node and {revision} where the job was planned; give every node "

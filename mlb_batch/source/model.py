@@ -17,6 +17,11 @@ class Prompt:
     choices: tuple[str, ...] = ()
 
 
+def span_ms(start_s: float | None, end_s: float | None) -> list[int | None]:
+    """A span as it names an annotation: in whole milliseconds."""
+    return [None if at_s is None else round(at_s * 1000) for at_s in (start_s, end_s)]
+
+
 @dataclass(frozen=True)
 class Video:
     """One video, or the part of it from `start_s` to `end_s`, with all its prompts.

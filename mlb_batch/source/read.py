@@ -19,7 +19,7 @@ import pyarrow as pa
 from mlb_batch.columns import ANNOTATION_COLUMNS
 from mlb_batch.errors import InputError, RowError, SpecError
 from mlb_batch.source import listing, table
-from mlb_batch.source.model import Inspection, Video
+from mlb_batch.source.model import Inspection, Video, span_ms
 from mlb_batch.source.questions import asked_of_rows
 from mlb_batch.source.table import Row
 from mlb_batch.source.uris import UriPolicy
@@ -48,7 +48,7 @@ def videos(spec: JobSpec, inspection: Inspection | None = None) -> Iterator[Vide
     asked = asked_of_rows(spec.prompts)
     for row in _rows(spec, inspection):
         uri, problem = _resolved(policy, row[spec.input.uri_column])
-        video_id = _video_id(spec.input, row, uri)
+        video_id = uri if spec.input.id_column is None else str(row[spec.input.id_column])
         start_s, end_s = _span(spec.input, row)
         columns = {field.name: _column_value(row[field.name], field.type) for field in inspection.passthrough}
         good, bad = asked(row)
@@ -56,10 +56,6 @@ def videos(spec: JobSpec, inspection: Inspection | None = None) -> Iterator[Vide
             yield Video(video_id, uri, start_s, end_s, good, columns, problem)
         for one in bad:
             yield Video(video_id, uri, start_s, end_s, (one.prompt,), columns, problem or ("bad_prompt", one.message))
-
-
-def _video_id(given: InputSpec, row: Row, uri: str) -> str:
-    return uri if given.id_column is None else str(row[given.id_column])
 
 
 def _rows(spec: JobSpec, inspection: Inspection) -> Iterator[Row]:
@@ -176,9 +172,8 @@ def _seconds(column: str | None, row: Row) -> float | None:
 
 def _key(given: InputSpec, row: Row, policy: UriPolicy) -> bytes:
     """Of what names an annotation, however the row writes it: 1 and "1", 5 and 5.0, a.mp4 and ./a.mp4 are the same."""
-    uri, _ = _resolved(policy, row[given.uri_column])
-    span = [None if at_s is None else round(at_s * 1000) for at_s in _span(given, row)]
-    return hashlib.blake2b(repr([_video_id(given, row, uri), span]).encode(), digest_size=KEY_BYTES).digest()
+    video_id = str(row[given.id_column]) if given.id_column else _resolved(policy, row[given.uri_column])[0]
+    return hashlib.blake2b(repr([video_id, span_ms(*_span(given, row))]).encode(), digest_size=KEY_BYTES).digest()
 
 
 def _duplicates(spec: JobSpec, keys: bytearray) -> list[str]:
