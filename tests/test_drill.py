@@ -22,7 +22,7 @@ from small_jobs import MLB_BATCH, clips, descendants, ids, job_file, kill_all, m
 from mlb_batch import run
 from mlb_batch.ledger import verify
 
-VIDEOS, PROMPTS = 30, 2
+VIDEOS, PROMPTS = 24, 2
 ROWS = VIDEOS * PROMPTS
 COMMIT_ROWS = 8
 VICTIMS = {"reader": "MapBatches(ReadFrames)", "captioner": "MapBatches(Caption)", "raylet": "raylet/raylet "}

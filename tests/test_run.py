@@ -162,6 +162,7 @@ def test_prompts_of_a_clip_share_its_reading_and_its_encoding(tmp_path: Path) ->
     assert texts(tmp_path / "one").items() <= texts(tmp_path / "two").items()
 
 
+@pytest.mark.slow
 def test_neighbours_about_one_clip_share_its_reading_and_answer_as_if_each_had_read_it(tmp_path: Path) -> None:
     a, b = clips(tmp_path / "videos", 2)
     asked = [{"id": f"{name}{n}", "uri": str(uri), "ask": [f"Question {n}?"]}

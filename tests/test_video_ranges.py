@@ -79,8 +79,8 @@ def test_clips_of_public_videos_need_a_part_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not PUBLIC, reason="the public files are not here")
-@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 1000), marks=pytest.mark.slow)])
-def test_a_damaged_index_never_gives_other_frames(seeds: range, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [(*range(40), 362), pytest.param(range(40, 1000), marks=pytest.mark.slow)])
+def test_a_damaged_index_never_gives_other_frames(seeds: Sequence[int], tmp_path: Path) -> None:
     """Bytes are changed in the index only: it lies about places, times and keyframes."""
     small = [name for name in PUBLIC if name.endswith(".mp4") and (CORPUS / name).stat().st_size < 300_000]
     for seed in seeds:

@@ -35,12 +35,13 @@ def listed(parts: Parts, limits: Limits, deadline: Deadline) -> Timeline | None:
     try:
         with opened(parts.path, limits, by_index=True) as (container, stream):
             timeline = scan(container, stream, deadline)
+            starts_there = stream.start_time == timeline.pts[timeline.shown[0]]  # else the pictures would tell more
     except RowError as error:
         if error.error_class == "timeout":
             raise
         return None
     plain = timeline.trusted and not timeline.missing.any() and not timeline.sealed.any()
-    return timeline if plain and (timeline.place >= 0).all() else None
+    return timeline if plain and starts_there and (timeline.place >= 0).all() else None
 
 
 def needed(timeline: Timeline, wanted: Ints, size: int) -> list[Range]:
