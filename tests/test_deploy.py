@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -283,13 +284,15 @@ def test_the_image_has_what_the_launcher_calls_in_it() -> None:
 
 def test_the_launchers_commands_are_ones_it_knows() -> None:
     lines = re.findall(r"^#   (ray .+?)(?: {3,}.*)?$", (DEPLOY / "cluster-aws.yaml").read_text(), re.M)
-    given = {}
+    given: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for name, *arguments in (shlex.split(line)[1:] for line in lines):
-        given[name] = ray_command.commands[name].make_context(name, arguments).params
-        assert given[name].get("cluster_config_file", "deploy/cluster-aws.yaml") == "deploy/cluster-aws.yaml"
+        given[name].append(ray_command.commands[name].make_context(name, arguments).params)
+        assert given[name][-1].get("cluster_config_file", "deploy/cluster-aws.yaml") == "deploy/cluster-aws.yaml"
     assert list(given) == ["get-auth-token", "up", "exec", "rsync-up", "down"]
-    command = f"RAY_AUTH_MODE=token RAY_ADDRESS=auto mlb-batch run {given['rsync-up']['target']}"
-    assert given["exec"]["cmd"] == command, "the job file is there, and the run is on the cluster"
+    _, run, status = (shlex.split(one["cmd"]) for one in given["exec"])
+    assert run[:4] == ["RAY_AUTH_MODE=token", "ray", "job", "submit"] and "--no-wait" in run, "it outlives the session"
+    assert run[run.index("--") + 1 :] == ["mlb-batch", "run", given["rsync-up"][0]["target"]], "the job file is there"
+    assert status[:2] == ["mlb-batch", "status"]
 
 
 def test_the_dockerfile_is_clean_and_copies_what_is_there() -> None:
