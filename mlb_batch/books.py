@@ -127,7 +127,7 @@ class Books:
     @property
     def spent(self) -> int:
         """In the budget's own measure, where that counts operations."""
-        return sum(self.cost[name] for name in self.plan.budget.columns)
+        return self.plan.budget.spent(self.cost)
 
     def check(self, stopped: str) -> None:
         """Every expected annotation has an outcome; anything else is a fault of the run, not of a row."""

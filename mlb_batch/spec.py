@@ -162,7 +162,9 @@ class GenerateSpec(_Part):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @model_validator(mode="after")
-    def _expected_fits(self) -> Self:
+    def _fits(self) -> Self:
+        if 0 < self.temperature < 1e-3:
+            raise ValueError("a temperature so near to 0 draws nothing; give 0 for the likeliest token")
         if self.expected_new_tokens is not None and self.expected_new_tokens > self.max_new_tokens:
             raise ValueError("expected_new_tokens is above max_new_tokens")
         return self

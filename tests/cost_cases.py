@@ -61,7 +61,7 @@ def models(draw: st.DrawFn) -> ModelShape:
     """Small models of both kinds: pooled SigLIP towers, and CLIP ones with a class token; frames are square."""
     vision = VisionShape(
         layers=draw(st.integers(1, 3)), hidden=8 * draw(st.integers(1, 4)), ffn=draw(st.integers(8, 40)), channels=3,
-        patch_size=4, side=draw(st.integers(2, 8)), class_token=draw(st.booleans()),
+        patch_size=4, image_size=4 * draw(st.integers(2, 8)), class_token=draw(st.booleans()),
     )  # fmt: skip
     pooled = not vision.class_token
     return ModelShape("llava", draw(decoders(least_layers=2)), vision, vision.hidden, pooled, trailer=int(pooled))

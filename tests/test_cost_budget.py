@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, SiglipConfig
 from mlb_batch import prune
 from mlb_batch.cost import flops, paper
 from mlb_batch.cost.allocate import ContentRule, Reserve, floor_keep, solve_all, solve_sample
-from mlb_batch.cost.budget import Measure, amount_of, limit
+from mlb_batch.cost.budget import Measure, amount_of, limit, paid, paid_columns
 from mlb_batch.cost.calibration import Calibration, generate_bytes, load, save, weight_numbers
 from mlb_batch.cost.estimate import TWO_SIDED_99, ratio_total
 from mlb_batch.cost.features import look, look_at_images, look_at_texts, paired_shape
@@ -239,6 +239,20 @@ def test_what_each_measure_counts() -> None:
 # Time.
 
 
+@pytest.mark.parametrize("scope", ["llm", "total"])
+@pytest.mark.parametrize("convention", ["exact", "paper"])
+def test_what_rows_paid_is_what_the_measure_counts(scope: Any, convention: Any, small_model: ModelShape) -> None:
+    """The sums that rows give, for a clip that ran as planned."""
+    clip, new = ClipShape(6, small_model.side, small_model.side, 5, small_model.trailer, (7, 9)), 11
+    schedule = prune.make("fastv").schedule(small_model, clip, WHOLE // 3)
+    bill = flops.price(small_model, clip, schedule, (new, new))
+    sums = {"flops_vision": bill.vision, "flops_prefill": bill.prefill, "flops_scoring": bill.scoring,
+            "flops_executed": bill.total, "macs_paper_executed": paper.macs(small_model, clip, schedule)}  # fmt: skip
+    measure = Measure(scope, convention, new)
+    assert paid(scope, convention, sums) == measure.total(measure.amounts(small_model, clip, schedule))
+    assert set(paid_columns(scope, convention)) <= set(sums)
+
+
 def test_nanoseconds_by_hand() -> None:
     assert SLOW_DEVICE.nanoseconds(7 * 10**9, 3 * 10**9, 10**9 + 7) == 3 * 10**9
     assert SLOW_DEVICE.nanoseconds(1, 0, 0) == 1  # rounded up
@@ -265,16 +279,26 @@ def test_weights_are_those_of_the_model() -> None:
 
 
 def test_calibrations_are_kept_by_device_and_weights(tmp_path: Path) -> None:
-    gpu = replace(SLOW_DEVICE, device="NVIDIA H200", kind="cuda", measured_at="2026-02-01T00:00:00Z")
+    gpu = replace(SLOW_DEVICE, device="NVIDIA H200", kind="cuda", dtype="bfloat16", measured_at="2026-02-01T00:00:00Z")
     assert load("r", folder=tmp_path) is None
     for one in (gpu, SLOW_DEVICE, replace(gpu, revision="other", measured_at="2026-09-01T00:00:00Z")):
         save(one, tmp_path)
     assert load("r", folder=tmp_path) == gpu  # the newest of these weights
-    assert load("r", "cpu", tmp_path) == SLOW_DEVICE
-    assert load("r", "cuda:1", tmp_path) == gpu
+    assert load("r", "cpu", folder=tmp_path) == SLOW_DEVICE
+    assert load("r", "cuda:1", folder=tmp_path) == gpu
     faster = replace(gpu, prefill_flops_per_s=10**15, measured_at="2026-03-01T00:00:00Z")
     save(faster, tmp_path)
-    assert load("r", "cuda", tmp_path) == faster and len(list(tmp_path.iterdir())) == 3
+    assert load("r", "cuda", folder=tmp_path) == faster and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_calibration_counts_for_the_dtype_that_it_was_made_in(tmp_path: Path) -> None:
+    full = replace(SLOW_DEVICE, kind="cuda", dtype="float32", measured_at="2026-05-01T00:00:00Z")
+    half = replace(full, dtype="bfloat16", measured_at="2026-04-01T00:00:00Z")
+    for one in (full, half):
+        save(one, tmp_path)
+    assert load("r", "cuda", "float32", tmp_path) == full
+    assert load("r", "cuda", "auto", tmp_path) == half, "what a job gets there that names none"
+    assert load("r", "cuda", "float16", tmp_path) is None
 
 
 def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
@@ -400,7 +424,13 @@ def job_of_clips(number: int, seed: int) -> list[tuple[ClipShape, float]]:
 @pytest.fixture(scope="module")
 def small_model() -> ModelShape:
     d = replace(ONEVISION_7B.decoder, layers=16, hidden=128, ffn=320, heads=4, kv_heads=2, head_dim=32, vocab=500)
-    return replace(ONEVISION_7B, decoder=d, vision=replace(ONEVISION_7B.vision, side=8))
+    return replace(ONEVISION_7B, decoder=d, vision=replace(ONEVISION_7B.vision, image_size=8 * 14))
+
+
+def test_clips_that_cost_more_than_their_headers_said_get_the_least_that_there_is(small_model: ModelShape) -> None:
+    pricer = Pricer(small_model, prune.make("random"), Measure("total", "exact", 8))
+    clips = [(ClipShape(64, small_model.side, small_model.side, 3, small_model.trailer, (8,)), 0.5)]
+    assert solve_all(pricer, clips, limit=1, equal_keep=WHOLE // 2) == ContentRule(0, floor_keep(WHOLE // 2))
 
 
 @pytest.mark.parametrize("name", ["adatp", "fastv", "uniform"])

@@ -9,8 +9,10 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import av
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +29,7 @@ from mlb_batch.cost.solve import Pricer
 from mlb_batch.engine import Engine
 from mlb_batch.errors import BudgetError, ModelError, OutputError, RowError, UserError
 from mlb_batch.planning import Plan, describe, freeze, plan, settle, setup, survey
+from mlb_batch.quality.rivals import rival
 from mlb_batch.source import Video, clip_spans
 from mlb_batch.spec import ClipsSpec, FramesSpec, JobSpec
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling
@@ -642,6 +645,74 @@ def test_answers_at_positions_beyond_the_context_are_said_to_be_no_good(
     assert any("could not have been made" in line for line in warnings)
     said = [line for line in warnings if "not to be trusted" in line]
     assert len(said) == beyond and all("fewer frames" in line and "4,096" in line for line in said)
+
+
+def image_job(clips: Path, out: Path, new_tokens: int) -> JobSpec:
+    return job(clips, out, model="embedded:tiny-image", frames={"count": 10}, prune={"method": "mlb-g"},
+               budget={"ratio": 0.6}, generate={"max_new_tokens": new_tokens})  # fmt: skip
+
+
+def test_two_stages_that_have_no_room_for_an_answer_are_refused(clips_folder: Path, tmp_path: Path) -> None:
+    """The image model's 4,096, which RoPE doubles."""
+    assert not any("handed on" in line for line in plan(image_job(clips_folder, tmp_path / "out", 512)).warnings)
+    tight = plan(image_job(clips_folder, tmp_path / "out", 7_600))
+    assert any("4,096, and not the budget" in line for line in tight.warnings)
+    with pytest.raises(BudgetError, match="no room in the model's context"):
+        plan(image_job(clips_folder, tmp_path / "out", 8_192))
+    means = setup(image_job(clips_folder, tmp_path / "out", 16))
+    for suffix, fits in ((3_900, True), (4_000, False)):  # with a frame of 144 behind it, in the first stage
+        clip = ClipShape(10, means.shape.side, means.shape.side, 4, means.shape.trailer, (suffix,))
+        assert means.method.fits(means.shape, clip) == fits
+
+
+def test_an_answer_that_outgrows_the_context_is_said(clips_folder: Path, tmp_path: Path) -> None:
+    frames, model = {"count": 10}, "embedded:tiny-image"
+    for new_tokens, beyond in ((16, False), (4_000, True)):
+        spec = job(clips_folder, tmp_path / "out", model=model, frames=frames, prune={"method": "none"},
+                   budget={"ratio": 1.0}, generate={"max_new_tokens": new_tokens})  # fmt: skip
+        assert any("not to be trusted" in line for line in plan(spec).warnings) == beyond
+
+
+def test_videos_that_do_not_say_how_long_they_are(clips_folder: Path, tmp_path: Path) -> None:
+    """As browsers record them: a budget by the hour has nothing to go by."""
+    streamed = tmp_path / "streamed"
+    streamed.mkdir()
+    with (streamed / "a.mkv").open("wb") as file:  # what can't seek can't go back to write the duration
+        unseekable = SimpleNamespace(write=file.write)
+        with av.open(unseekable, "w", format="matroska") as out, av.open(str(clips_folder / "050.mp4")) as given:
+            stream = out.add_stream_from_template(given.streams.video[0])
+            for packet in given.demux(given.streams.video[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    out.mux(packet)
+    hourly = {"pflops_per_hour_of_video": 1.0}
+    given_ = {"videos": f"{streamed}/*"}
+    with pytest.raises(BudgetError, match="none of these videos says how long it is"):
+        plan(job(streamed, tmp_path / "out", input=given_, budget=hourly))
+    shutil.copy(clips_folder / "080.mp4", streamed / "b.mp4")
+    priced = plan(job(streamed, tmp_path / "out", input=given_, budget=hourly))
+    assert any("1 videos don't say how long" in line for line in priced.warnings)
+
+
+def test_what_a_checkpoint_asks_for_in_vain_is_said(clips_folder: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(folder(Spec()), tmp_path / "model"))
+    assert not any(
+        "generation_config" in line for line in plan(job(clips_folder, tmp_path / "a", model=str(place))).warnings
+    )
+    (place / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.3, "temperature": 0.2}))
+    warnings = plan(job(clips_folder, tmp_path / "b", model=str(place))).warnings
+    assert [line for line in warnings if "repetition_penalty: 1.3" in line and "temperature" not in line]
+
+
+@pytest.mark.parametrize("budget", [{"pflops": 4e-6}, {"pflops": 6e-6, "scope": "total"}, {"ratio": 0.5}])
+def test_a_canarys_rival_prunes_for_as_many_operations_as_the_job(
+    budget: dict[str, Any], clips_folder: Path, tmp_path: Path
+) -> None:
+    spec = job(clips_folder, tmp_path / "out", prune={"method": "unique"}, budget=budget,
+               generate={"max_new_tokens": 64, "expected_new_tokens": 2})  # fmt: skip
+    own, random_ = plan(spec), plan(rival(spec, "random", str(tmp_path / "random")))
+    assert own.keep < WHOLE
+    assert random_.planned.prefill == pytest.approx(own.planned.prefill, rel=0.01)
 
 
 def test_a_canary_is_priced_beside_the_budget(clips_folder: Path, tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +16,15 @@ import oracles
 import pytest
 import torch
 from engine_runs import prompter, pruning
-from models import FAMILIES, Spec, checkpoint, eager, pixels
+from models import FAMILIES, Spec, checkpoint, eager, folder, pixels
+from transformers import AutoModelForImageTextToText
 
 from mlb_batch.cost import flops
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.errors import RowError
+from mlb_batch.prune import make
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
+from mlb_batch.vlm.checkpoint import resolve
 from mlb_batch.vlm.choices import choice_text, parse_letter
 from mlb_batch.vlm.generate import Sampling, generate
 from mlb_batch.vlm.prompts import MAX_PROMPT_TOKENS
@@ -150,6 +156,33 @@ def test_a_stop_token_ends_a_text_and_is_not_in_it() -> None:
     for some, all_of_it in zip(stopped, free, strict=True):  # the others go on as if it were still there
         for a, b in zip(some, all_of_it, strict=True):
             assert b.text.startswith(a.text.removesuffix("\N{REPLACEMENT CHARACTER}"))
+
+
+@pytest.mark.parametrize(
+    ("file", "config"),
+    [
+        ({"eos_token_id": [5, 6]}, {}),
+        (None, {"text_config": {"eos_token_id": 7}}),
+        (None, {"text_config": {"eos_token_id": [8, 9]}}),
+        (None, {"eos_token_id": 10}),
+        ({"do_sample": False}, {"text_config": {"eos_token_id": 7}}),
+        (None, {}),
+    ],
+)
+def test_generation_stops_where_transformers_would(
+    file: dict[str, Any] | None, config: dict[str, Any], tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(folder(SPEC), tmp_path / "model"))
+    written = json.loads((place / "config.json").read_text())
+    text = {**written["text_config"], **config.get("text_config", {})}
+    (place / "config.json").write_text(json.dumps({**written, **config, "text_config": text}))
+    (place / "generation_config.json").unlink()
+    if file is not None:
+        (place / "generation_config.json").write_text(json.dumps(file))
+    theirs = AutoModelForImageTextToText.from_pretrained(place).generation_config.eos_token_id
+    stops = Captioner(resolve(str(place)), Settings(make("none"), WHOLE, 1, device="cpu"))._stop
+    own = prompter(SPEC).tokenizer.eos_token_id  # transformers knows no tokenizer, and would never stop
+    assert stops == set([theirs] if isinstance(theirs, int) else theirs or [own])
 
 
 def first_tokens(made: Captioner, clip: Clip) -> list[int]:

@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 from models import FAMILIES, Spec, folder, make_tokenizer, processor_config
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from mlb_batch.cost.schedule import WHOLE
+from mlb_batch.cost.shapes import model_shape
 from mlb_batch.errors import ModelError
 from mlb_batch.prune import make
 from mlb_batch.vlm.captioner import Captioner, Settings
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
+from mlb_batch.vlm.defaults import refuse_window
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.preprocess import FrameRecipe, frame_recipe, paired_recipe
+from mlb_batch.vlm.vision import normalise
 
 SPEC = FAMILIES["onevision"]
 
@@ -77,7 +85,9 @@ def test_a_folder_without_config_or_weights_is_refused(place: Path) -> None:
         resolve(str(place))
 
 
-@pytest.mark.parametrize("id", ["/no/such/folder", "./nothing", "~/nothing", "neither-a-folder-nor-a-hub-id", "a/b/c"])
+@pytest.mark.parametrize(
+    "id", ["/no/such/folder", "./nothing", "~/nothing", "neither-a-folder-nor-a-hub-id", "a/b/c", "my models/llava"]
+)
 def test_what_is_nowhere_is_refused(id: str) -> None:
     with pytest.raises(ModelError, match="is no folder here"):
         resolve(id)
@@ -135,6 +145,57 @@ def test_an_unknown_architecture_is_named(place: Path) -> None:
         _ = resolve(str(place)).shape
 
 
+def test_weights_that_are_not_all_there_are_refused(place: Path) -> None:
+    """transformers draws what is missing at random: another model in every process, and only its log says so."""
+    weights = load_file(place / "model.safetensors")
+    needless = {name: value for name, value in weights.items() if "post_layernorm" not in name}
+    assert len(needless) < len(weights)
+    save_file(needless, place / "model.safetensors", metadata={"format": "pt"})
+    load(resolve(str(place)), torch.device("cpu"), torch.float32)  # behind the features that are taken
+    gate = next(name for name in weights if "gate_proj" in name)
+    save_file({k: v for k, v in weights.items() if k != gate}, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 1 of the model's weights, like .*gate_proj"):
+        load(resolve(str(place)), torch.device("cpu"), torch.float32)
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"has no model-00002-of-00002\.safetensors"):
+        resolve(str(place))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "preprocessor_config.json", "tokenizer.json", "generation_config.json"]
+)
+@pytest.mark.parametrize("spoilt", ["{", "[1]", "\x00\xff"])
+def test_a_small_file_that_is_damaged_is_named(name: str, spoilt: str, place: Path) -> None:
+    (place / name).write_text(spoilt)
+    with pytest.raises(ModelError, match=rf"{name}|tokenizer"):
+        Captioner(resolve(str(place)), Settings(make("none", {}), WHOLE, 1, device="cpu"))
+
+
+@pytest.mark.parametrize("layer", [None, [], "last", 99, [-1, -99]])
+def test_a_feature_layer_that_is_none_is_refused(layer: Any, place: Path) -> None:
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "vision_feature_layer": layer}))
+    with pytest.raises(ModelError, match="vision_feature_layer"):
+        _ = resolve(str(place)).shape
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        ({}, 4096),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 16384),  # as Vicuna's longer versions have it
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}}, 16384),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}}, 4096),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 1024}}, 4096),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, 4096),
+    ],
+)
+def test_the_context_is_what_a_scaled_rope_reaches(config: dict[str, Any], context: int) -> None:
+    text = {"model_type": "llama", "max_position_embeddings": 4096, **config}
+    assert model_shape({"model_type": "llava", "text_config": text}).decoder.context == context
+
+
 @pytest.mark.parametrize("written", [True, False], ids=["in the file", "the class default, left out of the file"])
 def test_a_sliding_window_is_refused(written: bool, tmp_path: Path) -> None:
     """Mistral's own default is a window of 4096, and a saved config leaves defaults out."""
@@ -145,8 +206,9 @@ def test_a_sliding_window_is_refused(written: bool, tmp_path: Path) -> None:
     if written:
         config["text_config"]["sliding_window"] = 4096
     (place / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="sliding window of 4096"):
-        load(resolve(str(place)), torch.device("cpu"), torch.float32)
+    for refuse in (refuse_window, lambda found: load(found, torch.device("cpu"), torch.float32)):  # by the plan too
+        with pytest.raises(ModelError, match="sliding window of 4096"):
+            refuse(resolve(str(place)))
 
 
 def test_devices_and_types_that_are_none() -> None:
@@ -200,6 +262,43 @@ def test_llava_onevision(layout: str, tmp_path: Path) -> None:
     vision = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14}
     found = frame_recipe(published(tmp_path, {"model_type": "llava_onevision", "vision_config": vision}, files))
     assert found == FrameRecipe((384, 384), None, "bicubic", HALF, HALF, 1 / 255)
+
+
+CLASSES: dict[str, Any] = {"llava": LlavaImageProcessorPil, "llava_next": LlavaNextImageProcessorPil}
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+@pytest.mark.parametrize(
+    ("changes", "removed"),
+    [
+        ({}, ("image_mean", "image_std")),
+        ({}, ("do_center_crop",)),
+        ({}, ("resample", "do_resize", "rescale_factor")),
+        ({"size": 20, "crop_size": 20}, ()),
+        ({"do_normalize": False}, ()),
+        ({"do_rescale": False}, ()),
+        ({"resample": 2}, ()),
+    ],
+)
+def test_a_config_means_what_transformers_own_processor_takes_it_for(
+    family: str, changes: dict[str, Any], removed: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = {name: value for name, value in processor_config(family, 20).items() if name not in removed} | changes
+    vision = {"model_type": "clip_vision_model", "image_size": 20, "patch_size": 4}
+    files = {"preprocessor_config.json": config}
+    recipe = frame_recipe(published(tmp_path, {"model_type": family, "vision_config": vision}, files))
+    pixels_HWC = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+    theirs = CLASSES[family](**config)(Image.fromarray(pixels_HWC), return_tensors="pt")["pixel_values"]
+    base_view = theirs[0, 0] if family == "llava_next" else theirs[0]
+    ours = normalise(pixels_HWC[None], recipe, torch.device("cpu"), torch.float32)[0]
+    torch.testing.assert_close(ours, base_view.float())
+
+
+def test_a_way_of_resizing_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    for change in ({"resample": 4}, {"do_resize": False}):
+        files = {"preprocessor_config.json": processor_config("llava", 336) | change}
+        with pytest.raises(ModelError, match="does not resize"):
+            frame_recipe(published(tmp_path, {"model_type": "llava"}, files))
 
 
 def test_siglip_pair(tmp_path: Path) -> None:

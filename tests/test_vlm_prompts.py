@@ -149,6 +149,24 @@ def test_a_template_that_names_the_video_twice_is_refused(tmp_path: Path) -> Non
         Prompter(resolve(str(place)))
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ messages[0]['role'] + messages[0]['content'] }}", "takes no message"),  # for text alone
+        ("{{ raise_exception('no videos here') }}<video>", "no videos here"),
+        ("{% if %}", "takes no message"),
+        ("{{ messages[0]['content'][1]['text'] }}<video>", "before the video"),
+    ],
+)
+def test_a_template_that_takes_no_video_and_a_text_behind_it_is_refused(
+    template: str, said: str, tmp_path: Path
+) -> None:
+    place = copied(FAMILIES["onevision"], tmp_path)
+    (place / "chat_template.jinja").write_text(template)
+    with pytest.raises(ModelError, match=said):
+        Prompter(resolve(str(place))).suffix("qa", "What happens?")
+
+
 def with_controls(target: Path, *controls: str) -> Prompter:
     place = copied(FAMILIES["onevision"], target)
     tokenizer = AutoTokenizer.from_pretrained(place)

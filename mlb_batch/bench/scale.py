@@ -83,10 +83,10 @@ def _job(folder: Path, options: Options, rows: int) -> JobSpec:
 
 def _calibrated(spec: JobSpec, options: Options) -> Calibration:
     """What an earlier calibration says of this model, or a new one."""
-    found = calibration.load(setup(spec).checkpoint.revision, spec.model.device)
+    found = calibration.load(setup(spec).checkpoint.revision, spec.model.device, spec.model.dtype)
     if found is None:
         calibrate(options)
-        found = calibration.load(setup(spec).checkpoint.revision, spec.model.device)
+        found = calibration.load(setup(spec).checkpoint.revision, spec.model.device, spec.model.dtype)
     assert found is not None
     return found
 

@@ -67,7 +67,7 @@ def grants(priced: Plan, ledger: Ledger) -> Grants | None:
         return None
     budget = priced.budget
     left = max(0, priced.prompts - len(ledger.done())) / max(1, priced.prompts)
-    spent = ledger.total(budget.columns)
+    spent = budget.spent(ledger.total(budget.columns))
     # Time is not in the rows: there the share of the annotations that are left stands in for it.
     limit = budget.limit - spent if budget.unit != "nanoseconds" else int(budget.limit * left)
     return Grants(limit, int(budget.content_floor * left), priced.content)

@@ -40,13 +40,14 @@ def floor_keep(equal_keep: int) -> int:
 
 
 def solve_all(pricer: Pricer, clips: Sequence[Redundant], limit: int, equal_keep: int) -> ContentRule:
-    """The largest level at which all the clips together cost at most `limit`."""
+    """The largest level at which all the clips together cost at most `limit`; 0 where none is."""
     floor = floor_keep(equal_keep)
 
     def cost(level: int) -> int:
         return sum(_costs(pricer, clips, ContentRule(level, floor)))
 
-    return ContentRule(largest(cost, limit, cost(0), TOP_LEVEL).at, floor)
+    lowest = cost(0)
+    return ContentRule(largest(cost, limit, lowest, TOP_LEVEL).at if lowest <= limit else 0, floor)
 
 
 def solve_sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -73,6 +74,19 @@ def _vision(shape: ModelShape, clip: ClipShape, schedule: Schedule, features: in
 def feature_price(pair: PairedShape | None, clip: ClipShape, schedule: Schedule) -> int:
     """What the paired model looks at: the frames that go on, and every prompt."""
     return look(pair, schedule.frames, len(clip.suffixes)) if pair and schedule.features else 0
+
+
+def paid_columns(scope: str, convention: str) -> tuple[str, ...]:
+    """Where a row says what it cost in this measure (in operations; time is in no row)."""
+    if convention == "paper":
+        return ("macs_paper_executed",) if scope == "llm" else ("macs_paper_executed", "flops_vision")
+    return ("flops_prefill", "flops_scoring") if scope == "llm" else ("flops_executed",)
+
+
+def paid(scope: str, convention: str, sums: Mapping[str, int]) -> int:
+    """By the sums of those columns; a multiply-add is two of the operations that `flops_vision` counts."""
+    vision = sums["flops_vision"] // 2 if convention == "paper" and scope == "total" else 0
+    return vision + sum(sums[name] for name in paid_columns(scope, convention) if name != "flops_vision")
 
 
 def limit(kind: str, amount: float, vanilla: int, video_ms: int) -> int:

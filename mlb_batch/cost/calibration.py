@@ -82,11 +82,19 @@ def save(calibration: Calibration, folder: Path | None = None) -> Path:
     return path
 
 
-def load(revision: str, device: str = "auto", folder: Path | None = None) -> Calibration | None:
-    """The newest calibration of these weights, on a device of the kind that the job asks for (auto: on any)."""
+def usual_dtype(kind: str) -> str:
+    """auto: bfloat16 on a GPU; fp32 on a CPU, where half precision is slower and answers differ by batch."""
+    return "bfloat16" if kind == "cuda" else "float32"
+
+
+def load(revision: str, device: str = "auto", dtype: str = "auto", folder: Path | None = None) -> Calibration | None:
+    """The newest calibration of these weights as the job asks for them: on its kind of device (auto: on any), in its
+    dtype.
+    """
     found = [c for c in _all(folder or store_folder()) if c.revision == revision]
     fitting = [c for c in found if device == "auto" or device.partition(":")[0] == c.kind]
-    return max(fitting, key=lambda c: c.measured_at, default=None)
+    alike = [c for c in fitting if c.dtype == (usual_dtype(c.kind) if dtype == "auto" else dtype)]
+    return max(alike, key=lambda c: c.measured_at, default=None)
 
 
 def _all(folder: Path) -> list[Calibration]:

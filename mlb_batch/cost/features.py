@@ -41,7 +41,7 @@ def paired_shape(config: Mapping[str, Any]) -> PairedShape:
         ffn=v["intermediate_size"],
         channels=v["num_channels"],
         patch_size=v["patch_size"],
-        side=v["image_size"] // v["patch_size"],
+        image_size=v["image_size"],
         class_token=False,
     )
     width = t.get("projection_size") or t["hidden_size"]

@@ -68,8 +68,13 @@ class VisionShape:
     ffn: int
     channels: int
     patch_size: int
-    side: int  # patches along one edge
+    image_size: int  # pixels along one edge
     class_token: bool
+
+    @property
+    def side(self) -> int:
+        """Patches along one edge."""
+        return self.image_size // self.patch_size
 
     @property
     def patches(self) -> int:
@@ -108,7 +113,9 @@ def model_shape(config: Config) -> ModelShape:
     text = {"model_type": known["text"], **(config.get("text_config") or {})}
     vision = config.get("vision_config") or known["vision"]
     layer = config.get("vision_feature_layer", known["layer"])
-    feature_layers = [layer] if isinstance(layer, int) else list(layer)
+    feature_layers = [layer] if isinstance(layer, int) else layer
+    if not (isinstance(feature_layers, list) and feature_layers and all(isinstance(i, int) for i in feature_layers)):
+        raise ModelError(f"vision_feature_layer {layer!r} is no layer, and no list of some")
     vision_shape = _vision_shape(vision, feature_layers)
     _check_strategy(config.get("vision_feature_select_strategy", known["strategy"]), vision_shape)
     return ModelShape(
@@ -138,15 +145,30 @@ def _decoder_shape(text: Config) -> DecoderShape:
         kv_heads=kv_heads,
         head_dim=c.get("head_dim", c["hidden_size"] // heads),
         vocab=c["vocab_size"],
-        context=c["max_position_embeddings"],
+        context=_context(c["max_position_embeddings"], _rope(text)),
     )
 
 
 def _check_rope(text: Config) -> None:
     """LongRoPE has two sets of frequencies and goes by a sequence's length; here all positions are by one set."""
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    if "longrope" in (rope.get("rope_type"), rope.get("type")):
+    if _rope_type(_rope(text)) == "longrope":
         raise ModelError("rope_type 'longrope' is not supported; use a checkpoint with another, like yarn or llama3")
+
+
+def _rope(text: Config) -> Config:
+    return text.get("rope_parameters") or text.get("rope_scaling") or {}
+
+
+def _rope_type(rope: Config) -> str:
+    return str(rope.get("rope_type") or rope.get("type") or "default")
+
+
+def _context(positions: int, rope: Config) -> int:
+    """Some configs give what their scaling of RoPE reaches, others what it begins with (`dynamic` is no fixed one)."""
+    if _rope_type(rope) not in ("linear", "yarn"):
+        return positions
+    begins_with = rope.get("original_max_position_embeddings") or positions
+    return max(positions, int(begins_with * rope.get("factor", 1.0)))
 
 
 def _vision_shape(vision: Config, feature_layers: list[int]) -> VisionShape:
@@ -156,14 +178,16 @@ def _vision_shape(vision: Config, feature_layers: list[int]) -> VisionShape:
     c = _VISION_DEFAULTS[kind] | {k: v for k, v in vision.items() if v is not None}
     total = c["num_hidden_layers"]
     # hidden_states holds the embeddings first: index i is what i layers give, and -1 what all of them do.
-    needed = max(i if i >= 0 else total + 1 + i for i in feature_layers)
+    taken = [i if i >= 0 else total + 1 + i for i in feature_layers]
+    if not all(0 < i <= total for i in taken):
+        raise ModelError(f"vision_feature_layer {feature_layers} does not lie in a tower of {total} layers")
     return VisionShape(
-        layers=needed,
+        layers=max(taken),
         hidden=c["hidden_size"],
         ffn=c["intermediate_size"],
         channels=c["num_channels"],
         patch_size=c["patch_size"],
-        side=c["image_size"] // c["patch_size"],
+        image_size=c["image_size"],
         class_token=kind == "clip_vision_model",
     )
 

@@ -6,6 +6,7 @@ import datetime
 import itertools
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,11 +100,13 @@ class Ledger:
     def _logs(self) -> tuple[_Log, ...]:
         return self._annotations, self._errors, self._selections
 
-    def total(self, columns: Sequence[str]) -> int:
-        """The sum of whole-number columns over all committed annotations."""
-        parts = read_parts(self._store, "annotations", self.fingerprint, self._annotations.files, columns)
-        # As Python's numbers: the FLOPs of one large file don't fit in 64 bits.
-        return sum(sum(part.rows[name].to_pylist()) for part in parts for name in columns)
+    def total(self, columns: Sequence[str]) -> Counter[str]:
+        """The sums of whole-number columns over all committed annotations."""
+        sums: Counter[str] = Counter()
+        for part in read_parts(self._store, "annotations", self.fingerprint, self._annotations.files, columns):
+            # As Python's numbers: the FLOPs of one large file don't fit in 64 bits.
+            sums.update({name: sum(part.rows[name].to_pylist()) for name in columns})
+        return sums
 
     def commit(self, annotations: Sequence[Row], errors: Sequence[Row], selections: Sequence[Row] = ()) -> int:
         """Write the rows that aren't there yet, durably; returns how many of annotations and errors were written.

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from mlb_batch.columns import ANNOTATION_COLUMNS
+from mlb_batch.cost.budget import paid
 from mlb_batch.errors import OutputError, UserError
 from mlb_batch.ledger.parts import list_seqs, read_part
 from mlb_batch.page import sections
@@ -26,9 +27,6 @@ from mlb_batch.page.words import escaped
 from mlb_batch.report import report, unresolved
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import Store, open_store
-
-# What a row paid, in the measure of a budget: the columns of planning/record.py, without loading the planner.
-PAID = {"llm": ("flops_prefill", "flops_scoring"), "total": ("flops_executed",)}
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,7 @@ def _spent(numbers: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[int, in
     if not plan or plan["budget"]["unit"] == "nanoseconds" or not plan["budget"]["limit"]:
         return None
     budget = plan["budget"]
-    columns = ("macs_paper_executed",) if budget["convention"] == "paper" else PAID[budget["scope"]]
-    return sum(numbers["sums"][name] for name in columns), budget["limit"], budget["unit"]
+    return paid(budget["scope"], budget["convention"], numbers["sums"]), budget["limit"], budget["unit"]
 
 
 def _gallery_note(numbers: Mapping[str, Any], shown: Gallery) -> str:

@@ -14,6 +14,7 @@ from mlb_batch.planning.record import Plan
 from mlb_batch.planning.setup import Setup
 from mlb_batch.planning.solving import Case, shared_selection
 from mlb_batch.spec import JobSpec
+from mlb_batch.vlm.defaults import not_applied
 
 FLOOR_SHARE = 0.5  # of the budget, spent before the first visual token is kept
 OUTSIDE_SHARE = 0.5  # of the pruned job, in parts that pruning does not make cheaper
@@ -42,6 +43,9 @@ def _source(plan: Plan, found: Findings) -> Iterator[str]:
             f"{count(plan.unreadable)} headers could not be read; their videos are priced at {found.spec.frames.count} "
             "frames, and will end in errors/ if they can't be read at all"
         )
+    untimed = found.case.scaled(sum(one.readable and not one.timed for one in found.case.survey.seen))
+    if untimed and found.spec.budget.kind == "pflops_per_hour_of_video":
+        yield f"{count(untimed)} videos don't say how long they are: they add nothing to a budget by the hour"
     if plan.problems:
         yield f"{count(plan.problems)} annotations can't be made, as the input itself shows, and will end in errors/"
     if plan.estimate:
@@ -57,6 +61,8 @@ def _model(plan: Plan, found: Findings) -> Iterator[str]:
     name = plan.model.removeprefix("embedded:")
     if plan.model.startswith("embedded:") and not tiny.trained(name):
         yield f"{plan.model} has random weights here: its answers are noise, good for trying the machinery only"
+    if ignored := ", ".join(not_applied(found.means.checkpoint)):
+        yield f"{plan.model}: its generation_config.json asks for what is not applied here ({ignored})"
 
 
 def _frames(plan: Plan, found: Findings) -> Iterator[str]:
@@ -146,6 +152,12 @@ def _context(plan: Plan, found: Findings) -> Iterator[str]:
             f"unpruned, the longest clip has {count(longest)} tokens and the model's context {count(room)}: vanilla is "
             "the arithmetic of a run that could not have been made"
         )
+    method = found.means.method
+    if any(method.bounded(found.means.shape, clip, plan.keep) for clip in found.clips):
+        yield (
+            f"the model's context of {count(room)}, and not the budget, says how many tokens of the longest clips are "
+            "handed on: shorter answers leave room for more, fewer frames lose none"
+        )
     farthest = max((_positions(plan, found, clip) for clip in found.clips), default=0)
     if farthest > room:
         yield (
@@ -158,7 +170,8 @@ def _positions(plan: Plan, found: Findings, clip: ClipShape) -> int:
     """The longest sequence of a clip, as RoPE counts it; none where two stages join it within what RoPE can scale."""
     shape, method = found.means.shape, found.means.method
     schedule = method.schedule(shape, clip, plan.keep)
-    return 0 if schedule.scan else _text(clip) + method.positions(schedule, clip)
+    answer = found.spec.generate.max_new_tokens
+    return 0 if schedule.scan else _text(clip) + method.positions(schedule, clip) + answer
 
 
 def _text(clip: ClipShape) -> int:

@@ -26,6 +26,7 @@ from mlb_batch.planning.survey import Layout, Survey, survey
 from mlb_batch.planning.tally import ScheduleOf, nanoseconds, tally
 from mlb_batch.source import Inspection, Prompt, videos
 from mlb_batch.spec import JobSpec
+from mlb_batch.vlm.defaults import refuse_window
 from mlb_batch.vlm.preprocess import frame_recipe
 from mlb_batch.vlm.prompts import Prompter
 
@@ -36,11 +37,21 @@ ROW_BYTES, TOKEN_BYTES, FRAME_BYTES = 220, 3, 3
 def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = None) -> Plan:
     """Price the job and solve its budget; a schedule that an earlier run froze is used again unless `replan`."""
     means = setup(spec)
-    device = load(means.checkpoint.revision, spec.model.device)
+    refuse_window(means.checkpoint)
+    device = load(means.checkpoint.revision, spec.model.device, spec.model.dtype)
     case = Case(spec.budget, _pricer(spec, means, device), _surveyed(spec, means, inspection), spec.frames.count)
+    _refuse_without_room(means, case.clips)
     key = key_of(spec, means)
     frozen = None if replan else thaw(spec, key)
     return _assembled(spec, means, case, device, key, frozen or solve(case), reused=frozen is not None)
+
+
+def _refuse_without_room(means: Setup, clips: Counter[ClipShape]) -> None:
+    if not all(means.method.fits(means.shape, clip) for clip in clips):
+        raise BudgetError(
+            "generate.max_new_tokens: with the longest prompt it leaves no room in the model's context for a frame; "
+            "ask for shorter answers"
+        )
 
 
 def settle(spec: JobSpec, priced: Plan, sample: Sequence[Redundant], complete: bool) -> Plan:
@@ -61,7 +72,7 @@ def with_content(spec: JobSpec, means: Setup, priced: Plan, rule: ContentRule) -
 
 def pricer_of(spec: JobSpec, means: Setup) -> Pricer:
     """What prices a clip in the budget's own measure."""
-    return _pricer(spec, means, load(means.checkpoint.revision, spec.model.device))
+    return _pricer(spec, means, load(means.checkpoint.revision, spec.model.device, spec.model.dtype))
 
 
 def _pricer(spec: JobSpec, means: Setup, device: Calibration | None) -> Pricer:

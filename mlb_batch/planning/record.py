@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlb_batch.cost.allocate import ContentRule
+from mlb_batch.cost.budget import paid, paid_columns
 from mlb_batch.cost.flops import Bill
 
 
@@ -29,10 +30,11 @@ class Budget:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Where a row says what it cost in this measure (in operations; time is in no row)."""
-        if self.convention == "paper":
-            return ("macs_paper_executed",)
-        return ("flops_prefill", "flops_scoring") if self.scope == "llm" else ("flops_executed",)
+        return paid_columns(self.scope, self.convention)
+
+    def spent(self, sums: Mapping[str, int]) -> int:
+        """By the sums of those columns."""
+        return paid(self.scope, self.convention, sums)
 
     @property
     def use(self) -> float:

@@ -62,6 +62,10 @@ def fewer(clips: Histogram, frames: int) -> Counter[ClipShape]:
 def solve(case: Case) -> Solved:
     """The largest keep within the budget; on a sample, within it with 99 % confidence. BudgetError under the floor."""
     clips, pricer = case.clips, case.pricer
+    if case.budget.kind == "pflops_per_hour_of_video" and clips and not case.video_ms:
+        raise BudgetError(
+            "budget.pflops_per_hour_of_video: none of these videos says how long it is; give a ratio, or pflops for all"
+        )
     allowed = case.limit(pricer.vanilla(clips))
     frames = _frames(case, clips, allowed)
     clips = fewer(clips, frames)

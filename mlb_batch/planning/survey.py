@@ -52,6 +52,7 @@ class Seen:
     video_ms: int
     num_bytes: int
     readable: bool
+    timed: bool  # its header says how long it is
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def _seen(video: Video, header: Look | None, layout: Layout, lengths: Lengths) -
         video_ms=round(1000 * sum(end - start for start, end in _spans(video, header, None))),
         num_bytes=header.num_bytes if header else 0,
         readable=header is not None,
+        timed=header is not None and bool(header.duration_s),
     )
 
 

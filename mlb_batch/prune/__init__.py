@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -87,6 +88,14 @@ class Pruning:
         """How many a one-pass method's visual tokens take: what stays keeps its own, unless it is numbered anew."""
         return schedule.kept(clip) if getattr(self.method, "renumbers", False) else clip.visual
 
+    def fits(self, shape: ModelShape, clip: ClipShape) -> bool:
+        """Whether a two-stage method has room for this clip in the model's context; the others don't ask for any."""
+        return not isinstance(self.method, Mlb) or self.method.fits(shape, clip)
+
+    def bounded(self, shape: ModelShape, clip: ClipShape, keep: int) -> bool:
+        """Whether a two-stage method hands on fewer tokens than the keep allows, since the context holds no more."""
+        return isinstance(self.method, Mlb) and self.method.bounded(shape, clip, keep)
+
     @property
     def relevance_source(self) -> str:
         return str(getattr(self.method, "relevance_source", "none"))
@@ -118,7 +127,7 @@ def _with_options(method: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _check_value(key: str, value: Any, field: dataclasses.Field[Any], default: Any) -> None:
-    one_of, least = field.metadata.get("one_of"), field.metadata.get("least")
+    one_of, least, most = (field.metadata.get(name) for name in ("one_of", "least", "most"))
     if isinstance(value, (list, tuple)) and field.metadata.get("steps"):
         if not all(_is_a(step, 0.0) and 0 <= step <= 1 for step in value) or list(value) != sorted(value):
             raise SpecError(f"prune.options.{key}: {value!r} are not steps that rise from 0 to 1")
@@ -128,11 +137,15 @@ def _check_value(key: str, value: Any, field: dataclasses.Field[Any], default: A
         raise SpecError(f"prune.options.{key}: {value!r} is not a {type(default).__name__}")
     elif least is not None and value < least:
         raise SpecError(f"prune.options.{key}: {value!r} is too small; at least {least}")
+    elif most is not None and value > most:
+        raise SpecError(f"prune.options.{key}: {value!r} is too large; at most {most}")
 
 
 def _is_a(value: Any, default: Any) -> bool:
-    """A value of the default's type; a whole number is a float too."""
-    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+    """A value of the default's type; a whole number is a float too, and one without end is none."""
+    if isinstance(default, float):
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is type(default)
 
 
 def _nearest(word: str, words: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ class AdaTP:
     )
     spend: str = field(default="exact", metadata={"one_of": ("exact", "cap")})
     tau: float = 0.95
-    boost: float = field(default=2.0, metadata={"least": 1.0})
+    boost: float = field(default=2.0, metadata={"least": 1.0, "most": 1000.0})
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
         layers = cut_layers(enough_layers(shape))
@@ -131,7 +131,7 @@ class AdaTP:
 
     def _weights(self, frames_S: Tensor, above_S: Tensor) -> Tensor:
         """Frames of a segment, boosted where its relevance to the text is above the mean of the segments."""
-        boost, plain = Fraction(str(self.boost)).as_integer_ratio()
+        boost, plain = Fraction(str(self.boost)).limit_denominator(1000).as_integer_ratio()  # 64 bits hold their sums
         return frames_S * torch.where(above_S, boost, plain)
 
     def _relevance(self, view: View, score_N: Tensor) -> Tensor:

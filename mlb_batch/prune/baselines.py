@@ -57,7 +57,7 @@ class Random:
         return before_first_layer(clip, keep)
 
     def pick(self, view: View, keep: int) -> Tensor:
-        generator = torch.Generator().manual_seed(view.seed * 1_000_003 + self.seed)
+        generator = torch.Generator().manual_seed((view.seed * 1_000_003 + self.seed) % 2**63)
         chosen = torch.randperm(len(view.alive_N), generator=generator)[:keep]
         return chosen.sort().values.to(view.alive_N.device)
 

@@ -38,11 +38,8 @@ class Mlb:
     room: int = field(default=256, metadata={"least": 0})  # tokens of the context kept free for the answer
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
-        wanted = clip.visual * keep // WHOLE
-        text = clip.prefix + clip.trailer + max(clip.suffixes)
-        # Beyond the context RoPE is scaled, by two at most.
-        wanted = min(wanted, 2 * shape.decoder.context - text - self.room)
-        per_segment = self._frames_a_segment(shape, clip, text)
+        wanted = min(clip.visual * keep // WHOLE, self._most(shape, clip))
+        per_segment = self._frames_a_segment(shape, clip)
         frames = self._frames(clip, per_segment, wanted)
         segments = _split(frames, per_segment)
         layers = min(self.layer, enough_layers(shape) - 1)
@@ -53,9 +50,22 @@ class Mlb:
             fork=True,
         )
 
-    def _frames_a_segment(self, shape: ModelShape, clip: ClipShape, text: int) -> int:
+    def _most(self, shape: ModelShape, clip: ClipShape) -> int:
+        """Visual tokens that the second stage can take: beyond the context RoPE is scaled, by two at most."""
+        return 2 * shape.decoder.context - _text(clip) - self.room
+
+    def fits(self, shape: ModelShape, clip: ClipShape) -> bool:
+        """Whether the context has room for the prompt, the answer, and the least that can be handed on."""
+        one_frame = _text(clip) + clip.tokens_per_frame <= shape.decoder.context
+        return one_frame and self._least(clip, 1) <= self._most(shape, clip)
+
+    def bounded(self, shape: ModelShape, clip: ClipShape, keep: int) -> bool:
+        """Whether it is the context, and not the keep, that says how many tokens are handed on."""
+        return clip.visual * keep // WHOLE > self._most(shape, clip)
+
+    def _frames_a_segment(self, shape: ModelShape, clip: ClipShape) -> int:
         """Frames of a segment: as asked, or as many as the unscaled context holds."""
-        return max(1, min(self.segment, (shape.decoder.context - text) // clip.tokens_per_frame))
+        return max(1, min(self.segment, (shape.decoder.context - _text(clip)) // clip.tokens_per_frame))
 
     def _frames(self, clip: ClipShape, per_segment: int, wanted: int) -> int:
         """All frames, or fewer where even the coarsest step of all of them is more than wanted."""
@@ -119,6 +129,10 @@ class Mlb:
 
 SegAttn = replace(Mlb(), grid=False, tail=0)
 MlbG = replace(Mlb(), tail=0)
+
+
+def _text(clip: ClipShape) -> int:
+    return clip.prefix + clip.trailer + max(clip.suffixes)
 
 
 def cell_of(view: View, body: int) -> Tensor:

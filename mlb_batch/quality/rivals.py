@@ -33,4 +33,11 @@ def _budget(spec: JobSpec, method: str) -> dict[str, Any]:
     if spec.budget.ratio is not None:
         return {"ratio": spec.budget.ratio, "scope": spec.budget.scope, "convention": spec.budget.convention}
     priced = plan(spec)
-    return {"ratio": min(1.0, priced.planned.total / priced.vanilla.total), "scope": "total"}
+    if spec.budget.kind == "gpu_hours":  # as many operations, where the budget itself counts time
+        return {"ratio": _share(priced.planned.llm, priced.vanilla.llm)}
+    share = _share(priced.budget.planned, priced.budget.vanilla)
+    return {"ratio": share, "scope": spec.budget.scope, "convention": spec.budget.convention}
+
+
+def _share(planned: int, vanilla: int) -> float:
+    return min(1.0, planned / vanilla) if vanilla else 1.0

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import RowError
@@ -17,6 +16,7 @@ from mlb_batch.vlm.billing import Shares, shares
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.choices import parse_letter
 from mlb_batch.vlm.decoder import Decoder
+from mlb_batch.vlm.defaults import generation_config
 from mlb_batch.vlm.generate import NO_NUMBERS, Sampling, generate
 from mlb_batch.vlm.generate import Sequence as Generated
 from mlb_batch.vlm.inputs import ClipInput
@@ -49,9 +49,9 @@ class Captioner:
         self.settings, self.shape = settings, checkpoint.shape
         self._device = pick_device(settings.device)
         dtype = pick_dtype(settings.dtype, self._device)
-        model = load(checkpoint, self._device, dtype) if model is None else model
-        self._prompter = Prompter(checkpoint)
+        self._prompter = Prompter(checkpoint)  # small files first: what is wrong with them is said in one line
         self._stop = _stop_tokens(checkpoint, self._prompter)
+        model = load(checkpoint, self._device, dtype) if model is None else model
         self._decoder = Decoder.of(model, self.shape)
         paired = Paired(settings.feature_model, self._device, dtype) if settings.feature_model else None
         self._preparer = Preparer(
@@ -194,10 +194,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _stop_tokens(checkpoint: Checkpoint, prompter: Prompter) -> frozenset[int]:
-    """Where generation ends: what generation_config.json says, else the tokenizer's end of sequence."""
-    ids: int | list[int] | None = None
-    if (checkpoint.folder / "generation_config.json").is_file():
-        ids = GenerationConfig.from_pretrained(checkpoint.folder).eos_token_id
+    """Where generation ends, as in transformers: by generation_config.json, or where there is none by config.json;
+    where neither names a token, at the tokenizer's end of sequence.
+    """
+    ids: int | list[int] | None = generation_config(checkpoint).eos_token_id
     if ids is None:
         ids = prompter.tokenizer.eos_token_id
     return frozenset([ids] if isinstance(ids, int) else ids or [])

@@ -40,8 +40,7 @@ class Checkpoint:
 
     @property
     def vision_size(self) -> int:
-        vision = self.shape.vision
-        return int((self.config.get("vision_config") or {}).get("image_size", vision.side * vision.patch_size))
+        return self.shape.vision.image_size
 
 
 def resolve(id: str, revision: str = "main") -> Checkpoint:
@@ -66,11 +65,26 @@ def _local(name: str, folder: Path) -> Checkpoint:
         found = f" (it has {', '.join(pickled)}: pickled weights can run code and are refused)" if pickled else ""
         raise ModelError(f"model.id: {name!r} holds no .safetensors weights{found}; convert them to safetensors")
     _refuse_damaged(name, folder)
-    return Checkpoint(name, folder, json.loads(config.read_text()), _content_hash(folder))
+    return Checkpoint(name, folder, read_json(config), _content_hash(folder))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a checkpoint's own files."""
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path}: this is not JSON ({error}); copy the checkpoint again") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: this is no object in JSON; copy the checkpoint again")
+    return value
 
 
 def _refuse_damaged(name: str, folder: Path) -> None:
     """By the weights' headers, before anything is held: the captioners would find out one after the other."""
+    index = folder / "model.safetensors.index.json"
+    listed = read_json(index).get("weight_map", {}).values() if index.is_file() else ()
+    if missing := sorted(file for file in set(listed) if not (folder / file).is_file()):
+        raise ModelError(f"model.id: {name!r} has no {missing[0]}, which its index lists; copy the checkpoint again")
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="np"):
@@ -129,7 +143,7 @@ def _from_hub(id: str, revision: str) -> Checkpoint:
 
     try:
         folder = Path(snapshot_download(id, revision=revision, allow_patterns=_WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:  # ValueError: it is no hub id
         raise ModelError(f"model.id: {id!r} is no folder here, and the hub did not give it: {error}") from error
     found = _local(id, folder)
     return Checkpoint(id, folder, found.config, folder.name)  # snapshots are named by their commit

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
+from mlb_batch.cost.calibration import usual_dtype
 from mlb_batch.errors import ModelError
 from mlb_batch.vlm.attention import NAME
 from mlb_batch.vlm.checkpoint import Checkpoint
+from mlb_batch.vlm.defaults import refuse_window
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,25 +31,25 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """auto: bfloat16 on a GPU; fp32 on a CPU, where half precision is slower and answers differ by batch."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in _DTYPES:
+    if dtype != "auto" and dtype not in _DTYPES:
         raise ModelError(f"model.dtype: {dtype!r} is not one of auto, {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
+    return _DTYPES[usual_dtype(device.type) if dtype == "auto" else dtype]
 
 
 def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
     """The whole model, its language model with our attention, ready to infer."""
-    _refuse_windows(checkpoint)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
+    refuse_window(checkpoint)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
         checkpoint.folder,
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
         attn_implementation={"": "sdpa", "text_config": NAME, "vision_config": "sdpa"},
+        output_loading_info=True,
     )
+    model, told = loaded
+    refuse_gaps(checkpoint, told["missing_keys"])
     return fused(model.to(device).eval().requires_grad_(False))
 
 
@@ -72,12 +75,19 @@ def _fused(norm: Any) -> nn.RMSNorm:
     return made.eval()
 
 
-def _refuse_windows(checkpoint: Checkpoint) -> None:
-    """Asks transformers, not the file: a saved config leaves out what its class has by default (Mistral: a window)."""
-    text: Any = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True).get_text_config()
-    window = getattr(text, "sliding_window", None)
-    if window and window < checkpoint.shape.decoder.context:
+def refuse_gaps(checkpoint: Checkpoint, missing: set[str]) -> None:
+    """transformers draws at random what the files don't hold, and says so in its log only."""
+    needed = sorted(name for name in missing if not _never_runs(name, checkpoint.shape.vision.layers))
+    if needed:
         raise ModelError(
-            f"{checkpoint.name}: its language model attends in a sliding window of {window}; "
-            "packed prefill is exact for full attention only, use a checkpoint without a window"
+            f"{checkpoint.name}: its files lack {len(needed)} of the model's weights, like {needed[0]}; "
+            "copy the checkpoint again"
         )
+
+
+def _never_runs(name: str, vision_layers: int) -> bool:
+    """Behind the features of the tower that are taken, some checkpoints hold nothing."""
+    _, tower, rest = name.partition("vision_tower.")
+    layer = re.search(r"encoder\.layers\.(\d+)\.", rest)
+    behind = layer is not None and int(layer[1]) >= vision_layers
+    return bool(tower) and (behind or re.search(r"(^|\.)(head|post_layernorm)\.", rest) is not None)

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.vlm.checkpoint import Checkpoint
+from mlb_batch.vlm.load import refuse_gaps
 from mlb_batch.vlm.preprocess import FrameRecipe, paired_recipe
 from mlb_batch.vlm.vision import normalise
 
@@ -31,12 +32,11 @@ class Paired:
         self.shape: PairedShape = paired_shape(checkpoint.config)
         self._recipe: FrameRecipe = paired_recipe(checkpoint)
         self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-        self._model = (
-            AutoModel.from_pretrained(checkpoint.folder, dtype=dtype, use_safetensors=True, local_files_only=True)
-            .to(device)
-            .eval()
-            .requires_grad_(False)
+        model, told = AutoModel.from_pretrained(
+            checkpoint.folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
+        refuse_gaps(checkpoint, told["missing_keys"])
+        self._model = model.to(device).eval().requires_grad_(False)
         self._device, self._dtype = device, dtype
 
     def look(self, pixels_FHWC: np.ndarray, texts: list[str]) -> Look:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlb_batch.cost import features as pair_cost
 from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.errors import RowError
 from mlb_batch.prune.scores import neighbour_cosine, spread
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
@@ -74,7 +75,10 @@ class Preparer:
         return spread(self._schedule(source, self.settings.keep).encoded(shape), shape.frames)
 
     def _input(self, source: Source, encoded: list[int], seen: Seen, meter: Meter) -> ClipInput:
-        shape, keep = self.clip_shape(source), self._keep(source, seen)
+        shape = self.clip_shape(source)
+        if not self.settings.method.fits(self.decoder.shape, shape):
+            raise RowError("bad_prompt", "the prompt leaves no room in the model's context for a frame and an answer")
+        keep = self._keep(source, seen)
         schedule = self._schedule(source, keep)
         used = spread(schedule.frames, shape.frames)
         at = sent(torch.tensor([encoded.index(f) for f in used]), self.decoder.device)

@@ -6,17 +6,19 @@ the reading actors as uint8 at this size already.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlb_batch.errors import ModelError
-from mlb_batch.vlm.checkpoint import Checkpoint
+from mlb_batch.vlm.checkpoint import Checkpoint, read_json
 
 # PIL's numbers, which the configs use.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+# What the processor classes take where a config says nothing: (mean, std). A test holds these to them.
+_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_SIGLIP = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 # In this order: a video model's frames follow its video processor, an image model's its image processor.
 _PLACES = (
     ("video_preprocessor_config.json", None),
@@ -26,31 +28,35 @@ _PLACES = (
 )
 
 
+Colour = tuple[float, ...]  # of the three channels
+
+
 @dataclass(frozen=True)
 class FrameRecipe:
     resize: tuple[int, int] | int  # height and width; or the shortest edge
     crop: tuple[int, int] | None  # centre crop behind it
     resample: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colour
+    std: Colour
     scale: float
 
 
 def frame_recipe(checkpoint: Checkpoint) -> FrameRecipe:
     """The recipe of a checkpoint. An image model's frame is one image, not tiles: its base view."""
-    config = _processor_config(checkpoint.folder)
-    size = config.get("size") or {}
-    tiled = checkpoint.config.get("model_type") == "llava_next"
+    config, family = _processor_config(checkpoint.folder), checkpoint.shape.family
+    size = _sides(config.get("size"), square=family == "llava_onevision")
     if "height" in size:
         resize: tuple[int, int] | int = (size["height"], size["width"])
-    elif tiled and "shortest_edge" in size:
-        resize = (size["shortest_edge"],) * 2  # LLaVA-NeXT squashes the whole image into its base view
-    elif "shortest_edge" in size:
-        resize = size["shortest_edge"]
-    else:
+    elif "shortest_edge" not in size:
         raise ModelError(f"{checkpoint.name}: its processor config names no size this project knows: {size}")
-    crop = config.get("crop_size") if config.get("do_center_crop") and isinstance(resize, int) else None
-    recipe = _recipe(config, resize, (crop["height"], crop["width"]) if crop else None)
+    elif family == "llava_next":
+        resize = (size["shortest_edge"],) * 2  # LLaVA-NeXT squashes the whole image into its base view
+    else:
+        resize = size["shortest_edge"]
+    crops = isinstance(resize, int) and config.get("do_center_crop", True)
+    crop = _sides(config.get("crop_size"), square=True) if crops else {}
+    usual = _SIGLIP if "siglip" in str(config.get("image_processor_type")).lower() else _CLIP
+    recipe = _recipe(checkpoint, config, resize, (crop["height"], crop["width"]) if crop else None, usual)
     _check_size(checkpoint, recipe)
     return recipe
 
@@ -58,19 +64,30 @@ def frame_recipe(checkpoint: Checkpoint) -> FrameRecipe:
 def paired_recipe(checkpoint: Checkpoint) -> FrameRecipe:
     """The recipe of a text/vision pair, which takes whole images at one size."""
     config = _processor_config(checkpoint.folder)
-    size = config["size"]
-    return _recipe(config, (size["height"], size["width"]), None)
+    size = _sides(config.get("size"), square=True)
+    if "height" not in size:
+        raise ModelError(f"{checkpoint.name}: its processor config names no size this project knows: {size}")
+    return _recipe(checkpoint, config, (size["height"], size["width"]), None, _SIGLIP)
 
 
-def _recipe(config: Mapping[str, Any], resize: tuple[int, int] | int, crop: tuple[int, int] | None) -> FrameRecipe:
-    return FrameRecipe(
-        resize=resize,
-        crop=crop,
-        resample=_RESAMPLE[config.get("resample", 3)],
-        mean=tuple(config.get("image_mean") or (0.5, 0.5, 0.5)),
-        std=tuple(config.get("image_std") or (0.5, 0.5, 0.5)),
-        scale=config.get("rescale_factor", 1 / 255),
-    )
+def _sides(size: Any, square: bool) -> Mapping[str, int]:
+    """A size as the configs write it: by its edges, or (older ones) as one number."""
+    if isinstance(size, int):
+        return {"height": size, "width": size} if square else {"shortest_edge": size}
+    return size if isinstance(size, dict) else {}
+
+
+def _recipe(checkpoint: Checkpoint, config: Mapping[str, Any], resize: tuple[int, int] | int,
+            crop: tuple[int, int] | None, usual: tuple[Colour, Colour]) -> FrameRecipe:  # fmt: skip
+    resample = config.get("resample", 3)
+    if resample not in _RESAMPLE or config.get("do_resize") is False:
+        known = ", ".join(f"{number} ({name})" for number, name in _RESAMPLE.items())
+        raise ModelError(f"{checkpoint.name}: its processor does not resize by a filter that is known here ({known})")
+    mean, std = config.get("image_mean") or usual[0], config.get("image_std") or usual[1]
+    if config.get("do_normalize") is False:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    scale = 1.0 if config.get("do_rescale") is False else config.get("rescale_factor", 1 / 255)
+    return FrameRecipe(resize, crop, _RESAMPLE[resample], tuple(mean), tuple(std), scale)
 
 
 def _check_size(checkpoint: Checkpoint, recipe: FrameRecipe) -> None:
@@ -87,7 +104,7 @@ def _processor_config(folder: Path) -> Mapping[str, Any]:
         path = folder / name
         if not path.is_file():
             continue
-        config: Mapping[str, Any] = json.loads(path.read_text())
+        config = read_json(path)
         if part is None and "size" in config:
             return config
         if part is not None and part in config:

@@ -5,14 +5,14 @@ Text from a manifest can't leave its place: whatever would become a control toke
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlb_batch.errors import ModelError, RowError
-from mlb_batch.vlm.checkpoint import Checkpoint
+from mlb_batch.vlm.checkpoint import Checkpoint, read_json
 from mlb_batch.vlm.choices import LETTERS, choice_text
 
 MAX_PROMPT_TOKENS = 4096
@@ -28,13 +28,11 @@ class Prompter:
     """Tokens before and behind the visual ones; needs the tokenizer, not the weights."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, local_files_only=True
-        )
+        self.tokenizer = _tokenizer(checkpoint)
         # Older downloads keep the template that knows of videos and images beside the tokenizer's own.
         beside = checkpoint.folder / "chat_template.json"
         if beside.is_file() and not (checkpoint.folder / "chat_template.jinja").is_file():
-            self.tokenizer.chat_template = json.loads(beside.read_text())["chat_template"]
+            self.tokenizer.chat_template = read_json(beside).get("chat_template")
         if not self.tokenizer.chat_template:
             raise ModelError(f"{checkpoint.name}: its tokenizer has no chat template; add chat_template.jinja to it")
         self._kind, keys, default = _PLACEHOLDER[checkpoint.shape.family]
@@ -50,7 +48,8 @@ class Prompter:
         if not text.strip():
             raise RowError("bad_prompt", "the prompt is empty")
         prefix, suffix = self._cut(self._harmless(choice_text(text, choices) if kind == "choice" else text))
-        assert prefix == self.prefix, "the template puts the prompt before the video"
+        if prefix != self.prefix:
+            raise ModelError(f"the chat template puts the prompt before the {self._kind}; it must stand behind it")
         if len(suffix) > MAX_PROMPT_TOKENS:
             raise RowError("bad_prompt", f"the prompt has {len(suffix)} tokens; at most {MAX_PROMPT_TOKENS} are taken")
         return suffix
@@ -76,7 +75,10 @@ class Prompter:
     def _cut(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         message = {"role": "user", "content": [{"type": self._kind}, {"type": "text", "text": text}]}
         conversation: list[Any] = [message]
-        rendered = str(self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+        try:
+            rendered = str(self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+        except (TemplateError, TypeError) as error:  # one for text alone, for instance
+            raise ModelError(f"the chat template takes no message with a {self._kind} and a text: {error}") from error
         # The template writes its own control tokens; only where it writes no opening one is the tokenizer's added.
         bos = self.tokenizer.bos_token
         ids = self.tokenizer.encode(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))
@@ -84,3 +86,16 @@ class Prompter:
         if len(places) != 1:
             raise ModelError(f"the chat template names the {self._kind} {len(places)} times; it must once")
         return tuple(ids[: places[0]]), tuple(ids[places[0] + 1 :])
+
+
+def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    for path in checkpoint.folder.glob("tokenizer*.json"):
+        read_json(path)
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        said = f"its tokenizer can't be loaded ({str(error).splitlines()[0]}); copy the checkpoint again"
+        raise ModelError(f"{checkpoint.name}: {said}") from error
+    return found

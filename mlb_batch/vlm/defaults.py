@@ -1,0 +1,61 @@
+"""What transformers makes of a checkpoint's small files: saved ones leave out what their class has by default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import AutoConfig, GenerationConfig
+
+from mlb_batch.errors import ModelError
+from mlb_batch.vlm.checkpoint import Checkpoint, read_json
+
+# What changes greedy tokens in transformers and is not applied here, with the value at which it does nothing.
+_NOT_APPLIED = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "sequence_bias": None,
+}
+
+
+def refuse_window(checkpoint: Checkpoint) -> None:
+    """A Mistral config that says nothing has a sliding window, for instance."""
+    window = getattr(_config(checkpoint).get_text_config(), "sliding_window", None)
+    if window and window < checkpoint.shape.decoder.context:
+        raise ModelError(
+            f"{checkpoint.name}: its language model attends in a sliding window of {window}; "
+            "packed prefill is exact for full attention only, use a checkpoint without a window"
+        )
+
+
+def generation_config(checkpoint: Checkpoint) -> Any:
+    """As `generate` takes it: from its own file, or where there is none from config.json."""
+    path = checkpoint.folder / "generation_config.json"
+    if not path.is_file():
+        return GenerationConfig.from_model_config(_config(checkpoint))
+    try:
+        return GenerationConfig.from_dict(read_json(path))
+    except ValueError as error:
+        said = f"generation_config.json can't be read ({str(error).splitlines()[0]}); mend or remove it"
+        raise ModelError(f"{checkpoint.name}: {said}") from error
+
+
+def not_applied(checkpoint: Checkpoint) -> Iterator[str]:
+    """What generation_config.json asks for beyond this project's greedy and sampled tokens."""
+    config = generation_config(checkpoint)
+    for name, nothing in _NOT_APPLIED.items():
+        value = getattr(config, name, None)
+        if value is not None and value != nothing:
+            yield f"{name}: {value}"
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
