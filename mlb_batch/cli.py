@@ -74,8 +74,10 @@ def preview(
 
     with connected():
         found = look(spec, lambda job: annotate(job, n))
-    Console(stderr=True).print(side_by_side(found))
+    if not found.get("stopped"):
+        Console(stderr=True).print(side_by_side(found))
     answer(found)
+    raise typer.Exit(found.get("exit_code", 0))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlb_batch.cost.allocate import ContentRule
@@ -30,8 +31,12 @@ class Engine:
 
     @staticmethod
     def of(spec: JobSpec, priced: Plan) -> Engine:
+        named = spec.model_copy(update={
+            "model": spec.model.model_copy(update={"id": _anywhere(spec.model.id)}),
+            "prune": spec.prune.model_copy(update={"feature_model": _anywhere(spec.prune.feature_model)}),
+        })  # fmt: skip
         return Engine(
-            spec, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens,
+            named, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens,
             priced.pair_revision,
         )  # fmt: skip
 
@@ -73,3 +78,8 @@ class Engine:
         from mlb_batch.planning.setup import pinned
 
         return pinned(self.spec, self.revision, self.pair_revision)
+
+
+def _anywhere(id: str | None) -> str | None:
+    """A local folder as every process finds it, whatever folder it was started in; any other name as it is."""
+    return str(Path(id).absolute()) if id and Path(id).is_dir() else id

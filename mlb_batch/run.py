@@ -29,7 +29,7 @@ from mlb_batch.planning import Plan, freeze, plan
 from mlb_batch.progress import Progress
 from mlb_batch.quality import canary
 from mlb_batch.rows import Constants
-from mlb_batch.source import Inspection, inspect
+from mlb_batch.source import Inspection, anchored, inspect
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import Caption
 from mlb_batch.stop import Stop
@@ -49,6 +49,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
 def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, share: float = 1.0,
              seen: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """One pass over the input, or over a share of its videos; `seen` is what its canary found."""
+    spec = spec.model_copy(update={"input": anchored(spec.input)})
     found = inspect(spec)
     priced = plan(spec, replan, found)
     run_id, output = new_run_id(), spec.output.uri
@@ -60,7 +61,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)
         folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
-        if not stop.reason:
+        if priced.clips and not stop.reason:  # what was solved for nothing is no schedule for what comes later
             freeze(spec, priced)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)

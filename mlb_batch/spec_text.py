@@ -26,6 +26,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | None):
+                problem = "a key that is no plain word; quote a text that begins with { or ["
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -63,6 +66,10 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SpecError(f"{where}{line}: not valid YAML: {problem}") from None
+    except (ValueError, KeyError) as error:  # a !!tag over what is none of its kind, or a number of 5,000 digits
+        raise SpecError(f"{where}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{where}: not valid YAML: it is nested too deep, or holds itself") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

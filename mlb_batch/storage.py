@@ -69,7 +69,8 @@ def local_path(uri: str) -> Path | None:
     """The path that a plain path or a file:// uri names; None for any other storage."""
     if scheme_of(uri) not in ("file", "local"):
         return None
-    return Path(uri.partition("://")[2] if "://" in uri else uri).expanduser().absolute()
+    path = Path(uri.partition("://")[2] if "://" in uri else uri).expanduser()
+    return Path(os.path.normpath(path.absolute()))  # without following links: it is a name
 
 
 def join(uri: str, name: str) -> str:

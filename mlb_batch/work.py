@@ -171,11 +171,13 @@ def item_table(values: Iterable[object]) -> pa.Table:
 
 
 def items(table: pa.Table) -> Iterator[Any]:
-    for value in table["item"]:
+    for value in table["item"] if table.num_rows else ():  # of nothing, Ray Data makes a table without columns
         yield pickle.loads(value.as_buffer())
 
 
 def reads(table: pa.Table) -> list[Read]:
+    if not table.num_rows:
+        return []
     return [_with_pixels(read, pixels.as_buffer()) for read, pixels in zip(items(table), table["pixels"], strict=True)]
 
 

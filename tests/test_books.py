@@ -90,6 +90,13 @@ def test_when_everything_is_done_only_counts_are_sent(tmp_path: Path) -> None:
     assert [ask.annotation_id for ask in in_parts] == everything
 
 
+def test_a_share_is_of_the_first_rows_that_a_limit_names(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 12)
+    first = [work.video.uri for work in works(tmp_path, history(), Part(limit=6)) if work.asks]
+    some = [work.video.uri for work in works(tmp_path, history(), Part(share=0.5, limit=6)) if work.asks]
+    assert len(first) == 6 and 0 < len(some) < 6 and set(some) <= set(first)
+
+
 def test_neighbours_about_one_clip_are_sent_together_a_few_at_a_time(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 3)
     a, b, c = works(tmp_path, history())

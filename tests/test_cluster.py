@@ -11,8 +11,9 @@ from pathlib import Path
 from mlb_batch.processes import Process, below, children, end
 
 HANGS = """
-import atexit, os, time
+import atexit, os, signal, time
 import ray
+from mlb_batch.chain import cluster
 from mlb_batch.chain.cluster import connected
 
 @ray.remote
@@ -31,12 +32,17 @@ with connected():
         ray.get(actor.leave.remote())
     except ray.exceptions.RayActorError:
         pass  # to Ray it has ended
+    wait = cluster.end
+    cluster.end = lambda *given: (os.kill(os.getpid(), signal.SIGTERM), wait(*given))  # while what hangs is waited for
+print("the last word")
 """
 
 
-def test_an_actor_that_hangs_does_not_outlive_its_ray() -> None:
+def test_an_actor_that_hangs_does_not_outlive_its_ray_and_what_was_found_is_said() -> None:
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120, check=True)
-    pid = int(done.stdout.split()[-1])
+    number, said = done.stdout.splitlines()
+    pid = int(number)
+    assert said == "the last word", "a SIGTERM while Ray shuts down comes too late to change anything"
     with suppress(FileNotFoundError):
         assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"", "it runs; what has ended is nothing but a number"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
 
-from mlb_batch import run
+from mlb_batch import JobSpec, plan, run
 from mlb_batch.errors import JobError, SpecError
 from mlb_batch.ledger import read_current, verify
 from mlb_batch.quality import preview
@@ -131,6 +131,19 @@ def test_a_preview_shows_three_answers_to_each_prompt_and_leaves_the_output_alon
     for title in ("unpruned", "fastv", "random", "6 answers"):
         assert title in said
     assert json.dumps(found)
+
+
+def test_a_preview_that_is_stopped_looks_no_further(tmp_path: Path) -> None:
+    asked: list[JobSpec] = []
+    stopped = {"stopped": "SIGTERM", "exit_code": 143, "fingerprint": "f"}
+    assert preview(spec(tmp_path, **PRUNED), lambda job: asked.append(job) or stopped) == stopped  # type: ignore[func-returns-value]
+    assert len(asked) == 1
+
+
+def test_a_canary_is_told_of_a_name_that_is_no_method_before_anything_runs(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
+    with pytest.raises(SpecError, match=r"^canary\.against: 'fastvv' is not a method.*did you mean 'fastv'"):
+        plan(spec(tmp_path, **PRUNED, canary={"share": 0.5, "against": ["none", "fastvv"]}))
 
 
 def test_a_preview_of_the_unpruned_job_is_refused(tmp_path: Path) -> None:

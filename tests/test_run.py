@@ -117,6 +117,18 @@ def test_what_is_new_is_computed_beside_what_stands(tmp_path: Path) -> None:
     assert (read_current(str(out)) or {})["fingerprint"] == old["fingerprint"]
 
 
+def test_a_night_without_a_question_ends_well_and_decides_nothing_for_the_next(tmp_path: Path) -> None:
+    videos = clips(tmp_path / "videos", 2)
+    changes = {"input": {"manifest": str(tmp_path / "videos.jsonl")}, "name": "ночь", "prune": {"method": "uniform"},
+               "prompts": [{"id": "q", "kind": "qa", "column": "ask"}], "budget": {"ratio": 0.5}}  # fmt: skip
+    manifest(tmp_path / "videos.jsonl", [{"uri": str(path), "ask": None} for path in videos])
+    empty = run(spec(tmp_path, **changes))
+    assert (empty["expected"], empty["annotated"], empty["exit_code"]) == (0, 0, 0)
+    manifest(tmp_path / "videos.jsonl", [{"uri": str(path), "ask": "What is it?"} for path in videos])
+    full = run(spec(tmp_path, **changes))
+    assert full["annotated"] == 2 and 0 < full["flops_spent_of_budget"] <= full["flops_budget"]
+
+
 def test_long_videos_become_clips(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "long.mp4", frames=125, size=(64, 48))  # 5 s

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 
 from mlb_batch.errors import InputError, RowError, SpecError
-from mlb_batch.source import Prompt, Video, clip_spans, inspect, videos
+from mlb_batch.source import Prompt, Video, anchored, clip_spans, inspect, videos
 from mlb_batch.spec import ClipsSpec, JobSpec
 
 CAPTION = {"id": "caption", "kind": "caption", "text": "Describe the video."}
@@ -210,6 +210,34 @@ def test_all_wrong_columns_are_named_at_once(tmp_path: Path, kind: str) -> None:
     assert "(did you mean 'titel'?)" in lines[4]
 
 
+def test_a_json_key_that_is_always_null_is_there(tmp_path: Path) -> None:
+    rows = [{"uri": f"{n}.mp4", "title": None, "from": None, "to": None} for n in range(2)]
+    spec = job(write_manifest(tmp_path, "jsonl", rows), columns=["title"], start_column="from", end_column="to")
+    assert [video.columns for video in videos(spec)] == [{"title": None}] * 2
+
+
+def test_a_uri_that_is_no_text_is_named(tmp_path: Path) -> None:
+    for uri in (b"a.mp4", {"path": "a.mp4"}, 5):
+        path = write_manifest(tmp_path, "parquet", [{"id": 1, "uri": uri}])
+        with pytest.raises(InputError, match=r"row 1: uri is a .*, not a text"):
+            inspect(job(path, id_column="id"))
+
+
+def test_the_first_line_of_a_csv_file_may_be_empty_but_not_endless(tmp_path: Path) -> None:
+    path = tmp_path / "videos.csv"
+    path.write_text("\n\nuri,id\na.mp4,1\n")
+    assert [video.video_id for video in videos(job(str(path), id_column="id"))] == ["1"]
+    path.write_text("uri," + "x" * 200_000 + "\na.mp4,1\n")
+    with pytest.raises(InputError, match="its first line"):
+        inspect(job(str(path)))
+
+
+def test_a_limit_is_of_rows_whatever_their_prompts(tmp_path: Path) -> None:
+    rows = [{"uri": f"{n}.mp4", "q": ["Good?", "" if n == 0 else "Fine?"]} for n in range(3)]
+    spec = job(write_manifest(tmp_path, "jsonl", rows), [CAPTION, {"id": "q", "kind": "qa", "column": "q"}])
+    assert {Path(video.uri).name for video in videos(spec, limit=2)} == {"0.mp4", "1.mp4"}
+
+
 def test_a_json_key_that_never_occurs_is_named(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a"}])
     assert "no row has a key 'title' (input.columns)" in mistakes(job(manifest, columns=["title"]))[0]
@@ -276,6 +304,32 @@ def test_a_parquet_manifest_with_what_python_can_not_hold_or_name_is_one_line(tm
     assert "between rows 1 and 128" in mistakes(job(str(tmp_path / "late.parquet"), columns=["at"]))[0]
     pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, ["uri", "t", "t"]), tmp_path / "two.parquet")
     assert "the column 't' stands there twice" in mistakes(job(str(tmp_path / "two.parquet"), columns=["t"]))[0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "overlap"),
+    [
+        ([(0, 1), (1, 2), (2, None)], False),
+        ([(2, None), (0, 1)], False),
+        ([(0, 1), (0.5, 2)], True),
+        ([(0, 1), (None, None)], True),
+        ([(0, None), (None, None)], True),
+    ],
+)
+def test_parts_that_overlap_are_refused_where_clips_would_cut_the_same_pieces(
+    parts: list[tuple[float | None, float | None]], overlap: bool, tmp_path: Path
+) -> None:
+    rows = [{"id": "b", "uri": "b.mp4", "from": 0, "to": 9}]
+    rows += [{"id": "a", "uri": "a.mp4", "from": start, "to": end} for start, end in parts]
+    path = write_manifest(tmp_path, "jsonl", rows)
+    columns = {"id_column": "id", "start_column": "from", "end_column": "to"}
+    whole = job(path, **columns)
+    cut = whole.changed(clips={"every_s": 0.5})
+    if overlap:
+        with pytest.raises(InputError, match=r"parts of one video that overlap.*'a' \(rows 2, 3\)$"):
+            inspect(cut)
+    else:
+        assert inspect(cut).num_rows == len(rows)
 
 
 def test_parts_of_one_video_share_its_id(tmp_path: Path) -> None:
@@ -460,6 +514,28 @@ def test_globs_and_prefixes_of_a_folder(clips: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(clips.parent)
     assert names(glob_job("clips"), str(clips)) == every, "relative to where the command runs, absolute in the rows"
     assert all(video.problem is None and video.video_id == video.uri for video in videos(glob_job("clips")))
+
+
+def test_every_way_to_name_a_place(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the folder above, one file, a folder with a pattern's signs in its name; once anchored, from anywhere."""
+    inner, signs = tmp_path / "work" / "deep", tmp_path / "work [2024]"
+    inner.mkdir(parents=True)
+    signs.mkdir()
+    for folder, name in itertools.product((inner.parent, signs), ("a.mp4", "b.mp4")):
+        (folder / name).touch()
+    here, there = ([str(folder / name) for name in ("a.mp4", "b.mp4")] for folder in (inner.parent, signs))
+    monkeypatch.chdir(inner)
+    for place, expected in (("../*.mp4", here), ("..", here), ("../a.mp4", here[:1]), (str(signs), there),
+                            (f"{signs}/b.mp4", there[1:])):  # fmt: skip
+        spec = glob_job(place)
+        found = list(videos(spec))
+        assert [(video.uri, video.problem) for video in found] == [(uri, None) for uri in expected], place
+        away = spec.model_copy(update={"input": anchored(spec.input)})
+        monkeypatch.chdir(tmp_path)  # where a worker of a cluster starts
+        assert list(videos(away)) == found
+        monkeypatch.chdir(inner)
+    given = anchored(job("m.jsonl", allow=["..", "s3://b/"]).input)
+    assert given.manifest == str(inner / "m.jsonl") and given.allow == (str(inner.parent), "s3://b/")
 
 
 def test_a_place_without_videos_is_the_users_mistake(clips: Path) -> None:

@@ -172,6 +172,13 @@ MISTAKES: list[tuple[str, str]] = [
     ("prompts.0.text.x=1", "--set prompts.0.text.x=1: prompts.0.text is a plain value"),
     ("prompts.3.text=a", "--set prompts.3.text=a: prompts.3 is a list of 1: use a number from 0"),
     ("name=[", "--set name=[, line 1: not valid YAML"),
+    ("name={{title}}", "line 1: not valid YAML: a key that is no plain word; quote a text that begins with {"),
+    ("name=[[1]: 2]", "not valid YAML: a key that is no plain word"),
+    ("frames.count=!!int four", "not valid YAML: invalid literal"),
+    ("frames.fps=!!float four", "not valid YAML: could not convert"),
+    ("retry.errors=!!bool maybe", "not valid YAML: 'maybe'"),
+    ("frames.count=" + "9" * 5000, "not valid YAML: Exceeds the limit"),
+    ("name=" + "[" * 3000, "not valid YAML: it is nested too deep"),
 ]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -37,7 +39,7 @@ STARTS = 3  # of a local Ray, which gives its processes 30 s to come up, whateve
 def connected() -> Iterator[Nodes]:
     """The resources of each node of the cluster that this process is in, that RAY_ADDRESS names, or of this machine."""
     joined = ray.is_initialized()
-    others = children(os.getpid())
+    others, handler = children(os.getpid()), signal.getsignal(signal.SIGTERM)
     if not joined:
         _start()
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a run, the run's own lines say
@@ -46,14 +48,25 @@ def connected() -> Iterator[Nodes]:
     finally:
         if not joined:
             _shut_down(others)
+            _on_sigterm(handler)
 
 
 def _shut_down(others: Sequence[Process]) -> None:
-    """And all that a local Ray has started with it; of an actor that hangs on its way out Ray itself loses track."""
+    """And all that a local Ray has started with it; of an actor that hangs on its way out Ray itself loses track.
+
+    Deaf to SIGTERM: what it asks for is under way, and it would end this process before its last word.
+    """
     started = [one for one in children(os.getpid()) if one not in others]
     theirs = [*started, *(one for each in started for one in below(each.pid))]
+    _on_sigterm(signal.SIG_IGN)
     ray.shutdown()
+    _on_sigterm(signal.SIG_IGN)  # once more: Ray's core has put back what the system does
     end(theirs, LEAVING_S)
+
+
+def _on_sigterm(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def _start() -> None:

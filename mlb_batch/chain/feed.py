@@ -88,7 +88,7 @@ def unfinished(spec: JobSpec, found: Inspection, history: History, part: Part) -
 
 def _looked_up(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
     """In the source's order, with the versions of a few hundred videos looked up ahead."""
-    chosen = (video for video in videos(spec, found) if _chosen(video, part.share))
+    chosen = (video for video in videos(spec, found, part.limit) if _chosen(video, part.share))
     stream = islice(chosen, part.begin, part.end)
     with ThreadPoolExecutor(STAT_THREADS) as pool:
         while ahead := list(islice(stream, AHEAD)):

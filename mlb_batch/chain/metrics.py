@@ -58,7 +58,8 @@ class Metrics:
     """Made once a run, after Ray is connected."""
 
     def __init__(self, job: str, run_id: str) -> None:
-        self._labels = {"job_name": job, "run_id": run_id}
+        plain = job.encode("ascii", "backslashreplace").decode()  # all that Ray's exporter takes
+        self._labels = {"job_name": plain, "run_id": run_id}
         self._gauges = {
             name: Gauge(f"mlb_batch_{name}", said, ("job_name", "run_id", *filter(None, [label])))
             for name, (said, label) in METRICS.items()

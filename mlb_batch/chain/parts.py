@@ -18,9 +18,12 @@ PART_VIDEOS = 1_000_000
 
 @dataclass(frozen=True)
 class Part:
-    """Of the videos whose ids fall in the share, those from `begin` to `end`, as far ahead as the pace lets them."""
+    """Of the first `limit` rows the videos whose ids fall in the share, and of these the ones from `begin` to `end`, as
+    far ahead as the pace lets them.
+    """
 
     share: float = 1.0
+    limit: int | None = None
     begin: int = 0
     end: int = sys.maxsize
     pace: Pace | None = None
@@ -31,5 +34,4 @@ def parts(share: float, limit: int | None, takers: int) -> Iterator[Part]:
     for begin in count(0, PART_VIDEOS):
         if limit is not None and begin >= limit:
             return
-        end = begin + PART_VIDEOS
-        yield Part(share, begin, end if limit is None else min(end, limit), Pace(takers))
+        yield Part(share, limit, begin, begin + PART_VIDEOS, Pace(takers))

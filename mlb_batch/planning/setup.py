@@ -9,7 +9,7 @@ from mlb_batch import prune
 from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.shapes import ModelShape
-from mlb_batch.errors import ModelError
+from mlb_batch.errors import ModelError, SpecError
 from mlb_batch.prune import Pruning
 from mlb_batch.spec import JobSpec
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
@@ -35,11 +35,20 @@ def setup(spec: JobSpec, pair_revision: str = "main") -> Setup:
     """Resolves ids to files (a hub's are downloaded once); loads no weights."""
     if not _DEVICES.fullmatch(spec.model.device):
         raise ModelError(f"model.device: {spec.model.device!r} is no device; use auto, cpu, cuda or cuda:N")
+    for name in spec.canary.against:
+        _known(name)
     checkpoint = resolve(spec.model.id, spec.model.revision)
     shape = checkpoint.shape
     looks = _method(spec, paired=True).schedule(shape, _ANY, WHOLE).features
     pair = _pair(spec, checkpoint, pair_revision) if looks else None
     return Setup(checkpoint, shape, pair, _method(spec, paired=pair is not None))
+
+
+def _known(name: str) -> None:
+    try:
+        prune.make(name)
+    except SpecError as error:
+        raise SpecError(f"canary.against: {str(error).partition(': ')[2]}") from None
 
 
 def pinned(spec: JobSpec, revision: str, pair_revision: str | None) -> Setup:

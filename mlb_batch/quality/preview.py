@@ -22,7 +22,9 @@ MOST_CHARS = 120
 
 
 def preview(spec: JobSpec, annotate: Callable[[JobSpec], dict[str, Any]]) -> dict[str, Any]:
-    """What each way of pruning says to every prompt of the videos that `annotate` goes through."""
+    """What each way of pruning says to every prompt of the videos that `annotate` goes through; the summary of the run
+    that was stopped, where one was.
+    """
     if spec.prune.method == "none":
         raise SpecError("prune.method: none is the unpruned job itself; choose a method to see beside it")
     with tempfile.TemporaryDirectory(prefix="mlb-batch-preview-") as folder:
@@ -33,6 +35,8 @@ def preview(spec: JobSpec, annotate: Callable[[JobSpec], dict[str, Any]]) -> dic
         summaries = {}
         for method, job in jobs.items():
             summaries[method] = annotate(job)
+            if summaries[method]["stopped"]:
+                return summaries[method]
             said_by[method] = answers(job.output.uri, summaries[method]["fingerprint"])
     costs = {method: summary["flops_executed"] for method, summary in summaries.items()}
     errors = {method: summary["errors"] for method, summary in summaries.items()}

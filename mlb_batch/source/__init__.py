@@ -3,5 +3,6 @@
 from mlb_batch.source.clips import clip_spans
 from mlb_batch.source.model import Inspection, Prompt, Video
 from mlb_batch.source.read import inspect, videos
+from mlb_batch.source.uris import anchored
 
-__all__ = ["Inspection", "Prompt", "Video", "clip_spans", "inspect", "videos"]
+__all__ = ["Inspection", "Prompt", "Video", "anchored", "clip_spans", "inspect", "videos"]

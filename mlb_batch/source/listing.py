@@ -7,9 +7,8 @@ some hundred thousand files a manifest is the better input.
 
 from __future__ import annotations
 
-import re
-
 from mlb_batch.errors import InputError
+from mlb_batch.source.uris import is_glob
 from mlb_batch.spec import InputSpec
 from mlb_batch.storage import CLIENT_TRIES, filesystem, local_path, scheme_of
 from mlb_batch.storage_errors import error_kind, first_line, foreign_errors
@@ -28,21 +27,17 @@ def video_uris(given: InputSpec) -> list[str]:
     place = given.videos if local_path(given.videos) is None else str(local_path(given.videos))
     names = _names(place)
     if not names:
-        ending = f", or list {place.rstrip('/')}/** for files of any name" if not _is_glob(place) else ""
+        ending = f", or list {place.rstrip('/')}/** for files of any name" if not is_glob(place) else ""
         raise InputError(f"input.videos: {given.videos}: no video is there; check the path{ending}")
     if place.startswith("/"):
         return names
     return [name if "://" in name else f"{scheme_of(place)}://{name.lstrip('/')}" for name in names]
 
 
-def _is_glob(place: str) -> bool:
-    return re.search(r"[*?\[]", place) is not None
-
-
 def _names(place: str) -> list[str]:
     fs, path = filesystem(place, CLIENT_TRIES)
     try:
-        if _is_glob(place):
+        if is_glob(place):
             found = fs.glob(path, detail=True)
             return sorted(name for name, info in found.items() if info["type"] != "directory")
         return sorted(name for name in fs.find(path) if name.lower().endswith(VIDEO_ENDINGS))

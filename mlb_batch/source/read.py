@@ -4,13 +4,16 @@ One row of a manifest is one video, or the part of it that the start and end col
 the absolute uri. The rule for duplicates: an id (with its start and end, where there are such columns) may stand once;
 a second time is refused, because two rows of one id would be one annotation with two meanings.
 
-Nothing is kept but 16 bytes a row for that rule: a million rows stream through flat memory.
+Nothing is kept but 32 bytes a row for that rule: a million rows stream through flat memory.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+from array import array
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,12 +44,14 @@ def inspect(spec: JobSpec) -> Inspection:
     return _check_rows(spec, types)
 
 
-def videos(spec: JobSpec, inspection: Inspection | None = None) -> Iterator[Video]:
-    """Every video with its prompts, in the input's order; a row whose prompts are partly bad comes in several."""
+def videos(spec: JobSpec, inspection: Inspection | None = None, limit: int | None = None) -> Iterator[Video]:
+    """Every video (or those of the first rows) with its prompts, in the input's order; a row whose prompts are partly
+    bad comes in several.
+    """
     inspection = inspection or inspect(spec)
     policy = UriPolicy.of(spec.input)
     asked = asked_of_rows(spec.prompts)
-    for row in _rows(spec, inspection):
+    for row in islice(_rows(spec, inspection), limit):
         uri, problem = _resolved(policy, row[spec.input.uri_column])
         video_id = uri if spec.input.id_column is None else str(row[spec.input.id_column])
         start_s, end_s = _span(spec.input, row)
@@ -108,23 +113,25 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     manifest = spec.input.manifest
     assert manifest is not None
     problems: list[str] = []
-    keys, policy = bytearray(), UriPolicy.of(spec.input)
-    types = table.JsonTypes(_wanted(spec))
-    for place, row in table.rows(manifest, _wanted(spec), problems.append):
+    keys, spans, policy = bytearray(), array("d"), UriPolicy.of(spec.input)
+    types, met = table.JsonTypes(_wanted(spec)), set[str]()
+    for place, row in table.rows(manifest, _wanted(spec), problems.append, met):
         found = list(_row_problems(spec.input, row))
         problems += [f"row {place}: {problem}" for problem in found]
         if len(problems) > MOST_PROBLEMS:
             break
-        keys += b"" if found else _key(spec.input, row, policy)
+        if not found:
+            keys += _key(spec, row, policy)
+            spans.extend(_limits(spec, row))
         if declared is None:
             types.see(row)
     num_rows = len(keys) // KEY_BYTES
     if num_rows == 0 and not problems:
         problems.append("it holds no rows")
     if not problems and declared is None:
-        problems += [f"no row has a key {name!r} ({_key_of(spec, name)})" for name in types.never_seen()]
+        problems += [f"no row has a key {name!r} ({_key_of(spec, name)})" for name in _wanted(spec) if name not in met]
     if not problems:
-        problems += _duplicates(spec, keys)
+        problems += _repeats(spec, keys, spans)
     if problems:
         lines = problems[:MOST_PROBLEMS] + (["... and more"] if len(problems) > MOST_PROBLEMS else [])
         raise InputError("\n".join(f"input.manifest: {manifest}: {line}" for line in lines))
@@ -140,6 +147,9 @@ def _row_problems(given: InputSpec, row: Row) -> Iterator[str]:
         yield f"{name} is a {type(identity).__name__}, not a text or a whole number"
     elif given.id_column and isinstance(identity, str) and (len(identity) > MOST_ID_CHARS or not _encodable(identity)):
         yield f"{name} is not a text of at most {MOST_ID_CHARS} characters"
+    uri = row[given.uri_column]
+    if given.id_column and not isinstance(uri, str | None):
+        yield f"{given.uri_column} is a {type(uri).__name__}, not a text"
     try:
         start_s, end_s = _span(given, row)
     except (TypeError, ValueError) as error:
@@ -170,28 +180,46 @@ def _seconds(column: str | None, row: Row) -> float | None:
     return seconds
 
 
-def _key(given: InputSpec, row: Row, policy: UriPolicy) -> bytes:
-    """Of what names an annotation, however the row writes it: 1 and "1", 5 and 5.0, a.mp4 and ./a.mp4 are the same."""
+def _key(spec: JobSpec, row: Row, policy: UriPolicy) -> bytes:
+    """Of what names an annotation, however the row writes it: 1 and "1", 5 and 5.0, a.mp4 and ./a.mp4 are the same.
+
+    Where `clips` cuts a row into pieces that have names of their own, of its id alone.
+    """
+    given = spec.input
     video_id = str(row[given.id_column]) if given.id_column else _resolved(policy, row[given.uri_column])[0]
-    return hashlib.blake2b(repr([video_id, span_ms(*_span(given, row))]).encode(), digest_size=KEY_BYTES).digest()
+    span = None if spec.clips else span_ms(*_span(given, row))
+    return hashlib.blake2b(repr([video_id, span]).encode(), digest_size=KEY_BYTES).digest()
 
 
-def _duplicates(spec: JobSpec, keys: bytearray) -> list[str]:
+def _limits(spec: JobSpec, row: Row) -> tuple[float, float]:
+    """Of two rows with one key, these may not overlap; without `clips` any two do."""
+    start_s, end_s = _span(spec.input, row) if spec.clips else (None, None)
+    return start_s or 0.0, math.inf if end_s is None else end_s
+
+
+def _repeats(spec: JobSpec, keys: bytearray, spans: array[float]) -> list[str]:
     """The first few ids that stand twice; a second pass finds their names, so that none has to be kept."""
     every = np.frombuffer(bytes(keys), dtype=f"S{KEY_BYTES}")
-    values, counts = np.unique(every, return_counts=True)
-    twice = {bytes(value).ljust(KEY_BYTES, b"\0") for value in values[counts > 1][:100_000]}
+    start_N, end_N = np.asarray(spans).reshape(-1, 2).T
+    order = np.lexsort((start_N, every))
+    before, after = order[:-1], order[1:]
+    again = (every[before] == every[after]) & (start_N[after] < end_N[before])
+    twice = {bytes(value).ljust(KEY_BYTES, b"\0") for value in np.unique(every[after[again]])[:100_000]}
     if not twice:
         return []
     places: dict[bytes, list[Any]] = {}
     policy = UriPolicy.of(spec.input)
     assert spec.input.manifest is not None
     for place, row in table.rows(spec.input.manifest, _wanted(spec)):
-        key = _key(spec.input, row, policy)
+        key = _key(spec, row, policy)
         if key in twice and (key in places or len(places) < 5):
             places.setdefault(key, [row[spec.input.id_column or spec.input.uri_column]]).append(place)
     named = [f"{str(name)[:100]!r} (rows {', '.join(map(str, at[:3]))})" for name, *at in places.values()]
-    more = f" and {int((counts > 1).sum()) - len(named)} more" if (counts > 1).sum() > len(named) else ""
+    more = f" and {len(twice) - len(named)} more" if len(twice) > len(named) else ""
+    if spec.clips:
+        return [
+            f"parts of one video that overlap, which clips would cut into the same pieces: {', '.join(named)}{more}"
+        ]
     return [f"ids that stand more than once: {', '.join(named)}{more}; give every row its own id, or drop the repeats"]
 
 
@@ -211,7 +239,7 @@ def _resolved(policy: UriPolicy, uri: object) -> tuple[str, tuple[str, str] | No
     try:
         return policy.resolve(str(uri)), None
     except RowError as error:
-        return str(uri).encode("utf-8", "replace").decode(), (error.error_class, error.message)
+        return str(uri).encode("utf-8", "backslashreplace").decode(), (error.error_class, error.message)
 
 
 def _column_value(value: object, kind: pa.DataType) -> object:

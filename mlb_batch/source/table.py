@@ -45,8 +45,8 @@ def column_types(uri: str) -> pa.Schema | None:
         if uri.endswith(".parquet"):
             schema = _parquet(file, uri).schema_arrow
         else:
-            header = next(csv.reader(_text_lines(file, uri, _refuse(uri))), None)
-            schema = pa.schema([(name, pa.string()) for name in header or ()])
+            header = _header(file, uri)
+            schema = pa.schema([(name, pa.string()) for name in header])
     if not schema.names and uri.endswith(".csv"):
         raise InputError(f"input.manifest: {uri}: the file is empty; a CSV file begins with its columns' names")
     twice = sorted(name for name, times in Counter(schema.names).items() if times > 1)
@@ -55,10 +55,13 @@ def column_types(uri: str) -> pa.Schema | None:
     return schema
 
 
-def rows(uri: str, wanted: Sequence[str], report: Report | None = None) -> Iterator[tuple[int, Row]]:
+def rows(
+    uri: str, wanted: Sequence[str], report: Report | None = None, met: set[str] | None = None
+) -> Iterator[tuple[int, Row]]:
     """(place, row) for every sound row; the place is a line's number, in Parquet a row's, from 1.
 
-    A malformed line is handed to `report`, which may collect it or raise; without one it is an InputError.
+    A malformed line is handed to `report`, which may collect it or raise; without one it is an InputError. `met` is
+    filled with the keys that stand in JSON Lines, if only with nulls.
     """
     report = report or _refuse(uri)
     with opened(uri) as file:
@@ -67,7 +70,7 @@ def rows(uri: str, wanted: Sequence[str], report: Report | None = None) -> Itera
         elif uri.endswith(".csv"):
             yield from _csv_rows(file, uri, wanted, report)
         else:
-            yield from _json_rows(file, uri, wanted, report)
+            yield from _json_rows(file, uri, wanted, report, set() if met is None else met)
 
 
 def _refuse(uri: str) -> Report:
@@ -113,6 +116,14 @@ def _text_lines(file: IO[bytes], uri: str, report: Report) -> Iterator[str]:
             yield "\n"  # keeps the numbers of the lines behind it
 
 
+def _header(file: IO[bytes], uri: str) -> list[str]:
+    """The first line that holds anything."""
+    try:
+        return next(filter(None, csv.reader(_text_lines(file, uri, _refuse(uri)), strict=True)), [])
+    except csv.Error as error:
+        raise InputError(f"input.manifest: {uri}: its first line: {error}") from None
+
+
 def _csv_rows(file: IO[bytes], uri: str, wanted: Sequence[str], report: Report) -> Iterator[tuple[int, Row]]:
     reader = csv.reader(_text_lines(file, uri, report), strict=True)
     header: list[str] = []
@@ -125,17 +136,21 @@ def _csv_rows(file: IO[bytes], uri: str, wanted: Sequence[str], report: Report) 
             continue
         if cells is None:
             return
+        if not cells:
+            continue
         if not header:
             header = cells
             places = [header.index(name) for name in wanted]
         elif len(cells) == len(header):
             # CSV can't say null: an empty cell is one.
             yield begins, {name: cells[at] or None for name, at in zip(wanted, places, strict=True)}
-        elif cells:
+        else:
             report(f"line {begins} has {len(cells)} cells, the first line {len(header)}")
 
 
-def _json_rows(file: IO[bytes], uri: str, wanted: Sequence[str], report: Report) -> Iterator[tuple[int, Row]]:
+def _json_rows(
+    file: IO[bytes], uri: str, wanted: Sequence[str], report: Report, met: set[str]
+) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(_text_lines(file, uri, report), 1):
         if not line.strip():
             continue
@@ -145,6 +160,7 @@ def _json_rows(file: IO[bytes], uri: str, wanted: Sequence[str], report: Report)
             report(f"line {number}: not JSON: {first_line(error)}")
             continue
         if isinstance(value, dict):
+            met.update(name for name in wanted if name in value)
             yield number, {name: value.get(name) for name in wanted}
         else:
             report(f"line {number}: a {type(value).__name__}, not an object with keys")
@@ -170,9 +186,6 @@ class JsonTypes:
 
     def schema(self) -> pa.Schema:
         return pa.schema([(name, _narrowest(seen)) for name, seen in self._seen.items()])
-
-    def never_seen(self) -> list[str]:
-        return [name for name, seen in self._seen.items() if not seen]
 
 
 def _narrowest(seen: set[type]) -> pa.DataType:

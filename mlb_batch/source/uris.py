@@ -1,14 +1,15 @@
 """Which uris may be opened. A manifest is other people's data: every uri in it is checked before anything is opened.
 
-A uri must lie under a prefix of `input.allow`, by whole path components (default: the bucket, or the folder, that the
-manifest itself or the glob lies in; nothing for http, which has to be allowed by name). So a host, a scheme or a bucket
-that nobody named is never contacted, whatever way it is written.
+A uri must be, or lie under, a prefix of `input.allow`, by whole path components (default: the bucket, or the folder,
+that the manifest itself or the glob lies in; nothing for http, which has to be allowed by name). So a host, a scheme or
+a bucket that nobody named is never contacted, whatever way it is written.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlb_batch.errors import RowError
@@ -47,15 +48,28 @@ class UriPolicy:
     def _absolute(self, uri: str) -> str:
         if _HAS_SCHEME.match(uri):
             return _canonical(uri)
-        return uri if uri.startswith("/") else f"{self._base}/{uri}"
+        path = uri if uri.startswith("/") else f"{self._base}/{uri}"
+        return path if _HAS_SCHEME.match(path) else os.path.normpath(re.sub("/+", "/", path))
 
     def _allows(self, absolute: str) -> bool:
         if _HAS_SCHEME.match(absolute) and scheme_of(absolute) not in ("file", "local"):
-            return any(absolute.startswith(prefix) for prefix in self._prefixes)
+            return any(f"{absolute}/".startswith(prefix) for prefix in self._prefixes)
         path = absolute.partition("://")[2] if "://" in absolute else absolute
         # Links are followed before the comparison: a link that leads out of the folder is as forbidden as its target.
         real = os.path.realpath(path)
-        return path.startswith("/") and any(real.startswith(f"{folder.rstrip('/')}/") for folder in self._folders)
+        return path.startswith("/") and any(f"{real}/".startswith(f"{one.rstrip('/')}/") for one in self._folders)
+
+
+def anchored(given: InputSpec) -> InputSpec:
+    """Local places as every process finds them, whatever folder it was started in."""
+
+    def absolute(uri: str) -> str:
+        path = local_path(uri)
+        return uri if path is None else str(path)
+
+    places = {name: absolute(uri) for name in ("manifest", "videos") if (uri := getattr(given, name)) is not None}
+    allow = None if given.allow is None else tuple(map(absolute, given.allow))
+    return given.model_copy(update={**places, "allow": allow})
 
 
 def base_of(spec: InputSpec) -> str:
@@ -65,11 +79,15 @@ def base_of(spec: InputSpec) -> str:
     path = local_path(uri)
     text = uri if path is None else str(path)
     if spec.manifest is None:
-        fixed = re.split(r"[*?\[]", text, maxsplit=1)[0]
-        if fixed == text:
+        if not is_glob(text):
             return text.rstrip("/")
-        text = fixed
+        text = re.split(r"[*?\[]", text, maxsplit=1)[0]
     return text.rpartition("/")[0]
+
+
+def is_glob(place: str) -> bool:
+    """A local file or folder is taken by its name, whatever that holds."""
+    return re.search(r"[*?\[]", place) is not None and not (place.startswith("/") and Path(place).exists())
 
 
 def default_allow(base: str) -> tuple[str, ...]:
