@@ -232,6 +232,8 @@ def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
 
 
 def complete(spec: JobSpec, books: Books, summary: dict[str, Any]) -> bool:
-    """All of the input was gone through, and nothing is left that another run of the same command would try."""
+    """All of the input was gone through, and nothing is left that another run of the same command would try, or no more
+    than the job allows.
+    """
     whole = not summary["stopped"] and summary["limit"] is None and summary["share"] == 1
     return whole and (exit_code(spec, summary) == 0 or books.to_retry == 0)
