@@ -116,10 +116,11 @@ def test_up_to_the_context_positions_are_transformers_own(kind: str, tmp_path: P
     config["text_config"]["rope_parameters"] = {"rope_type": kind, "rope_theta": 10_000.0, **ROPES[kind]}
     (place / "config.json").write_text(json.dumps(config))
     found = resolve(str(place))
-    loaded, position_T = load(found, torch.device("cpu"), torch.float32), torch.arange(spec.context)
+    reach = 4 * spec.context if kind == "linear" else spec.context  # such a config gives what the scaling begins with
+    loaded, position_T = load(found, torch.device("cpu"), torch.float32), torch.arange(reach)
     rope = Decoder.of(loaded, found.shape).rope
-    assert rope.context == found.shape.decoder.context == spec.context
-    ours = rope.scaled(spec.context).cos_sin(position_T, torch.float32)
+    assert rope.context == found.shape.decoder.context == reach
+    ours = rope.scaled(reach).cos_sin(position_T, torch.float32)
     theirs = loaded.model.language_model.rotary_emb(torch.zeros(1), position_T[None])
     for mine_Td, theirs_1Td in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine_Td, theirs_1Td[0])
