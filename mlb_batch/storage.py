@@ -146,7 +146,13 @@ class LocalStore:
         return {name: (self.root / folder / name).stat().st_size for name in self.list(folder)}
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        try:
+            return (self.root / name).read_bytes()
+        except IsADirectoryError:
+            raise OutputError(f"{self.root / name} is a folder, where a file is to be; move it elsewhere") from None
+        except (FileNotFoundError, NotADirectoryError):  # the second: a folder of its path is a file of other hands
+            _refuse_what_is_no_folder(self.root)
+            raise FileNotFoundError(name) from None
 
     def create(self, name: str, data: bytes) -> bool:
         def link(temporary: Path, final: Path) -> None:
@@ -178,8 +184,9 @@ class LocalStore:
         """
         final, temporary = self.root / name, self.root / HIDDEN / uuid.uuid4().hex
         try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            final.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (temporary.parent, final.parent):
+                _refuse_what_is_no_folder(folder)  # mkdir would say that it exists, as a file does that is created
+                folder.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -200,6 +207,14 @@ class LocalStore:
                 message = f"{self.uri}: this disk can't make hard links; use another disk or a bucket"
                 raise OutputError(message) from None
             raise JobError(f"can't write {final}: {error.strerror or error}") from error
+
+
+def _refuse_what_is_no_folder(path: Path) -> None:
+    """OutputError where none can be made: a file stands there or above it, or a link to what isn't there."""
+    nearest = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    if not nearest.is_dir():
+        what = "a file" if nearest.exists() else "a link that leads nowhere (a disk that isn't mounted?)"
+        raise OutputError(f"{path} can't be a folder: {nearest} is {what}; mend that, or use another place")
 
 
 def _sync_folder(folder: Path) -> None:

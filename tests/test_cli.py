@@ -16,6 +16,8 @@ from small_jobs import clips, job, job_file, mlb_batch
 
 from mlb_batch.books import exit_code
 from mlb_batch.cli import app, ended
+from mlb_batch.errors import OutputError
+from mlb_batch.ledger import Lease
 from mlb_batch.spec import JobSpec
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]
@@ -90,6 +92,38 @@ def test_wrong_arguments_are_the_users_mistake(
     assert ended(lambda: app(list(arguments))) == 2
     out, err = capsys.readouterr()
     assert out == "" and err and "Traceback" not in err
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "out").write_text("a file")
+    return folder / "out"
+
+
+def below_a_file(folder: Path) -> Path:
+    return a_file(folder) / "deeper" / "still"
+
+
+def a_link_that_leads_nowhere(folder: Path) -> Path:
+    (folder / "out").symlink_to(folder / "unmounted")
+    return folder / "out"
+
+
+@pytest.mark.parametrize("place", [a_file, below_a_file, a_link_that_leads_nowhere])
+def test_an_output_that_can_be_no_folder_is_one_line_for_every_command(
+    tmp_path: Path, here: Command, place: Callable[[Path], Path]
+) -> None:
+    clips(tmp_path / "videos", 1)
+    output = str(place(tmp_path))
+    job = str(job_file(tmp_path, output=output))
+    for arguments in (("plan", job), ("run", job), *((name, output) for name in ("report", "verify"))):
+        code, _, err = here(*arguments)
+        assert code == 2 and f"{output} can't be a folder: {tmp_path}/out is a" in err, (arguments, err)
+        assert len(err.strip().splitlines()) == 1
+    for name in ("status", "compact"):
+        code, _, err = here(name, output)
+        assert code == 2 and len(err.strip().splitlines()) == 1, (name, err)
+    with pytest.raises(OutputError, match="can't be a folder"), Lease(output, "run-1"):
+        pass
 
 
 def test_settings_reach_the_job(tmp_path: Path, here: Command) -> None:
