@@ -14,9 +14,11 @@ import yaml
 from ledger_rows import FINGERPRINT, annotation, error, row_id, selection
 
 from mlb_batch.errors import OutputError
-from mlb_batch.ledger import Ledger, RunFolder, compact, publish, read_current, verify
+from mlb_batch.ledger import Ledger, RunFolder, compact, publish, read_current, tidy, verify
 from mlb_batch.ledger.parts import KINDS, parse_name, part_bytes
 from mlb_batch.ledger.seal import BrokenSeal, check_seal, sealed_json
+from mlb_batch.progress import latest
+from mlb_batch.report import report
 
 OTHER = "fedcba9876543210"
 ROWS = [annotation(n) for n in range(20)]
@@ -125,6 +127,50 @@ def test_current_names_the_newest_complete_fingerprint(tmp_path: Path) -> None:
     publish(str(tmp_path), FINGERPRINT, "run-2")  # nothing new: nothing is written
     current = read_current(str(tmp_path))
     assert current is not None and (current["fingerprint"], current["run_id"]) == (FINGERPRINT, "run-1")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data.replace(b"T", b"U", 1), lambda data: data[: len(data) // 2]])
+def test_a_damaged_current_is_refused_by_who_reads_it_and_written_anew_by_the_next_run(
+    output: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = output / "current.json"
+    path.write_bytes(damage(path.read_bytes()))
+    (finding,) = verify(str(output))
+    assert finding.path == "current.json" and "run the newest job again" in finding.remedy
+    before = sorted(output.rglob("*"))
+    for reader in (read_current, report, lambda uri: compact(uri, "compaction", 256, grace_s=0)):
+        with pytest.raises(OutputError, match=r"current\.json: .*; run the newest job again"):
+            reader(str(output))
+    assert sorted(output.rglob("*")) == before, "a compaction began"
+    (output / "compacting").mkdir()  # as one left it that was killed; the run sweeps first
+    (output / "compacting" / "left.parquet").touch()
+    tidy(str(output))
+    publish(str(output), FINGERPRINT, "run-2")
+    assert verify(str(output)) == []
+    tidy(str(output))
+    assert not list((output / "compacting").iterdir())
+
+
+def test_what_other_programs_leave_beside_the_rows_is_named_or_passed_by(output: Path) -> None:
+    folder = RunFolder(str(output), "run-1")
+    folder.begin("output: x\n", {}, {})
+    folder.write_json("summary", {"fingerprint": FINGERPRINT, "expected": 22})
+    folder.write_json("progress", {"state": "ended"})
+    for stray in ("runs/run-1/.ipynb_checkpoints", "plans/.ipynb_checkpoints"):
+        (output / stray).mkdir(parents=True)
+    for name in ("runs/notes.txt", "runs/.DS_Store", "runs/zz.txt"):
+        (output / name).write_text("a note")
+    found = {one.path: one.problem for one in verify(str(output))}
+    assert set(found.values()) == {"not written by this project"}
+    assert found.keys() == {"runs/run-1/.ipynb_checkpoints", "plans/.ipynb_checkpoints"}
+    assert report(str(output))["reconciliation"]["lost"] == 0 and latest(str(output))["state"] == "ended"
+    assert compact(str(output), "compaction", 256, grace_s=0).merged == 1
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(output: Path) -> None:
+    (output / "runs" / "run-1" / "summary.json").mkdir()
+    with pytest.raises(OutputError, match=r"summary\.json is a folder"):
+        report(str(output))
 
 
 def test_a_run_folder_keeps_what_is_written(tmp_path: Path) -> None:

@@ -350,6 +350,20 @@ def test_a_place_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> 
         write_page(str(tmp_path / "out"), tmp_path / "no" / "page.html")
 
 
+@pytest.mark.parametrize("name", ["plan.json", "summary.json", "progress.json", "environment.json", "spec.yaml"])
+def test_a_damaged_paper_of_a_run_is_named_with_what_to_do(tmp_path: Path, name: str) -> None:
+    opened_briefly(tmp_path)
+    path = tmp_path / "out" / "runs" / RUN / name
+    path.write_bytes(path.read_bytes()[:30] if path.exists() else b"{")
+    with pytest.raises(OutputError, match=rf"{name}: .*; delete it; no row depends on it"):
+        write_page(str(tmp_path / "out"), tmp_path / "page.html")
+
+
+def opened_briefly(folder: Path) -> None:
+    clips(folder / "videos", 1)
+    opened(folder).commit([annotation(1)], [])
+
+
 def test_a_token_leaves_once() -> None:
     cut = {"frames": 2, "rows": 1, "cols": 3}
     one = kept([{**cut, "layer": 5, "kept": [0, 4]}, {**cut, "layer": 2, "kept": [0, 2, 4, 5]}], [1])

@@ -61,6 +61,15 @@ def test_how_to_read_works_as_printed(output: str) -> None:
     assert sorted(frame["annotation_id"]) == sorted(row_id(n) for n in range(5))
 
 
+def test_a_damaged_summary_is_named_with_what_to_do(output: str) -> None:
+    path = Path(output) / "runs" / "20260101-run" / "summary.json"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(OutputError, match=r"runs/20260101-run/summary\.json: .*; delete it; no row depends on it"):
+        report(output)
+    path.unlink()
+    assert report(output)["annotations"] == 5
+
+
 def test_a_place_without_annotations_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no annotations are here"):
         report(str(tmp_path))

@@ -24,7 +24,7 @@ from mlb_batch import run
 from mlb_batch.books import STEPS, Books
 from mlb_batch.chain import metrics
 from mlb_batch.chain.metrics import METRICS, values
-from mlb_batch.errors import InputError, SpecError
+from mlb_batch.errors import InputError, OutputError, SpecError
 from mlb_batch.ledger import Lease, RunFolder
 from mlb_batch.notify import Undelivered, post
 from mlb_batch.planning import plan
@@ -234,3 +234,7 @@ def test_the_newest_runs_progress_is_found(tmp_path: Path) -> None:
         RunFolder(str(tmp_path), run_id).write_json("progress", {"state": run_id})
     RunFolder(str(tmp_path), "20260103T000000Z-compaction").write_spec("output: x\n")
     assert latest(str(tmp_path))["state"] == "20260102T000000Z-bbb"
+    path = tmp_path / "runs" / "20260102T000000Z-bbb" / "progress.json"
+    path.write_bytes(path.read_bytes()[:9])
+    with pytest.raises(OutputError, match=r"bbb/progress\.json: .*; delete it; no row depends on it"):
+        latest(str(tmp_path))

@@ -34,6 +34,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -101,13 +102,14 @@ def compact(output_uri: str, run_id: str, target_mb: int, grace_s: float) -> Com
     if not _folders(store):
         raise OutputError(f"{output_uri}: no annotations are here; is it the output.uri of a job that has run?")
     with Lease(output_uri, run_id) as lease:
+        current = read_current(output_uri)
         tidy(output_uri)
         _sweep(store)  # also what a run wrote too late
         before = sum(len(list_seqs(store, *folder)) for folder in _folders(store))
         merges = list(_planned(store, target_mb * 2**20))
         for merge in merges:
             _stage(store, merge, run_id)
-        moved = _as_moved(store, merges, run_id)
+        moved = _as_moved(store, current, merges, run_id)
         if moved is not None:
             point(store, moved[1])
             _wait(lease, grace_s)
@@ -128,9 +130,12 @@ def tidy(output_uri: str) -> None:
     staged = [f"{STAGE}/{name}" for name in store.list(STAGE)]
     if not staged:
         return  # they are deleted last
-    current = read_current(output_uri)
-    pointed = {name for names in current.get("files", {}).values() for name in names} if current else set()
     _sweep(store)
+    try:
+        current = read_current(output_uri)
+    except OutputError:
+        return  # who reads on despite its seal may need them; the run that is about to begin writes it anew
+    pointed = {name for names in current.get("files", {}).values() for name in names} if current else set()
     if current:
         point(store, in_place(current["fingerprint"]))
     # Someone may still be reading those that current.json named until now: they are left to the next sweep.
@@ -227,9 +232,10 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).replace_schema_metadata()
 
 
-def _as_moved(store: Store, merges: Sequence[Merge], run_id: str) -> tuple[str, Mapping[str, Sequence[str]]] | None:
+def _as_moved(
+    store: Store, current: Mapping[str, Any] | None, merges: Sequence[Merge], run_id: str
+) -> tuple[str, Mapping[str, Sequence[str]]] | None:
     """The current fingerprint, and what its readers read while its files are exchanged; None: they aren't."""
-    current = read_current(store.uri)
     if current is None or current["fingerprint"] not in {merge.fingerprint for merge in merges}:
         return None
     fingerprint: str = current["fingerprint"]

@@ -7,7 +7,6 @@ while a compaction is at work (see compact.py). It is one small file, so it chan
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ import yaml
 
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.parts import KINDS, Seqs, folder_name
-from mlb_batch.ledger.seal import SHA256, sealed_json, sealed_yaml
+from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, sealed_json, sealed_yaml, unsealed_json
 from mlb_batch.spec import OutputSpec
 from mlb_batch.storage import Store, open_store
 
@@ -23,6 +22,8 @@ Document = Literal["plan", "progress", "summary", "environment"]
 Files = Mapping[str, Sequence[str]]  # kind -> names or globs, relative to the output
 CURRENT = "current.json"
 SPEC, RECORD = "spec.yaml", "ledger.json"
+# What to do about a damaged one.
+DELETE, AGAIN = "delete it; no row depends on it", "run the newest job again: it writes the file anew"
 
 
 class RunFolder:
@@ -43,9 +44,21 @@ class RunFolder:
     def write_json(self, name: Document, value: Mapping[str, Any]) -> None:
         self._store.replace(f"{self._folder}/{name}.json", sealed_json(value))
 
+    def read_spec(self) -> str | None:
+        """None where the run hasn't written it; OutputError where it is damaged."""
+        name = f"{self._folder}/{SPEC}"
+        try:
+            data = self._store.read(name)
+            check_text_seal(data, name)
+            return data.decode()
+        except FileNotFoundError:
+            return None
+        except BrokenSeal as error:
+            raise _damaged(self._store, name, error, DELETE) from None
+
     def read_json(self, name: Document | Literal["ledger"]) -> dict[str, Any] | None:
-        """None where the run hasn't written it."""
-        return _read_json(self._store, f"{self._folder}/{name}.json")
+        """None where the run hasn't written it; OutputError where it is damaged."""
+        return _read_json(self._store, f"{self._folder}/{name}.json", DELETE)
 
 
 def run_ids(output_uri: str) -> list[str]:
@@ -77,7 +90,7 @@ def write_record(store: Store, run_id: str, ledgers: Mapping[str, Mapping[str, A
 def newest_record(store: Store, fingerprint: str) -> dict[str, Any] | None:
     """What is committed of a fingerprint, as the newest run or compaction of it recorded it; by kind."""
     for run_id in reversed(store.list("runs")):
-        record = _read_json(store, f"runs/{run_id}/{RECORD}")
+        record = _read_json(store, f"runs/{run_id}/{RECORD}", DELETE)
         if record is not None and fingerprint in record["ledgers"]:
             found: dict[str, Any] = record["ledgers"][fingerprint]
             return found
@@ -91,18 +104,23 @@ def total(rows: int, files: Sequence[Seqs]) -> dict[str, Any]:
 
 
 def publish(output_uri: str, fingerprint: str, run_id: str) -> None:
-    """Name the newest complete fingerprint in current.json; for runs that left nothing undone."""
+    """Name the newest complete fingerprint in current.json; for runs that left nothing undone. A damaged file is
+    written anew.
+    """
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     value = {"fingerprint": fingerprint, "run_id": run_id, "published_at": at, "files": in_place(fingerprint)}
     store = open_store(output_uri)
-    before = _read_json(store, CURRENT)
-    if before is None or (before.get("fingerprint"), before.get("files")) != (fingerprint, value["files"]):
+    try:
+        before = unsealed_json(store.read(CURRENT))
+    except (FileNotFoundError, BrokenSeal):
+        before = {}
+    if (before.get("fingerprint"), before.get("files")) != (fingerprint, value["files"]):
         store.replace(CURRENT, sealed_json(value))
 
 
 def point(store: Store, files: Files) -> None:
     """Send the readers of current.json to other files of the same rows."""
-    current = _read_json(store, CURRENT)
+    current = read_current(store.uri)
     assert current is not None
     if current.get("files") != files:
         store.replace(CURRENT, sealed_json({**current, "files": files}))
@@ -114,15 +132,18 @@ def in_place(fingerprint: str) -> dict[str, list[str]]:
 
 
 def read_current(output_uri: str) -> dict[str, Any] | None:
-    return _read_json(open_store(output_uri), CURRENT)
+    """None where no run was complete; OutputError where it is damaged."""
+    return _read_json(open_store(output_uri), CURRENT, AGAIN)
 
 
-def _read_json(store: Store, name: str) -> dict[str, Any] | None:
-    """Without its checksum."""
+def _read_json(store: Store, name: str, remedy: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(store.read(name))
+        return unsealed_json(store.read(name))
     except FileNotFoundError:
         return None
-    assert isinstance(value, dict), name
-    value.pop(SHA256, None)
-    return value
+    except BrokenSeal as error:
+        raise _damaged(store, name, error, remedy) from None
+
+
+def _damaged(store: Store, name: str, error: BrokenSeal, remedy: str) -> OutputError:
+    return OutputError(f"{store.uri}/{name}: {error}; {remedy}")

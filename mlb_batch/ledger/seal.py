@@ -54,6 +54,14 @@ def check_seal(data: bytes) -> None:
     _check(data, _IN_PARQUET)
 
 
+def unsealed_json(data: bytes) -> dict[str, Any]:
+    """What `sealed_json` was given; BrokenSeal where the bytes are others."""
+    _check(data, _IN_JSON)
+    value: dict[str, Any] = json.loads(data)
+    del value[SHA256]
+    return value
+
+
 def check_text_seal(data: bytes, name: str) -> None:
     """Of a .json or .yaml file."""
     _check(data, _IN_YAML if name.endswith(".yaml") else _IN_JSON)

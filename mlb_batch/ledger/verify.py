@@ -27,8 +27,8 @@ from mlb_batch.ledger.parts import (
     row_keys,
     standing,
 )
-from mlb_batch.ledger.runs import CURRENT, RECORD, SPEC
-from mlb_batch.ledger.seal import BrokenSeal, check_seal, check_text_seal
+from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC
+from mlb_batch.ledger.seal import BrokenSeal, check_seal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, open_store
 
 _READERS = 4
@@ -36,7 +36,7 @@ _DELETE_AND_RUN = "delete this file and run the same job again: it computes the 
 _RUN = "run the same job again: it computes the rows that are missing"
 _COMPACT = "run `mlb-batch compact` again: it finishes what was cut off"
 _SOLVE = "the next run solves the budget again, which may come to another fingerprint"
-_AWAY = "move it elsewhere"
+_FOREIGN, _AWAY = "not written by this project", "move it elsewhere"
 # What a run that has ended leaves; one that was killed may have any of them.
 _DOCUMENTS = (SPEC, "plan.json", "environment.json", "progress.json", "summary.json")
 
@@ -71,7 +71,7 @@ def verify(output_uri: str) -> list[Finding]:
         findings += _check_run(store, f"runs/{run_id}", records)
     plans = store.list("plans")
     for name in plans:
-        findings += _check_text(store, f"plans/{name}", f"delete it; {_SOLVE}")
+        findings += _check_plan(store, f"plans/{name}")
     findings += [Finding(f"plans/{name}", "the file is gone", _SOLVE) for name in sorted(records.plans - set(plans))]
     seen: dict[tuple[str, str], _Seen] = {}
     for kind in KINDS:
@@ -81,7 +81,7 @@ def verify(output_uri: str) -> list[Finding]:
             findings += _check_folder(store, kind, fingerprint, recorded, seen[kind, fingerprint])
             findings += _check_count(kind, fingerprint, recorded, seen[kind, fingerprint])
         strays = set(store.list(kind)) - set(list_fingerprints(store, kind))
-        findings += [Finding(f"{kind}/{name}", "not written by this project", _AWAY) for name in strays]
+        findings += [Finding(f"{kind}/{name}", _FOREIGN, _AWAY) for name in strays]
     with_files = {fingerprint for (_, fingerprint), one in seen.items() if one.files}
     findings += _check_current(store, with_files, records.complete)
     return findings
@@ -97,7 +97,7 @@ def _check_folder(
         if name == SHUT:
             yield Finding(f"{folder}/{name}", "a compaction was cut off: a plain read of this folder errs", _COMPACT)
         elif seqs is None:
-            yield Finding(f"{folder}/{name}", "not written by this project", _AWAY)
+            yield Finding(f"{folder}/{name}", _FOREIGN, _AWAY)
         elif seqs not in there:
             yield Finding(f"{folder}/{name}", "its rows are in another file: a compaction was cut off", _COMPACT)
     for seqs in _missing(there, recorded):
@@ -193,10 +193,11 @@ def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding
     sound: dict[str, Mapping[str, Any]] = {}
     for name in names:
         path = f"{folder}/{name}"
-        problems = list(_check_text(store, path, "delete it; no row depends on it"))
         if name not in (*_DOCUMENTS, RECORD):
-            yield Finding(path, "not written by this project", _AWAY)
-        elif problems:
+            yield Finding(path, _FOREIGN, _AWAY)
+            continue
+        problems = list(_check_text(store, path, DELETE))
+        if problems:
             yield from problems
         elif name != SPEC:
             sound[name] = json.loads(store.read(path))
@@ -211,6 +212,13 @@ def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding
     records.plans |= {f"{key}.json" for key in [sound.get("plan.json", {}).get("key")] if key and summary}
 
 
+def _check_plan(store: Store, name: str) -> Iterator[Finding]:
+    if name.endswith(".json"):
+        yield from _check_text(store, name, f"delete it; {_SOLVE}")
+    else:
+        yield Finding(name, _FOREIGN, _AWAY)
+
+
 def _check_text(store: Store, name: str, remedy: str) -> Iterator[Finding]:
     try:
         check_text_seal(store.read(name), name)
@@ -221,17 +229,14 @@ def _check_text(store: Store, name: str, remedy: str) -> Iterator[Finding]:
 
 
 def _check_current(store: Store, fingerprints: set[str], wanted: bool) -> Iterator[Finding]:
-    again = "run the newest job again: it writes the file anew"
     try:
-        data = store.read(CURRENT)
-        check_text_seal(data, CURRENT)
-        current = json.loads(data)
+        current = unsealed_json(store.read(CURRENT))
     except FileNotFoundError:
         if wanted:
-            yield Finding(CURRENT, "the file is gone, and a run was complete", again)
+            yield Finding(CURRENT, "the file is gone, and a run was complete", AGAIN)
         return
     except BrokenSeal as error:
-        yield Finding(CURRENT, str(error), again)
+        yield Finding(CURRENT, str(error), AGAIN)
         return
     if current["fingerprint"] not in fingerprints:
         yield Finding(CURRENT, f"it names {current['fingerprint']}, of which there are no rows", "run that job again")

@@ -18,6 +18,7 @@ from mlb_batch.columns import ANNOTATION_COLUMNS
 from mlb_batch.cost.budget import paid
 from mlb_batch.errors import OutputError, UserError
 from mlb_batch.ledger.parts import list_seqs, read_part
+from mlb_batch.ledger.runs import RunFolder
 from mlb_batch.page import sections
 from mlb_batch.page.cards import MOST_ROWS, Clip, Index, chosen, clips, index
 from mlb_batch.page.gallery import MOST_CHARS, MOST_FAILED, Gallery, gallery
@@ -86,10 +87,7 @@ def _job(store: Store, runs: Sequence[Run]) -> Job:
     if not runs:
         return Job("", {}, {}, {})
     run = runs[0]
-    try:
-        text = store.read(f"runs/{run.run_id}/spec.yaml").decode()
-    except FileNotFoundError:
-        text = ""
+    text = RunFolder(store.uri, run.run_id).read_spec() or ""
     told = yaml.safe_load(text) if text else {}
     return Job(text, told if isinstance(told, dict) else {}, run.plan, run.environment)
 
