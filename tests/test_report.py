@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ledger_rows import FINGERPRINT, annotation, error, row_id
 
@@ -68,6 +69,13 @@ def test_a_damaged_summary_is_named_with_what_to_do(output: str) -> None:
         report(output)
     path.unlink()
     assert report(output)["annotations"] == 5
+
+
+def test_a_parquet_file_of_other_hands_is_named(output: str) -> None:
+    path = Path(output) / "annotations" / FINGERPRINT / "part-000007.parquet"
+    pq.write_table(pa.table({"mine": [1]}), path)
+    with pytest.raises(OutputError, match=r"part-000007\.parquet was not written by this project"):
+        report(output)
 
 
 def test_a_place_without_annotations_is_the_users_mistake(tmp_path: Path) -> None:

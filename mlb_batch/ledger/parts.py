@@ -137,11 +137,14 @@ def read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs, columns: Se
     name = part_name(kind, fingerprint, seqs)
     data = store.read(name)
     try:
-        return parse_part(data, seqs, columns)
+        part = parse_part(data, seqs, columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         said = str(error).splitlines()[0]
         remedy = f"run `mlb-batch verify {store.uri}`; once the file is deleted, the same run computes its rows again"
         raise OutputError(f"{store.uri}/{name} is damaged ({said}): {remedy}") from None
+    if not set(columns) <= set(part.schema.names):
+        raise OutputError(f"{store.uri}/{name} was not written by this project: move it elsewhere")
+    return part
 
 
 def undisturbed(read: Callable[[], T]) -> T:
