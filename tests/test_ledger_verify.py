@@ -151,6 +151,16 @@ def test_a_damaged_current_is_refused_by_who_reads_it_and_written_anew_by_the_ne
     assert not list((output / "compacting").iterdir())
 
 
+@pytest.mark.parametrize("there", [[], ["notes.txt"], ["annotations/all.json", "runs/1/loss.csv", "plans/house.json"]])
+def test_where_no_run_has_left_anything_there_is_nothing_to_check(tmp_path: Path, there: list[str]) -> None:
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("something else")
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(OutputError, match="no run is recorded here"):
+            verify(str(place))
+
+
 def test_what_other_programs_leave_beside_the_rows_is_named_or_passed_by(output: Path) -> None:
     folder = RunFolder(str(output), "run-1")
     folder.begin("output: x\n", {}, {})
@@ -286,7 +296,7 @@ def commits(output: Path, round_: int) -> None:
         folder = RunFolder(str(output), run_id)
         folder.write_spec("output: x\n")
         for name in ("plan", "environment", "summary"):
-            folder.write_json(name, {"key": "0123", "complete": True, "rows_written": 18})
+            folder.write_json(name, {"key": "0123", "clips": 12, "complete": True, "rows_written": 18})
         folder.write_json("progress", {"state": "ended", "annotated": 12})
         publish(str(output), fingerprint, run_id)
     (output / "plans").mkdir(exist_ok=True)

@@ -129,6 +129,17 @@ def test_a_night_without_a_question_ends_well_and_decides_nothing_for_the_next(t
     assert full["annotated"] == 2 and 0 < full["flops_spent_of_budget"] <= full["flops_budget"]
 
 
+def test_runs_without_a_schedule_to_freeze_are_sound(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
+    late = run(spec(tmp_path, limits={"deadline_h": 1e-9}))
+    assert (late["stopped"], late["rows_written"]) == ("deadline", 0)
+    assert verify(str(tmp_path / "out")) == [], "stopped before it was frozen"
+    manifest(tmp_path / "gone.jsonl", [{"uri": "http://elsewhere/1.mp4"}])
+    refused = run(spec(tmp_path, input={"manifest": str(tmp_path / "gone.jsonl")}, output=str(tmp_path / "none")))
+    assert (refused["rows_written"], refused["errors_by_class"]) == (2, {"forbidden": 2})
+    assert verify(str(tmp_path / "none")) == [], "no clip to solve for"
+
+
 def test_long_videos_become_clips(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "long.mp4", frames=125, size=(64, 48))  # 5 s

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mlb_batch.errors import OutputError
 from mlb_batch.ledger.compact import SHUT, STAGE
 from mlb_batch.ledger.parts import (
     KINDS,
@@ -63,7 +64,9 @@ class _Seen:
 
 
 def verify(output_uri: str) -> list[Finding]:
-    """Empty where every file is whole, no row stands twice, and nothing that was committed is gone."""
+    """Empty where every file is whole, no row stands twice, and nothing that was committed is gone. OutputError where
+    no run has left anything.
+    """
     store = open_store(output_uri)
     findings: list[Finding] = []
     records = _Records()
@@ -83,8 +86,10 @@ def verify(output_uri: str) -> list[Finding]:
         strays = set(store.list(kind)) - set(list_fingerprints(store, kind))
         findings += [Finding(f"{kind}/{name}", _FOREIGN, _AWAY) for name in strays]
     with_files = {fingerprint for (_, fingerprint), one in seen.items() if one.files}
-    findings += _check_current(store, with_files, records.complete)
-    return findings
+    current = list(_check_current(store, with_files, records.complete))
+    if not (seen or records.met or current):  # a mistyped place isn't sound
+        raise OutputError(f"{output_uri}: no run is recorded here; is it the output.uri of a job that was started?")
+    return findings + current
 
 
 def _check_folder(
@@ -170,6 +175,7 @@ class _Records:
     """The newest of what runs and compactions recorded, by fingerprint."""
 
     def __init__(self) -> None:
+        self.met = False  # whether any run left anything
         self.complete = False  # whether any run went through its whole input
         self.plans: set[str] = set()  # the schedules that runs followed
         self._newest: dict[str, tuple[str, Mapping[str, Any]]] = {}
@@ -196,6 +202,7 @@ def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding
         if name not in (*_DOCUMENTS, RECORD):
             yield Finding(path, _FOREIGN, _AWAY)
             continue
+        records.met = True
         problems = list(_check_text(store, path, DELETE))
         if problems:
             yield from problems
@@ -209,7 +216,9 @@ def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding
         wanted = {*_DOCUMENTS, *([RECORD] if summary.get("rows_written") else [])}
         for missing in sorted(wanted - set(names)):
             yield Finding(f"{folder}/{missing}", "the file is gone", "nothing brings it back; no row depends on it")
-    records.plans |= {f"{key}.json" for key in [sound.get("plan.json", {}).get("key")] if key and summary}
+    plan = sound.get("plan.json", {})
+    if summary.get("rows_written") and plan.get("clips"):  # others may have ended before there was one to freeze
+        records.plans.add(f"{plan['key']}.json")
 
 
 def _check_plan(store: Store, name: str) -> Iterator[Finding]:
