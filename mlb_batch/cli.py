@@ -95,6 +95,7 @@ def status(output: Output, as_json: AsJson = False) -> None:
 def report(
     output: Output,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as one HTML page.")] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="Of which rows; default: the newest run's.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What an output holds: rows, errors by class, cost, and how to read it."""
@@ -104,10 +105,10 @@ def report(
     if html is not None:
         from mlb_batch.page import write_page
 
-        numbers = write_page(output, html)
+        numbers = write_page(output, html, fingerprint)
         say(f"written to {html}")
     else:
-        numbers = count(output)
+        numbers = count(output, fingerprint)
         if not as_json:
             say(to_text(numbers))
     answer(numbers, as_json)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -43,14 +43,17 @@ def report(output_uri: str, fingerprint: str | None = None) -> dict[str, Any]:
 
 def _report(output_uri: str, fingerprint: str | None) -> dict[str, Any]:
     store, current = open_store(output_uri), read_current(output_uri) or {}
+    known = sorted({one for kind in ("annotations", "errors") for one in list_fingerprints(store, kind)})
+    if fingerprint is not None and fingerprint not in known:
+        raise OutputError(f"{output_uri}: no rows of fingerprint {fingerprint}; there are {', '.join(known) or 'none'}")
     summary = _newest_summary(output_uri, fingerprint)
-    fingerprint = fingerprint or _newest_fingerprint(store, output_uri, summary)
+    fingerprint = fingerprint or _newest_fingerprint(output_uri, known, summary, current)
     done, annotations = _count_annotations(store, fingerprint)
     errors = _count_errors(store, fingerprint, done)
     return {
         "output": output_uri,
         "fingerprint": fingerprint,
-        "fingerprints": sorted({one for kind in ("annotations", "errors") for one in list_fingerprints(store, kind)}),
+        "fingerprints": known,
         "current": current.get("fingerprint"),
         **annotations,
         "errors": errors,
@@ -68,15 +71,17 @@ def _newest_summary(output_uri: str, fingerprint: str | None) -> dict[str, Any] 
     return None
 
 
-def _newest_fingerprint(store: Store, output_uri: str, summary: dict[str, Any] | None) -> str:
-    for source in (summary, read_current(output_uri)):
-        if source is not None and source.get("fingerprint"):
+def _newest_fingerprint(
+    output_uri: str, known: Sequence[str], summary: Mapping[str, Any] | None, current: Mapping[str, Any]
+) -> str:
+    for source in (summary or {}, current):
+        if source.get("fingerprint"):
             return str(source["fingerprint"])
-    known = sorted({one for kind in ("annotations", "errors") for one in list_fingerprints(store, kind)})
     if len(known) == 1:
         return known[0]
     if known:
-        raise OutputError(f"{output_uri}: several fingerprints and no finished run; name one of {', '.join(known)}")
+        several = f"{output_uri}: several fingerprints and no finished run"
+        raise OutputError(f"{several}; name one with --fingerprint: {', '.join(known)}")
     raise OutputError(f"{output_uri}: no annotations are here; is it the output.uri of a job that has run?")
 
 

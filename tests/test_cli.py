@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from conftest import RAY_FOLDER
+from ledger_rows import FINGERPRINT, annotation
 from small_jobs import clips, job, job_file, mlb_batch
 
 from mlb_batch.books import exit_code
 from mlb_batch.cli import app, ended
 from mlb_batch.errors import OutputError
-from mlb_batch.ledger import Lease
+from mlb_batch.ledger import Lease, Ledger
 from mlb_batch.spec import JobSpec
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]
@@ -124,6 +125,17 @@ def test_an_output_that_can_be_no_folder_is_one_line_for_every_command(
         assert code == 2 and len(err.strip().splitlines()) == 1, (name, err)
     with pytest.raises(OutputError, match="can't be a folder"), Lease(output, "run-1"):
         pass
+
+
+def test_the_report_of_another_fingerprint(tmp_path: Path, here: Command) -> None:
+    for n, fingerprint in enumerate((FINGERPRINT, FINGERPRINT[::-1])):
+        Ledger(str(tmp_path), fingerprint, "run").commit([annotation(i, fingerprint) for i in range(n + 1)], [])
+    code, _, err = here("report", str(tmp_path))
+    assert code == 2 and "--fingerprint" in err
+    for n, fingerprint in enumerate((FINGERPRINT, FINGERPRINT[::-1])):
+        code, numbers, _ = here("report", str(tmp_path), "--fingerprint", fingerprint)
+        assert (code, numbers["annotations"], numbers["fingerprint"]) == (0, n + 1, fingerprint)
+    assert here("report", str(tmp_path), "--fingerprint", "0" * 16)[0] == 2
 
 
 def test_settings_reach_the_job(tmp_path: Path, here: Command) -> None:

@@ -359,6 +359,15 @@ def test_a_damaged_paper_of_a_run_is_named_with_what_to_do(tmp_path: Path, name:
         write_page(str(tmp_path / "out"), tmp_path / "page.html")
 
 
+def test_the_page_of_the_fingerprint_that_is_asked_for(tmp_path: Path) -> None:
+    opened_briefly(tmp_path)
+    other = FINGERPRINT[::-1]
+    Ledger(str(tmp_path / "out"), other, "run-2").commit([annotation(n, other) for n in range(2)], [])
+    for fingerprint, rows in ((FINGERPRINT, 1), (other, 2)):
+        assert write_page(str(tmp_path / "out"), tmp_path / "page.html", fingerprint)["annotations"] == rows
+        assert fingerprint in (tmp_path / "page.html").read_text()
+
+
 def opened_briefly(folder: Path) -> None:
     clips(folder / "videos", 1)
     opened(folder).commit([annotation(1)], [])

@@ -86,7 +86,9 @@ def test_a_place_without_annotations_is_the_users_mistake(tmp_path: Path) -> Non
 def test_an_unfinished_run_among_several_fingerprints_asks_for_one(tmp_path: Path) -> None:
     for fingerprint in (FINGERPRINT, "fedcba9876543210"):
         Ledger(str(tmp_path), fingerprint, "run-1").commit([annotation(1, fingerprint)], [])
-    with pytest.raises(OutputError, match="name one of"):
+    with pytest.raises(OutputError, match="name one with --fingerprint"):
         report(str(tmp_path))
+    with pytest.raises(OutputError, match=f"no rows of fingerprint 00; there are {FINGERPRINT}, fedc"):
+        report(str(tmp_path), "00")
     assert report(str(tmp_path), FINGERPRINT)["annotations"] == 1
     assert report(str(tmp_path), FINGERPRINT)["reconciliation"] == {"expected": None, "accounted": 1, "lost": 0}

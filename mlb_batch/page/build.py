@@ -44,9 +44,9 @@ class Job:
         return str(self.told.get("name") or "annotations")
 
 
-def write_page(output_uri: str, path: Path) -> dict[str, Any]:
+def write_page(output_uri: str, path: Path, fingerprint: str | None = None) -> dict[str, Any]:
     """Writes the page; the report's numbers."""
-    numbers = report(output_uri)
+    numbers = report(output_uri, fingerprint)
     store, fingerprint = open_store(output_uri), numbers["fingerprint"]
     runs = newest_runs(output_uri, fingerprint)
     job, found = _job(store, runs), index(store, fingerprint)
