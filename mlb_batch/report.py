@@ -148,10 +148,12 @@ def how_to_read(output_uri: str, fingerprint: str, current: Mapping[str, Any] | 
     files = current.get("files", {}) if current and current.get("fingerprint") == fingerprint else {}
     names = files.get("annotations", in_place(fingerprint)["annotations"])
     paths = [join(output_uri, name) for name in names]
+    quoted = ["'" + path.replace("'", "''") + "'" for path in paths]  # as SQL does it
+    sql = f"[{', '.join(quoted)}]" if len(quoted) > 1 else quoted[0]
     one = json.dumps(paths if len(paths) > 1 else paths[0], ensure_ascii=False)
     folder = one.replace("/*.parquet", "")  # pandas reads folders, not globs
     return (
-        f"DuckDB:  SELECT video_id, prompt_id, text FROM read_parquet({one.replace(chr(34), chr(39))});\n"
+        f"DuckDB:  SELECT video_id, prompt_id, text FROM read_parquet({sql});\n"
         f'Polars:  polars.scan_parquet({one}).select("video_id", "prompt_id", "text").collect()\n'
         f"pandas:  pandas.read_parquet({folder})"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from pathlib import Path
 
 import pandas as pd
@@ -60,6 +62,15 @@ def test_how_to_read_works_as_printed(output: str) -> None:
     assert line.startswith("pandas:  ")
     frame = eval(line.partition("  ")[2], {"pandas": pd})
     assert sorted(frame["annotation_id"]) == sorted(row_id(n) for n in range(5))
+
+
+@pytest.mark.parametrize("names", [["a'b"], ["it's", "'"]])
+def test_an_apostrophe_in_a_path_ends_no_text_in_sql(names: list[str]) -> None:
+    current = {"fingerprint": FINGERPRINT, "files": {"annotations": names}}
+    line = how_to_read("/o'clock", FINGERPRINT, current).splitlines()[0]
+    (listed,) = re.findall(r"read_parquet\(\[?(.*?)\]?\);$", line)
+    said = sqlite3.connect(":memory:").execute(f"SELECT {listed}").fetchone()
+    assert list(said) == [f"/o'clock/{name}" for name in names]
 
 
 def test_a_damaged_summary_is_named_with_what_to_do(output: str) -> None:
