@@ -422,9 +422,12 @@ def test_a_damaged_schedule_is_named(clips_folder: Path, tmp_path: Path) -> None
     priced = plan(spec)
     freeze(spec, priced)
     path = tmp_path / "out" / "plans" / f"{priced.key}.json"
-    path.write_text(path.read_text()[:20])
-    with pytest.raises(OutputError, match=priced.key):
-        plan(spec)
+    whole = path.read_text()
+    for spoilt in (whole[:20], whole.replace(f'"keep": {priced.keep}', f'"keep": {priced.keep + 1}')):
+        assert spoilt != whole
+        path.write_text(spoilt)
+        with pytest.raises(OutputError, match=priced.key):
+            plan(spec)
     assert plan(spec, replan=True) == replace(priced)
 
 

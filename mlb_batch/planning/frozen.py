@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
 from mlb_batch.cost.allocate import ContentRule
 from mlb_batch.errors import OutputError
-from mlb_batch.ledger.seal import sealed_json
+from mlb_batch.ledger.seal import BrokenSeal, sealed_json, unsealed_json
 from mlb_batch.planning.record import Plan
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import open_store
@@ -39,9 +38,9 @@ def thaw(spec: JobSpec, key: str) -> Solved | None:
     except FileNotFoundError:
         return None
     try:
-        solved = json.loads(data)["solved"]
+        solved = unsealed_json(data)["solved"]
         return Solved(solved["keep"], solved["frames"], solved["content"] and ContentRule(**solved["content"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (BrokenSeal, KeyError, TypeError) as error:
         where = f"{spec.output.uri}/{_name(key)}"
         raise OutputError(f"{where} is damaged ({error}); delete it, or solve again with --replan") from error
 
