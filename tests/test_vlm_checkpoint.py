@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, Spec, folder, make_tokenizer, processor_config
+from models import FAMILIES, Spec, folder, make_tokenizer, pair_folder, processor_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -25,6 +25,7 @@ from mlb_batch.vlm.captioner import Captioner, Settings
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
 from mlb_batch.vlm.defaults import refuse_window
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
+from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.preprocess import FrameRecipe, frame_recipe, paired_recipe
 from mlb_batch.vlm.vision import normalise
 
@@ -160,6 +161,15 @@ def test_weights_that_are_not_all_there_are_refused(place: Path) -> None:
     (place / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"has no model-00002-of-00002\.safetensors"):
         resolve(str(place))
+
+
+def test_a_pair_that_is_not_all_there_is_refused(tmp_path: Path) -> None:
+    place = Path(shutil.copytree(pair_folder(), tmp_path / "pair"))
+    weights = load_file(place / "model.safetensors")
+    head = next(name for name in weights if "text_model.head" in name)
+    save_file({k: v for k, v in weights.items() if k != head}, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 1 of the model's weights, like .*head"):
+        Paired(resolve(str(place)), torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
         output_loading_info=True,
     )
     model, told = loaded
-    refuse_gaps(checkpoint, told["missing_keys"])
+    layers = checkpoint.shape.vision.layers
+    refuse_gaps(checkpoint, [name for name in told["missing_keys"] if not _never_runs(name, layers)])
     return fused(model.to(device).eval().requires_grad_(False))
 
 
@@ -75,12 +77,11 @@ def _fused(norm: Any) -> nn.RMSNorm:
     return made.eval()
 
 
-def refuse_gaps(checkpoint: Checkpoint, missing: set[str]) -> None:
+def refuse_gaps(checkpoint: Checkpoint, missing: Collection[str]) -> None:
     """transformers draws at random what the files don't hold, and says so in its log only."""
-    needed = sorted(name for name in missing if not _never_runs(name, checkpoint.shape.vision.layers))
-    if needed:
+    if missing:
         raise ModelError(
-            f"{checkpoint.name}: its files lack {len(needed)} of the model's weights, like {needed[0]}; "
+            f"{checkpoint.name}: its files lack {len(missing)} of the model's weights, like {min(missing)}; "
             "copy the checkpoint again"
         )
 
