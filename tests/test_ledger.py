@@ -239,7 +239,8 @@ def test_any_interleaving_of_writers_writes_each_row_once(steps: list[tuple[int,
             assert written == len({row_id(n) for n in numbers} - wanted)
             wanted |= {row_id(n) for n in numbers}
             assert sorted(Place(output).ids()) == sorted(wanted)
-        assert verify(output) == []
+        if wanted:  # a place with nothing in it is refused as a mistyped one
+            assert verify(output) == []
 
 
 # --- a storage that answers badly
