@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _TEXT, _COUNT, _SMALL, _REAL = pa.string(), pa.int64(), pa.int32(), pa.float64()
 _COUNTS = pa.list_(pa.field("item", pa.int32(), nullable=False))
@@ -64,11 +64,16 @@ ANNOTATION_COLUMNS: dict[str, pa.DataType] = {
     "created_at": _MOMENT,
 }
 
+# The version is "" where the video could not be looked up; a span ends at 0 where its end was not known.
 ERROR_COLUMNS: dict[str, pa.DataType] = {
     "annotation_id": _TEXT,
     "video_id": _TEXT,
     "uri": _TEXT,
+    "video_version": _TEXT,
+    "clip_start_s": _REAL,
+    "clip_end_s": _REAL,
     "prompt_id": _TEXT,
+    "prompt": _TEXT,
     "error_class": _TEXT,
     "message": _TEXT,
     "retryable": pa.bool_(),

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pyarrow as pa
 
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
-from mlb_batch.ledger.parts import list_fingerprints, list_seqs, read_parts, undisturbed
+from mlb_batch.ledger.parts import list_fingerprints, rows_of, undisturbed
 from mlb_batch.ledger.runs import RunFolder, in_place, read_current, run_ids
 from mlb_batch.storage import Store, join, open_store
+from mlb_batch.unresolved import unresolved
 
 MOST_EXAMPLES = 10
 BILL = (
@@ -32,7 +31,6 @@ BILL = (
     "macs_paper_vanilla",
 )
 SUMS = (*BILL, "num_prompt_tokens", "num_new_tokens", "num_visual_tokens", "num_kept_tokens", "read_s", "model_s")
-FAILURE = ("annotation_id", "attempt", "error_class", "video_id", "prompt_id", "uri", "message")
 COUNTED = ("kind", "status", "finish_reason", "method")
 
 
@@ -114,33 +112,11 @@ def _count_errors(store: Store, fingerprint: str, done: DoneIds) -> dict[str, An
     return {"unresolved": len(last), "failed_attempts": failures, "by_class": by_class}
 
 
-def unresolved(store: Store, fingerprint: str, done: DoneIds) -> tuple[list[dict[str, Any]], int]:
-    """The last failure of each annotation that isn't done, and how many attempts failed in all."""
-    last: dict[str, dict[str, Any]] = {}
-    failures = 0
-    for rows in rows_of(store, "errors", fingerprint, FAILURE):
-        failures += rows.num_rows
-        for row in rows.to_pylist():
-            before = last.get(row["annotation_id"])
-            if row["annotation_id"] not in done and (before is None or before["attempt"] < row["attempt"]):
-                last[row["annotation_id"]] = row
-    return list(last.values()), failures
-
-
 def _reconcile(annotated: int, unresolved: int, summary: dict[str, Any] | None) -> dict[str, Any]:
-    """Never counts too few as accounted for. Too many, where earlier runs left rows for videos that are no longer in
-    the input, or an error for one that could not be looked up: it has no version, so its id is another than that of
-    the annotation that it has now.
-    """
+    """Never counts too few as accounted for; too many, where runs left rows for what the input no longer has."""
     expected = None if summary is None else summary.get("expected")
     accounted = annotated + unresolved
     return {"expected": expected, "accounted": accounted, "lost": max(0, (expected or 0) - accounted)}
-
-
-def rows_of(store: Store, kind: str, fingerprint: str, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-    """These columns of all committed rows of one fingerprint, a file at a time."""
-    seqs = list_seqs(store, kind, fingerprint)
-    return (part.rows for part in read_parts(store, kind, fingerprint, seqs, columns))
 
 
 def how_to_read(output_uri: str, fingerprint: str, current: Mapping[str, Any] | None = None) -> str:

@@ -50,6 +50,19 @@ def test_the_numbers_add_up(output: str) -> None:
     assert numbers["current"] == FINGERPRINT
 
 
+def test_a_failure_is_outdated_only_by_what_was_asked_of_the_same_part_of_the_same_video(tmp_path: Path) -> None:
+    uri = str(tmp_path / "out")
+    ledger = Ledger(uri, FINGERPRINT, "20260101-run", pa.schema([]))
+    where = {"video_version": "v1", "clip_start_s": 0.0, "clip_end_s": 60.0}
+    ledger.commit([], [{**error(1), **where}])
+    neighbour = {**where, "video_id": "video-1", "prompt_id": "x", "prompt": "x"}
+    others = [{"clip_start_s": 50.0, "clip_end_s": 110.0}, {"prompt": "y"}, {"video_id": "video-2"}]
+    ledger.commit([annotation(10 + n, **{**neighbour, **other}) for n, other in enumerate(others)], [])
+    assert report(uri)["errors"]["unresolved"] == 1
+    ledger.commit([annotation(20, **{**neighbour, "video_version": "v2"})], [])
+    assert report(uri)["errors"]["unresolved"] == 0
+
+
 def test_what_came_from_outside_is_shown_safely(output: str) -> None:
     numbers = report(output)
     assert "\x1b" not in to_text(numbers) and "\\x1b[2Jgone\\n=cmd()" in to_text(numbers)

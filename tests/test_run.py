@@ -23,6 +23,7 @@ from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS
 from mlb_batch.errors import BudgetError, ClusterError, InputError, OutputError
 from mlb_batch.ledger import Lease, Ledger, read_current, verify
 from mlb_batch.planning import plan
+from mlb_batch.report import report
 from mlb_batch.run import chain
 from mlb_batch.source import inspect
 from mlb_batch.work import History
@@ -263,6 +264,30 @@ def test_other_kinds_of_bad_input_get_their_class_beside_good_videos(tmp_path: P
     assert (summary["annotated"], summary["errors"], summary["exit_code"]) == (3, 6, 3)
     assert classes(tmp_path / "out") == {"unsupported_codec": 1, "corrupt": 1, "too_large": 1, "forbidden": 2,
                                          "bad_prompt": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", ["version", pytest.param("never", marks=pytest.mark.slow)])
+def test_what_was_mended_since_is_unresolved_no_longer(tmp_path: Path, changed: str) -> None:
+    """One video that wasn't there, and one that couldn't be opened to be cut: a night later both are good."""
+    (good, late, mended), out = clips(tmp_path / "videos", 3), tmp_path / "out"
+    rows = [{"uri": str(path)} for path in (good, late, mended)]
+    listed = {"manifest": str(manifest(tmp_path / "videos.jsonl", rows)), "changed": changed}
+    job = spec(tmp_path, input=listed, clips={"every_s": 0.5}, retry={"errors": True})
+    whole, late_bytes = mended.read_bytes(), late.read_bytes()
+    mended.write_text("no video yet")
+    late.unlink()
+    assert run(job)["exit_code"] == 3
+    told = {(row["uri"], row["clip_start_s"], row["clip_end_s"]) for row in table(out, "errors")}
+    assert told == {(str(late), 0.0, 0.0), (str(mended), 0.0, 0.0)}
+    assert {row["prompt"] for row in table(out, "errors")} == {prompt["text"] for prompt in PROMPTS}
+    before = report(str(out))
+    assert (before["errors"]["unresolved"], before["reconciliation"]["lost"]) == (4, 0)
+    mended.write_bytes(whole)
+    late.write_bytes(late_bytes)
+    summary, after = run(job), report(str(out))
+    assert (summary["exit_code"], summary["errors"]) == (0, 0)
+    assert (after["errors"]["unresolved"], after["errors"]["failed_attempts"]) == (0, 4)
+    assert after["reconciliation"] == {"expected": summary["expected"], "accounted": summary["expected"], "lost": 0}
 
 
 @pytest.mark.slow

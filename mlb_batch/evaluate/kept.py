@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlb_batch.evaluate.cells import Cell
 from mlb_batch.evaluate.svg import Heat, heat_maps
-from mlb_batch.report import rows_of
+from mlb_batch.ledger.parts import rows_of
 from mlb_batch.storage import open_store
 
 _COLUMNS = ("annotation_id", "layer", "frames", "kept_by_frame", "plain_by_frame")

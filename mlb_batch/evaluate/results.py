@@ -13,8 +13,9 @@ from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.judge import Judge, Question, Verdict
 from mlb_batch.evaluate.scoring import caption_facts, right
 from mlb_batch.ledger import DoneIds
-from mlb_batch.report import rows_of, unresolved
+from mlb_batch.ledger.parts import rows_of
 from mlb_batch.storage import open_store
+from mlb_batch.unresolved import unresolved
 
 _NUMBERS = ("flops_executed", "flops_planned", "flops_vanilla", "flops_prefill", "flops_scoring", "num_prompt_tokens",
             "num_new_tokens", "num_visual_tokens", "num_kept_tokens", "frames_read", "read_s", "model_s")  # fmt: skip

@@ -165,3 +165,9 @@ def read_parts(
         for start in range(0, len(seqs), _READERS):
             chunk = seqs[start : start + _READERS]
             yield from readers.map(lambda one: read_part(store, kind, fingerprint, one, columns), chunk)
+
+
+def rows_of(store: Store, kind: str, fingerprint: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """These columns of all committed rows of one fingerprint, a file at a time."""
+    seqs = list_seqs(store, kind, fingerprint)
+    return (part.rows for part in read_parts(store, kind, fingerprint, seqs, columns))

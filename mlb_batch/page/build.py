@@ -25,9 +25,10 @@ from mlb_batch.page.gallery import MOST_CHARS, MOST_FAILED, Gallery, gallery
 from mlb_batch.page.runs import Run, newest_runs, throughput
 from mlb_batch.page.thumbs import MOST_FRAMES, MOST_PICTURES, Picture, pictures
 from mlb_batch.page.words import escaped
-from mlb_batch.report import report, unresolved
+from mlb_batch.report import report
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import Store, open_store
+from mlb_batch.unresolved import unresolved
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mlb_batch.columns import ANNOTATION_COLUMNS
 from mlb_batch.ledger.ids import DoneIds
-from mlb_batch.report import rows_of
+from mlb_batch.ledger.parts import rows_of
 from mlb_batch.storage import Store
 
 MOST_ROWS = 10_000

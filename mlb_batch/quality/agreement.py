@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from mlb_batch.report import rows_of
+from mlb_batch.ledger.parts import rows_of
 from mlb_batch.storage import open_store
 
 COLUMNS = ("video_id", "clip_start_s", "clip_end_s", "prompt_id", "kind", "prompt", "text", "choice")

@@ -1,0 +1,63 @@
+"""What is still unresolved of one fingerprint: the failures in errors/ that nothing later has made good."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Set
+from typing import Any
+
+from mlb_batch.ledger.ids import DoneIds
+from mlb_batch.ledger.parts import rows_of
+from mlb_batch.storage import Store
+
+Row = dict[str, Any]
+Asked = tuple[str, str, str]
+_ASKED = ("video_id", "prompt_id", "prompt")
+_WHERE = ("annotation_id", *_ASKED, "video_version", "clip_start_s", "clip_end_s", "created_at")
+_FAILURE = (*_WHERE, "attempt", "error_class", "uri", "message")
+
+
+def unresolved(store: Store, fingerprint: str, done: DoneIds) -> tuple[list[Row], int]:
+    """The last failure of each annotation that isn't done, and how many attempts failed in all."""
+    last: dict[str, Row] = {}
+    failures = 0
+    for rows in rows_of(store, "errors", fingerprint, _FAILURE):
+        failures += rows.num_rows
+        for row in rows.to_pylist():
+            before = last.get(row["annotation_id"])
+            if row["annotation_id"] not in done and (before is None or before["attempt"] < row["attempt"]):
+                last[row["annotation_id"]] = row
+    outdated = _outdated(store, fingerprint, last.values())
+    return [row for key, row in last.items() if key not in outdated], failures
+
+
+def _outdated(store: Store, fingerprint: str, failed: Iterable[Row]) -> set[str]:
+    """The ids that no run asks for any more: their video was found at last, or has changed, or became clips."""
+    failures: dict[Asked, list[Row]] = defaultdict(list)
+    for row in failed:
+        failures[_asked(row)].append(row)
+    return {
+        row["annotation_id"]
+        for kind in ("annotations", "errors")
+        for later in _rows_about(failures.keys(), store, kind, fingerprint)
+        for row in failures[_asked(later)]
+        if later["created_at"] > row["created_at"] and _replaces(later, row)
+    }
+
+
+def _rows_about(asked: Set[Asked], store: Store, kind: str, fingerprint: str) -> Iterator[Row]:
+    for rows in rows_of(store, kind, fingerprint, _WHERE) if asked else ():
+        yield from (row for row in rows.to_pylist() if _asked(row) in asked)
+
+
+def _asked(row: Row) -> Asked:
+    return row["video_id"], row["prompt_id"], row["prompt"]
+
+
+def _replaces(later: Row, row: Row) -> bool:
+    """What failed before the video was looked up has no version; before it was cut, a span that its clips lie in."""
+    if later["video_version"] != row["video_version"]:
+        return True
+    whole = row["clip_end_s"] == 0.0
+    inside = row["clip_start_s"] <= later["clip_start_s"] and (whole or later["clip_end_s"] <= row["clip_end_s"])
+    return inside and later["annotation_id"] != row["annotation_id"]
