@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from typing import Any
@@ -56,8 +57,13 @@ def _asked(row: Row) -> Asked:
 
 def _replaces(later: Row, row: Row) -> bool:
     """What failed before the video was looked up has no version; before it was cut, a span that its clips lie in."""
-    if later["video_version"] != row["video_version"]:
-        return True
-    whole = row["clip_end_s"] == 0.0
-    inside = row["clip_start_s"] <= later["clip_start_s"] and (whole or later["clip_end_s"] <= row["clip_end_s"])
-    return inside and later["annotation_id"] != row["annotation_id"]
+    start_s, end_s = _span(row)
+    first_s, last_s = _span(later)
+    versions = {later["video_version"], row["video_version"]}
+    if len(versions) == 1:
+        return start_s <= first_s and last_s <= end_s and bool(later["annotation_id"] != row["annotation_id"])
+    return "" not in versions or (first_s < end_s and start_s < last_s)
+
+
+def _span(row: Row) -> tuple[float, float]:
+    return row["clip_start_s"], row["clip_end_s"] or math.inf

@@ -50,17 +50,29 @@ def test_the_numbers_add_up(output: str) -> None:
     assert numbers["current"] == FINGERPRINT
 
 
-def test_a_failure_is_outdated_only_by_what_was_asked_of_the_same_part_of_the_same_video(tmp_path: Path) -> None:
-    uri = str(tmp_path / "out")
-    ledger = Ledger(uri, FINGERPRINT, "20260101-run", pa.schema([]))
-    where = {"video_version": "v1", "clip_start_s": 0.0, "clip_end_s": 60.0}
-    ledger.commit([], [{**error(1), **where}])
-    neighbour = {**where, "video_id": "video-1", "prompt_id": "x", "prompt": "x"}
-    others = [{"clip_start_s": 50.0, "clip_end_s": 110.0}, {"prompt": "y"}, {"video_id": "video-2"}]
-    ledger.commit([annotation(10 + n, **{**neighbour, **other}) for n, other in enumerate(others)], [])
-    assert report(uri)["errors"]["unresolved"] == 1
-    ledger.commit([annotation(20, **{**neighbour, "video_version": "v2"})], [])
-    assert report(uri)["errors"]["unresolved"] == 0
+CLIP = {"video_version": "v1", "clip_start_s": 60.0, "clip_end_s": 120.0}
+WHOLE = {"clip_start_s": 0.0, "clip_end_s": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("failed", "later", "left"),
+    [
+        ({}, {"clip_start_s": 110.0, "clip_end_s": 170.0}, 1),  # the next clip
+        ({}, {"prompt": "another question"}, 1),
+        ({}, {"video_id": "video-2"}, 1),
+        ({}, {"video_version": "v2", "clip_start_s": 0.0, "clip_end_s": 20.0}, 0),  # the video is shorter now
+        (WHOLE, {}, 0),  # it can be cut now
+        ({"video_version": "", **WHOLE}, {}, 0),  # it is there now
+        ({"video_version": ""}, {"clip_start_s": 0.0, "clip_end_s": 60.0}, 1),  # another part of it is
+    ],
+)
+def test_a_failure_ends_with_what_became_of_the_same_question_later(
+    tmp_path: Path, failed: dict[str, object], later: dict[str, object], left: int
+) -> None:
+    ledger = Ledger(str(tmp_path), FINGERPRINT, "20260101-run", pa.schema([]))
+    ledger.commit([], [{**error(1), **CLIP, **failed}])
+    ledger.commit([annotation(2, **{**CLIP, "video_id": "video-1", **later})], [])
+    assert report(str(tmp_path))["errors"]["unresolved"] == left
 
 
 def test_what_came_from_outside_is_shown_safely(output: str) -> None:
