@@ -111,7 +111,30 @@ def error_kind(error: BaseException) -> str:
         return "exists"
     if isinstance(error, PermissionError) or words & _ALL_REFUSED or "PermissionError" in words:
         return "refused"
-    return "missing" if isinstance(error, FileNotFoundError) else "hiccup"
+    return "missing" if isinstance(error, FileNotFoundError) and _is_missing(error) else "hiccup"
+
+
+def _is_missing(error: FileNotFoundError) -> bool:
+    """By the server's own word where there is one: on the web, clients call every failure a missing file."""
+    status = status_of(error)
+    if status is not None:
+        return status in (404, 410)
+    others = (one for one in causes(error) if not isinstance(one, FileNotFoundError))
+    return not any(isinstance(one, foreign_errors()) for one in others)
+
+
+def status_of(error: BaseException) -> int | None:
+    """What a web server said, if one did."""
+    return next(filter(None, map(_own_status, causes(error))), None)
+
+
+def _own_status(error: BaseException) -> int | None:
+    """As botocore, aiohttp and azure keep it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    numbers = (getattr(error, name, None) for name in ("status", "status_code"))
+    return next((number for number in numbers if isinstance(number, int)), None)
 
 
 def refuses_all(error: BaseException) -> bool:
@@ -140,3 +163,8 @@ def first_line(error: BaseException) -> str:
     """What an error says, in one line; some servers send a code without a word."""
     lines = [line for line in str(error).splitlines() if line.strip() and line != "None"]
     return lines[0][:300] if lines else " ".join(filter(None, _codes(error)))
+
+
+def root_line(error: BaseException) -> str:
+    """What the first error said, from which the others were made."""
+    return first_line(list(causes(error))[-1])

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -356,6 +357,13 @@ def test_malformed_lines_are_named_by_their_numbers(tmp_path: Path) -> None:
         "line 6 has 3 cells, ",
         "line 7: ',' expected",
     ]
+
+
+def test_a_web_server_that_does_not_answer_is_not_a_missing_file() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        (said,) = mistakes(job(f"http://127.0.0.1:{nobody.getsockname()[1]}/videos.csv"))
+    assert "can't be read: " in said and "Connect call failed" in said
 
 
 def test_what_is_no_manifest(tmp_path: Path) -> None:

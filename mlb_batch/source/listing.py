@@ -11,7 +11,7 @@ from mlb_batch.errors import InputError
 from mlb_batch.source.uris import is_glob
 from mlb_batch.spec import InputSpec
 from mlb_batch.storage import CLIENT_TRIES, filesystem, local_path, scheme_of
-from mlb_batch.storage_errors import error_kind, first_line, foreign_errors
+from mlb_batch.storage_errors import error_kind, foreign_errors, root_line
 
 # fmt: off
 VIDEO_ENDINGS = (
@@ -44,4 +44,4 @@ def _names(place: str) -> list[str]:
     except foreign_errors() as error:
         if error_kind(error) == "missing":
             return []
-        raise InputError(f"input.videos: {place}: can't be listed: {first_line(error)}") from None
+        raise InputError(f"input.videos: {place}: can't be listed: {root_line(error)}") from None

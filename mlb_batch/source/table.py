@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mlb_batch.errors import InputError
 from mlb_batch.storage import CLIENT_TRIES, filesystem
-from mlb_batch.storage_errors import error_kind, first_line, foreign_errors
+from mlb_batch.storage_errors import error_kind, first_line, foreign_errors, root_line
 
 Row = dict[str, Any]
 BATCH_ROWS = 128  # a file of a few kilobytes can hold a megabyte in every row
@@ -34,7 +34,7 @@ def opened(uri: str) -> Iterator[IO[bytes]]:
     except foreign_errors() as error:
         if error_kind(error) == "missing":
             raise InputError(f"input.manifest: {uri}: no such file") from None
-        raise InputError(f"input.manifest: {uri}: can't be read: {first_line(error)}") from None
+        raise InputError(f"input.manifest: {uri}: can't be read: {root_line(error)}") from None
 
 
 def column_types(uri: str) -> pa.Schema | None:

@@ -21,7 +21,9 @@ from mlb_batch.storage_errors import (
     patiently,
     refusal,
     refuses_all,
+    root_line,
     soon,
+    status_of,
 )
 
 WEB_PATIENCE_S = 10.0  # a host on the web that is gone may be gone for good
@@ -86,7 +88,7 @@ def asked(uri: str, call: Callable[[], _T], patience_s: float, clock: Clock | No
 
 def refused(error: BaseException) -> bool:
     """The server's word is no, and it is not about haste, or about something that isn't there."""
-    status = _status(error)
+    status = status_of(error)
     return status is not None and 400 <= status < 500 and status not in (404, 408, 409, 410, 412, 425, 429)
 
 
@@ -99,36 +101,20 @@ def _error(uri: str, error: BaseException, patience_s: float) -> Exception:
         return refusal(uri, error)
     final = row_error(error)
     # On the web one host of many may be gone; a bucket's whole service may not.
-    unreachable = final.error_class == "storage" and _status(error) is None
+    unreachable = final.error_class == "storage" and status_of(error) is None
     if unreachable and scheme_of(uri) not in ("http", "https", "file", "local"):
         return outage(uri, error, patience_s)
     return final
 
 
 def row_error(error: BaseException) -> RowError:
-    """By the server's own word where there is one: some clients call every failure a missing file."""
-    chain = list(causes(error))
-    status = _status(error)
+    status = status_of(error)
     if isinstance(error, IsADirectoryError | NotADirectoryError):
         return RowError("not_found", first_line(error))
-    if any(type(one).__name__ == "FileExpired" for one in chain) or status == 412:  # s3fs reads with If-Match
+    if any(type(one).__name__ == "FileExpired" for one in causes(error)) or status == 412:  # s3fs reads with If-Match
         return RowError("changed_during_read", "the object was overwritten while it was read")
     if status in (401, 403) or error_kind(error) == "refused":
-        return RowError("forbidden", first_line(chain[-1]))
-    unanswered = status is None and not isinstance(chain[-1], FileNotFoundError)
-    if error_kind(error) == "missing" and status in (None, 404, 410) and not unanswered:
+        return RowError("forbidden", root_line(error))
+    if error_kind(error) == "missing":
         return RowError("not_found", "no such file")
-    return RowError("storage", first_line(chain[-1]))
-
-
-def _status(error: BaseException) -> int | None:
-    return next(filter(None, map(_own_status, causes(error))), None)
-
-
-def _own_status(error: BaseException) -> int | None:
-    """As aiohttp and botocore keep it."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    status = getattr(error, "status", None)
-    return status if isinstance(status, int) else None
+    return RowError("storage", root_line(error))
