@@ -23,7 +23,7 @@ from mlb_batch.chain.settling import grants, settled
 from mlb_batch.chain.strikes import Strikes, lasting_strikes
 from mlb_batch.engine import Engine
 from mlb_batch.environment import environment, new_run_id
-from mlb_batch.ledger import Lease, Ledger, RunFolder, publish, tidy
+from mlb_batch.ledger import Lease, Ledger, RunFolder, publish, tidy, written_columns
 from mlb_batch.notify import announced
 from mlb_batch.planning import Plan, freeze, plan
 from mlb_batch.progress import Progress
@@ -57,6 +57,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
         tidy(output)
         sizes = pools(spec, nodes)
         priced = settled(spec, priced, sizes, found, stop)
+        found = found.like(written_columns(output, priced.fingerprint))
         ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)
@@ -73,12 +74,10 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
             closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, grants(priced, ledger)),
                                sizes.readers[1], spec.limits, share, limit)) as arrivals,
         ):  # fmt: skip
-            stopped = stop.reason
-            while not stopped and (outcomes := next(arrivals, None)) is not None:
+            while not (stopped := stop.reason) and (outcomes := next(arrivals, None)) is not None:
                 books.add(outcomes)
                 rows.add(outcomes)
                 progress.show()
-                stopped = stop.reason
         summary = closed(spec, books, stopped, run_id=run_id, fingerprint=priced.fingerprint, rows_written=rows.written,
                          limit=limit, share=share, canary=seen, output=output)  # fmt: skip
         folder.write_json("summary", summary)

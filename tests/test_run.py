@@ -161,18 +161,31 @@ def test_long_videos_become_clips(tmp_path: Path) -> None:
 def test_questions_passthrough_and_spans_of_a_manifest_reach_the_rows(tmp_path: Path) -> None:
     a, b = clips(tmp_path / "videos", 2)
     rows = [
-        {"video_id": "a", "uri": str(a), "title": "First", "from": 0.1, "to": 0.3, "ask": ["One?", "Two?"]},
-        {"video_id": "b", "uri": str(b), "title": "Second", "from": 0.0, "to": 0.2, "ask": ["Three?"]},
+        {
+            "video_id": "a",
+            "uri": str(a),
+            "title": "First",
+            "score": 0.5,
+            "from": 0.1,
+            "to": 0.3,
+            "ask": ["One?", "Two?"],
+        },
+        {"video_id": "b", "uri": str(b), "title": "Second", "score": 2, "from": 0.0, "to": 0.2, "ask": ["Three?"]},
     ]
     path = manifest(tmp_path / "videos.jsonl", rows)
-    given = {"manifest": str(path), "id_column": "video_id", "columns": ["title"], "start_column": "from",
+    given = {"manifest": str(path), "id_column": "video_id", "columns": ["title", "score"], "start_column": "from",
              "end_column": "to"}  # fmt: skip
     prompts = [{"id": "c", "kind": "caption", "text": "{title}: describe."}, {"id": "q", "kind": "qa", "column": "ask"}]
     assert run(spec(tmp_path, input=given, prompts=prompts))["annotated"] == 5
     found = table(tmp_path / "out")
     assert {(r["video_id"], r["title"], r["clip_start_s"], r["clip_end_s"]) for r in found} == {
         ("a", "First", 0.1, 0.3), ("b", "Second", 0.0, 0.2)}  # fmt: skip
-    assert {r["prompt"] for r in found} == {"First: describe.", "Second: describe.", "One?", "Two?", "Three?"}
+    assert {r["prompt"] for r in found} == {"First: describe.", "Second: describe.", "1?", "2?", "Three?"}
+    third = {**rows[0], "video_id": "c", "title": None, "score": 3, "ask": []}  # whole numbers only, and no title
+    manifest(path, [third])
+    assert run(spec(tmp_path, input=given, prompts=prompts))["annotated"] == 1
+    (row,) = (row for row in table(tmp_path / "out") if row["video_id"] == "c")
+    assert (row["title"], row["score"]) == (None, 3.0)
 
 
 @pytest.mark.slow

@@ -85,6 +85,20 @@ def test_the_id_is_the_uri_where_no_column_is_named(tmp_path: Path) -> None:
     assert [video.video_id for video in videos(spec)] == [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mp4"]
 
 
+def test_json_columns_keep_the_types_of_another_night_where_those_hold_them(tmp_path: Path) -> None:
+    now = {"whole": 3, "word": 4, "wide": 2**60, "none": None, "half": 0.5, "new": True}
+    path = write_manifest(tmp_path, "jsonl", [{"uri": "a.mp4", **now}])
+    then = pa.schema([("whole", pa.float64()), ("word", pa.string()), ("wide", pa.float64()), ("none", pa.int64()),
+                      ("half", pa.int64())])  # fmt: skip
+    kinds = [pa.float64(), pa.string(), pa.int64(), pa.int64(), pa.float64(), pa.bool_()]
+    spec = job(path, columns=list(now))
+    found = inspect(spec).like(then)
+    assert found.passthrough.types == kinds, "a wide number would be rounded, and a half can't be whole"
+    (video,) = videos(spec, found)
+    row = pa.Table.from_pylist([video.columns], schema=found.passthrough).to_pylist()
+    assert row == [{**now, "whole": 3.0, "word": "4"}]
+
+
 def test_passthrough_columns_keep_their_types(tmp_path: Path) -> None:
     rows = [
         {"uri": "a.mp4", "n": 1, "tags": ["x", "y"], "ok": True},

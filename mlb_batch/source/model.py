@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -46,3 +47,12 @@ class Inspection:
     num_rows: int
     passthrough: pa.Schema  # the passthrough columns, as they stand at the end of every output row
     uris: tuple[str, ...] = ()  # what a glob or a prefix listed; empty for a manifest, which is read again instead
+    holding: Mapping[str, tuple[pa.DataType, ...]] = field(default_factory=dict)  # JSON Lines declare no types
+
+    def like(self, written: pa.Schema) -> Inspection:
+        """With the types of then, where they hold what a column has now: 0.5 one night, then 1 and 2."""
+        return replace(self, passthrough=pa.schema([self._like(column, written) for column in self.passthrough]))
+
+    def _like(self, column: pa.Field, written: pa.Schema) -> pa.Field:
+        known = column.name in written.names and written.field(column.name).type in self.holding.get(column.name, ())
+        return written.field(column.name) if known else column

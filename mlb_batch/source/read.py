@@ -135,7 +135,9 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     if problems:
         lines = problems[:MOST_PROBLEMS] + (["... and more"] if len(problems) > MOST_PROBLEMS else [])
         raise InputError("\n".join(f"input.manifest: {manifest}: {line}" for line in lines))
-    return Inspection(num_rows, _passthrough(spec, types.schema() if declared is None else declared))
+    if declared is None:
+        return Inspection(num_rows, _passthrough(spec, types.schema()), holding=types.holding())
+    return Inspection(num_rows, _passthrough(spec, declared))
 
 
 def _row_problems(given: InputSpec, row: Row) -> Iterator[str]:

@@ -185,14 +185,19 @@ class JsonTypes:
                 seen.add(type(value))
 
     def schema(self) -> pa.Schema:
-        return pa.schema([(name, _narrowest(seen)) for name, seen in self._seen.items()])
+        """An all-null column could be anything, and is text."""
+        every = self.holding().items()
+        return pa.schema([(name, kinds[0] if self._seen[name] else pa.string()) for name, kinds in every])
+
+    def holding(self) -> dict[str, tuple[pa.DataType, ...]]:
+        """The types that could hold each column, the narrowest first."""
+        return {name: (*_holding(seen), pa.string()) for name, seen in self._seen.items()}
 
 
-def _narrowest(seen: set[type]) -> pa.DataType:
+def _holding(seen: set[type]) -> Iterator[pa.DataType]:
     for types, kind in (({bool}, pa.bool_()), ({int, _WideInt}, pa.int64()), ({int, float}, pa.float64())):
-        if seen and seen <= types:
-            return kind
-    return pa.string()
+        if seen <= types:
+            yield kind
 
 
 def as_text(value: object) -> str:
