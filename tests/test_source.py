@@ -85,6 +85,15 @@ def test_the_id_is_the_uri_where_no_column_is_named(tmp_path: Path) -> None:
     assert [video.video_id for video in videos(spec)] == [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mp4"]
 
 
+def test_a_column_of_an_extension_type_is_refused_by_name(tmp_path: Path) -> None:
+    values = pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1], pa.int8()))
+    pq.write_table(pa.table({"uri": ["a.mp4"], "seen": values}), tmp_path / "v.parquet")
+    assert (
+        "'seen' is of the type extension<arrow.bool8>; cast it"
+        in mistakes(job(str(tmp_path / "v.parquet"), columns=["seen"]))[0]
+    )
+
+
 def test_json_columns_keep_the_types_of_another_night_where_those_hold_them(tmp_path: Path) -> None:
     now = {"whole": 3, "word": 4, "wide": 2**60, "none": None, "half": 0.5, "new": True}
     path = write_manifest(tmp_path, "jsonl", [{"uri": "a.mp4", **now}])

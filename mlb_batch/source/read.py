@@ -88,6 +88,11 @@ def _check_columns(spec: JobSpec) -> pa.Schema | None:
     ]
     if declared is not None:
         problems += [_no_column(spec, name, declared.names) for name in _wanted(spec) if name not in declared.names]
+        problems += [
+            f"input.columns: {name!r} is of the type {declared.field(name).type}; cast it to a plain one"
+            for name in spec.input.columns
+            if name in declared.names and isinstance(declared.field(name).type, pa.BaseExtensionType)
+        ]
     if problems:
         raise SpecError("\n".join(problems))
     return declared
