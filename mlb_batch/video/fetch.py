@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlb_batch.errors import RowError
@@ -61,6 +61,7 @@ class Fetcher:
                 raise RowError("empty", "the file has 0 bytes")
             if file.bring is not None and file.size <= WHOLE_BYTES:
                 file.bring([(0, file.size)])
+                file = replace(file, bring=None)  # all of it is there: its index need not be taken apart
             yield file
 
     def close(self) -> None:
