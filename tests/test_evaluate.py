@@ -45,6 +45,7 @@ DEEP = Spec(layers=8, heads=2, kv_heads=1, tied=True, side=8)
         ("The correct option is (A).", 0), ("a dog", 1), ("I would say (C), since it is red", 2), ("E", None),
         ("either (A) or (B)", None),
         ("", None), ("A cat", None), ("Best option: (D", 3), ("nothing", 3), ("Because", None),
+        ("The correct answer is option B", 1), ("**C**", 2), ("Answer: **B**", 1), ("**(D)** nothing", 3),
     ],
 )  # fmt: skip
 def test_which_option_an_answer_names(said: str, number: int | None) -> None:
@@ -58,6 +59,12 @@ def test_options_that_say_the_same_or_nothing_are_named_by_letters() -> None:
     assert right(twice, "A") and right(twice, "C") and not right(twice, "B") and not right(twice, "")
 
 
+def test_an_option_may_begin_as_an_answer_does() -> None:
+    options = ("answer the phone", "answering a call", "option trading", "play")
+    assert [named(option, options) for option in options] == [0, 1, 2, 3]
+    assert named("The answer is: answer the phone.", options) == 0 and named("The answer is D", options) == 3
+
+
 @pytest.mark.parametrize(
     ("said", "answer", "is_right"),
     [
@@ -65,6 +72,7 @@ def test_options_that_say_the_same_or_nothing_are_named_by_letters() -> None:
         ("Yes, he does.", "yes", True), ("No", "yes", False), ("yesterday", "yes", False),
         ("Top left", "top left", True),
         ("red circle", "red", False), ("", "red", False), ("12", "twelve", False),
+        ("", "a", False), ("A.", "a", True), ("the", "a", False), ("", "?", False),
     ],
 )  # fmt: skip
 def test_open_answers_match_but_for_form(said: str, answer: str, is_right: bool) -> None:

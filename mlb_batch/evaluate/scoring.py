@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mlb_batch.evaluate.items import Item
 from mlb_batch.tiny.questions import facts
 from mlb_batch.vlm.choices import LETTERS, parse_letter
 
-_LEAD = re.compile(r"^(?:the\s+)?(?:best\s+|correct\s+|final\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:\-]?\s*", re.I)
+_LEAD = re.compile(r"^(?:the\s+)?(?:best\s+|correct\s+|final\s+)?(?:answer|option|choice)\b(?:\s+is)?\s*[:\-]?\s*", re.I)
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 _MARKS = re.compile(r"[^\w\s]|_")
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -41,22 +41,31 @@ def named(said: str, choices: Sequence[str]) -> int | None:
     """The number of the option that an answer names first; None where it names none."""
     # Options that are empty or say the same can only be named by their letters.
     apart = [one if one and choices.count(one) == 1 else f"{one}\0{number}" for number, one in enumerate(choices)]
-    plain = _LEAD.sub("", said.strip())
-    found = parse_letter(plain, apart)
-    if found:
-        return apart.index(found)
-    letters = set(_BRACKETED.findall(plain)) & set(LETTERS[: len(choices)])
+    for told in _ever_shorter(said):
+        if found := parse_letter(told, apart):
+            return apart.index(found)
+    letters = set(_BRACKETED.findall(said)) & set(LETTERS[: len(choices)])
     return LETTERS.index(letters.pop()) if len(letters) == 1 else None
+
+
+def _ever_shorter(said: str) -> Iterator[str]:
+    """Without one lead after the other: "The answer is option B". An option may begin so itself: "answer the phone"."""
+    yield said
+    said, led = said.replace("**", "").strip(), 1
+    while led:
+        yield said
+        said, led = _LEAD.subn("", said)
 
 
 def matches(said: str, answer: str) -> bool:
     """Equal but for case, marks, articles and how numbers are written; yes and no may be explained."""
     one, other = normalised(said), normalised(answer)
-    return one == other or (other in ("yes", "no") and one.split(" ")[0] == other)
+    return bool(one) and one == other or (other in ("yes", "no") and one.split(" ")[0] == other)
 
 
 def normalised(text: str) -> str:
-    words = [word for word in _MARKS.sub(" ", text.lower()).split() if word not in _ARTICLES]
+    every = _MARKS.sub(" ", text.lower()).split()
+    words = [word for word in every if word not in _ARTICLES] or every  # "A" alone is a letter
     return " ".join(_NUMBERS[int(word)] if word.isdecimal() and int(word) < len(_NUMBERS) else word for word in words)
 
 
