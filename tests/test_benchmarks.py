@@ -191,6 +191,34 @@ def test_a_file_of_another_benchmark_is_named_with_what_is_missing(tmp_path: Pat
         read_file(written(tmp_path, "notes.txt", [{"a": 1}]))
 
 
+@pytest.mark.parametrize("answer", ["", "c", "7"])
+def test_an_answer_that_is_no_letter_is_named_not_taken_for_the_first_option(tmp_path: Path, answer: str) -> None:
+    row = {"videoID": "x", "question_id": "1", "duration": "short", "task_type": "t", "question": "?", "answer": answer,
+           "options": ["A. a", "B. b"]}  # fmt: skip
+    with pytest.raises(InputError, match=rf"x\.parquet, row 1: its answer is '{answer}', not an option's letter"):
+        items_of("videomme", written(tmp_path, "x.parquet", [row]))
+
+
+def test_rows_without_an_id_or_with_an_answer_of_another_kind_are_named(tmp_path: Path) -> None:
+    asked = [{"video_name": "a", "question": "q", "question_id": "1"}, {"video_name": "a", "question": "q"}]
+    told = [{"question_id": "1", "answer": "yes", "type": 3}]
+    with pytest.raises(InputError, match=r"q\.json, row 2: no column"):
+        items_of("activitynetqa", written(tmp_path, "q.json", asked), written(tmp_path, "a.json", told))
+    ego = [{"q_uid": "u", "question": "?", "option 0": "x", "option 1": "y"}]
+    files = [written(tmp_path, "questions.json", ego), written(tmp_path, "subset_answers.json", {"u": "first"})]
+    with pytest.raises(InputError, match=r"questions\.json, row 1: .*'first'"):
+        items_of("egoschema", *files)
+    assert items_of("egoschema", written(tmp_path, "other.json", asked), files[1]) == []
+    vcg = [{"video_name": "v", "Q": "What?", "A": "A dog."}, {"video_name": "v", "Q": "What?"}]
+    with pytest.raises(InputError, match=r"generic_qa\.json, row 2: no column 'answer or A'"):
+        items_of("vcgbench", written(tmp_path, "generic_qa.json", vcg))
+
+
+def test_a_line_of_json_may_hold_any_sign(tmp_path: Path) -> None:
+    (tmp_path / "qa.jsonl").write_text('{"question": "one\u2028two\x85"}\r\n\n{"question": "é"}', encoding="utf-8")
+    assert [row["question"] for row in read_file(str(tmp_path / "qa.jsonl")).rows] == ["one\u2028two\x85", "é"]
+
+
 # The README's table.
 
 

@@ -55,7 +55,10 @@ def _bare(option: str) -> str:
 
 
 def _letters(row: Row) -> int:
-    return LETTERS.index(str(row["answer"]).strip()[:1])
+    letter = str(row["answer"]).strip()[:1]
+    if not letter or letter not in LETTERS:
+        raise ValueError(f"its answer is {row['answer']!r}, not an option's letter")
+    return LETTERS.index(letter)
 
 
 def _numbered(prefix: str, first: int) -> Callable[[Row], list[str]]:
@@ -113,10 +116,10 @@ def _longvideobench(files: Sequence[File]) -> Iterator[Item]:
 
 
 def _egoschema(files: Sequence[File]) -> Iterator[Item]:
-    answers = {key: int(number) for key, number in _mapping(files, "answer").items()}
-    known = [replace(file, rows=tuple(row for row in file.rows if row["q_uid"] in answers)) for file in files]
+    answers = _mapping(files, "answer")
+    known = [replace(file, rows=tuple(row for row in file.rows if row.get("q_uid") in answers)) for file in files]
     where = Columns(
-        video=columns("q_uid"), answer=lambda row: answers[row["q_uid"]], id=columns("q_uid"),
+        video=columns("q_uid"), answer=lambda row: int(answers[row["q_uid"]]), id=columns("q_uid"),
         options=_numbered("option ", 0),
     )  # fmt: skip
     return load(known, where, _PLAIN)
@@ -175,24 +178,26 @@ def _tgif(files: Sequence[File]) -> Iterator[Item]:
 def _vcgbench(files: Sequence[File]) -> Iterator[Item]:
     """Answers in sentences. Two questions that ask for the same must be answered alike: they are judged together."""
     for file in files:
-        kind = "temporal" if "temporal" in file.name else "generic"
-        aspects = "temporal" if kind == "temporal" else "correctness,detail,context"
-        for number, row in enumerate(file.rows):
-            row = {"question_id": f"{file.stem}-{number}", **row}
-            yield from _consistency(file, row) if "Q1" in row else _vcg(file, row, columns("question", "Q"), aspects)
+        numbered = tuple({"question_id": f"{file.stem}-{number}", **row} for number, row in enumerate(file.rows))
+        file = replace(file, rows=numbered)
+        if numbered and "Q1" in numbered[0]:
+            yield from _consistency(file)
+        else:
+            aspects = "temporal" if "temporal" in file.name else "correctness,detail,context"
+            yield from _vcg(file, columns("question", "Q"), aspects)
 
 
-def _vcg(file: File, row: Row, question: Callable[[Row], Any], aspects: str) -> Iterator[Item]:
+def _vcg(file: File, question: Callable[[Row], Any], aspects: str) -> Iterator[Item]:
     where = Columns(video=columns("video_name"), answer=columns("answer", "A"), question=question)
-    for item in load([replace(file, rows=(row,))], where, _PLAIN, open_kind="judged"):
+    for item in load([file], where, _PLAIN, open_kind="judged"):
         yield replace(item, tags={"aspects": aspects})
 
 
-def _consistency(file: File, row: Row) -> Iterator[Item]:
-    for number, other in (("1", "2"), ("2", "1")):
-        here = {**row, "question_id": f"{row['question_id']}.{number}"}
-        for item in _vcg(file, here, columns(f"Q{number}"), "consistency"):
-            yield replace(item, tags={**item.tags, "twin": f"{row['question_id']}.{other}"})
+def _consistency(file: File) -> Iterator[Item]:
+    forms = (_vcg(file, columns(f"Q{number}"), "consistency") for number in "12")
+    for one, other in zip(*forms, strict=True):
+        for item, number, twin in ((one, "1", "2"), (other, "2", "1")):
+            yield replace(item, id=f"{item.id}.{number}", tags={**item.tags, "twin": f"{item.id}.{twin}"})
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {

@@ -60,7 +60,7 @@ def _parsed(name: str, data: bytes) -> Any:
         return pq.read_table(io.BytesIO(data)).to_pylist()
     text = data.decode("utf-8-sig")
     if name.endswith(".jsonl"):
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]  # U+2028 is no end of one
     if name.endswith((".csv", ".tsv")):
         header = text.partition("\n")[0]
         return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ","))

@@ -110,8 +110,8 @@ def flattened(files: Sequence[File], key: str) -> tuple[File, ...]:
 def joined(files: Sequence[File], key: str) -> tuple[File, ...]:
     """Questions and answers that lie in two files, by what both call `key`."""
     with_key = [file for file in files if file.rows and key in file.rows[0]]
-    answers = {row[key]: row for file in with_key if "answer" in file.rows[0] for row in file.rows}
+    answers = {row.get(key): row for file in with_key if "answer" in file.rows[0] for row in file.rows}
     questions = [file for file in with_key if "question" in file.rows[0]]
     return tuple(
-        replace(file, rows=tuple({**answers.get(row[key], {}), **row} for row in file.rows)) for file in questions
+        replace(file, rows=tuple({**answers.get(row.get(key), {}), **row} for row in file.rows)) for file in questions
     )
