@@ -191,6 +191,18 @@ def test_a_file_of_another_benchmark_is_named_with_what_is_missing(tmp_path: Pat
         read_file(written(tmp_path, "notes.txt", [{"a": 1}]))
 
 
+def test_vcgbench_from_copies_that_number_each_file_anew(tmp_path: Path) -> None:
+    row = {"video_name": "v_a", "question": "What?", "question_id": "v_a_0", "answer": "A dog runs."}
+    one, other = items_of(
+        "vcgbench", written(tmp_path, "Generic_QA.csv", [row]), written(tmp_path, "Temporal_QA.csv", [row])
+    )
+    assert one.id != other.id and (one.tags["aspects"], other.tags["aspects"]) == (
+        "correctness,detail,context", "temporal"
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"Consistency_QA1\.csv, row 1: no column 'Q1'"):
+        items_of("vcgbench", written(tmp_path, "Consistency_QA1.csv", [row]))
+
+
 @pytest.mark.parametrize("answer", ["", "c", "7"])
 def test_an_answer_that_is_no_letter_is_named_not_taken_for_the_first_option(tmp_path: Path, answer: str) -> None:
     row = {"videoID": "x", "question_id": "1", "duration": "short", "task_type": "t", "question": "?", "answer": answer,

@@ -178,12 +178,12 @@ def _tgif(files: Sequence[File]) -> Iterator[Item]:
 def _vcgbench(files: Sequence[File]) -> Iterator[Item]:
     """Answers in sentences. Two questions that ask for the same must be answered alike: they are judged together."""
     for file in files:
-        numbered = tuple({"question_id": f"{file.stem}-{number}", **row} for number, row in enumerate(file.rows))
-        file = replace(file, rows=numbered)
-        if numbered and "Q1" in numbered[0]:
+        rows = [{**row, "question_id": f"{file.stem}-{row.get('question_id', n)}"} for n, row in enumerate(file.rows)]
+        file, kind = replace(file, rows=tuple(rows)), file.name.lower()
+        if "consistency" in kind:
             yield from _consistency(file)
         else:
-            aspects = "temporal" if "temporal" in file.name else "correctness,detail,context"
+            aspects = "temporal" if "temporal" in kind else "correctness,detail,context"
             yield from _vcg(file, columns("question", "Q"), aspects)
 
 
