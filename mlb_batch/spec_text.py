@@ -6,7 +6,7 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -145,18 +145,16 @@ def long_forms(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, 
     return {k: {fields[k]: value} if k in fields and isinstance(value, str) else value for k, value in data.items()}
 
 
-def expand_environment(data: Any) -> Any:
+def expand_environment(data: Any, uri_keys: Collection[tuple[str, ...]] = _URI_KEYS) -> Any:
     """A copy with ${ENV} expanded in uris; every unset variable is named at once."""
     missing: list[str] = []
 
     def expand(value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, dict):
             return {key: expand(inner, (*path, str(key))) for key, inner in value.items()}
-        if path not in _URI_KEYS:
-            return value
         if isinstance(value, list):
             return [expand(inner, path) for inner in value]
-        if not isinstance(value, str):
+        if path not in uri_keys or not isinstance(value, str):
             return value
         unset = [name for name in _ENV.findall(value) if name not in os.environ]
         missing.extend(f"{'.'.join(path)}: the environment variable {name} is not set" for name in unset)

@@ -239,11 +239,30 @@ def spec(tmp_path: Path, **more: Any) -> EvalSpec:
         ({"job": {"prune": {"method": "adatp"}}}, "job.prune.method"),
         ({"benchmark": {"name": "world", "videos": "/x"}}, "neither"), ({"ratios": [0.5, 0.5]}, "twice"),
         ({"methods": [{"method": "adatp", "label": "../up"}]}, "label"),
+        ({"job": {"prune": None}}, "job.prune: must be a mapping"), ({"job": {"prune": "adatp"}}, "job.prune"),
+        ({"job": {"clips": {"every_s": 60}}}, "job.clips: a question is about its whole video"),
+        ({"benchmark": {"name": "world", "world": {"frames": 16, "least_flash": 17}}}, "world: least_flash"),
+        ({"benchmark": {"name": "world-image", "world": {"max_acts": 2}}}, "world.max_acts goes with world"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_said_in_a_line(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(SpecError, match=says.replace(".", r"\.")):
         spec(tmp_path, **change)
+
+
+def test_environment_variables_stand_for_places_as_in_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "/data")
+    given = spec(
+        tmp_path, benchmark={"name": "mlvu", "annotations": ["${DATA}/1_plotQA.json"], "videos": "${DATA}/videos"},
+        models=["${DATA}/tiny", {"id": "${DATA}/other"}], judge={"url": "https://${DATA}", "model": "${DATA}"},
+        methods=[{"method": "adatp", "feature_model": "${DATA}/pair"}],
+    )  # fmt: skip
+    assert (given.benchmark.annotations, given.benchmark.videos) == (("/data/1_plotQA.json",), "/data/videos")
+    assert [one.id for one in given.models] == ["/data/tiny", "/data/other"]
+    assert given.methods[0].feature_model == "/data/pair"
+    assert given.judge and (given.judge.url, given.judge.model) == ("https:///data", "${DATA}")
+    with pytest.raises(SpecError, match=r"benchmark\.videos: the environment variable ABSENT is not set"):
+        spec(tmp_path, benchmark={"name": "mlvu", "annotations": "a.json", "videos": "${ABSENT}"})
 
 
 def test_a_mistake_in_what_is_passed_through_is_found_before_anything_runs(tmp_path: Path) -> None:

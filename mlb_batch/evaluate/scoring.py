@@ -11,7 +11,9 @@ from mlb_batch.evaluate.items import Item
 from mlb_batch.tiny.questions import facts
 from mlb_batch.vlm.choices import LETTERS, parse_letter
 
-_LEAD = re.compile(r"^(?:the\s+)?(?:best\s+|correct\s+|final\s+)?(?:answer|option|choice)\b(?:\s+is)?\s*[:\-]?\s*", re.I)
+_LEAD = re.compile(
+    r"^(?:the\s+)?(?:best\s+|correct\s+|final\s+)?(?:answer|option|choice)\b(?:\s+is)?\s*[:\-]?\s*", re.I
+)
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 _MARKS = re.compile(r"[^\w\s]|_")
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -17,6 +17,17 @@ from mlb_batch.spec_types import Count, Name, Positive, Uri
 Label = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9_.\-]+$")]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 MOST_CLIPS = 100_000  # a world's seeds are apart by this
+URI_KEYS = (  # where ${ENV} means something; what is passed through to jobs is expanded there
+    ("benchmark", "annotations"),
+    ("benchmark", "videos"),
+    ("models",),
+    ("models", "id"),
+    ("methods", "feature_model"),
+    ("judge", "url"),
+    ("output",),
+    ("output", "uri"),
+)
+OF_MOVING_CLIPS = ("captions", "max_acts", "max_flashes", "least_flash")
 SET_BY_EVALUATE = ("name", "input", "prompts", "model", "budget", "canary", "output")
 
 
@@ -35,6 +46,12 @@ class WorldSpec(_Part):
     max_acts: Annotated[int, Field(ge=1, le=4)] = 4
     max_flashes: Annotated[int, Field(ge=0, le=3)] = 3
     least_flash: Count = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.least_flash > self.frames:
+            raise ValueError(f"least_flash: {self.least_flash} frames are longer than a clip of {self.frames}")
+        return self
 
 
 class BenchmarkSpec(_Part):
@@ -62,6 +79,8 @@ class BenchmarkSpec(_Part):
             raise ValueError(f"{self.name} needs annotations ({files}) and videos (the folder of its video files)")
         if self.name in BENCHMARKS and "world" in self.model_fields_set:
             raise ValueError(f"world goes with {' and '.join(WORLDS)}, not with {self.name}")
+        if self.name == "world-image" and (given := self.world.model_fields_set.intersection(OF_MOVING_CLIPS)):
+            raise ValueError(f"world.{min(given)} goes with world; world-image shows still scenes and has none")
         if self.name in WORLDS and (self.annotations or self.videos):
             raise ValueError(f"{self.name} makes its own videos: it has neither annotations nor videos")
         return self
@@ -130,7 +149,7 @@ class EvalSpec(_Part):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EvalSpec:
         try:
-            return cls.model_validate(spec_text.expand_environment(dict(data)))
+            return cls.model_validate(spec_text.expand_environment(dict(data), URI_KEYS))
         except ValidationError as error:
             raise SpecError(spec_text.explain(error, cls)) from None
 
@@ -164,8 +183,12 @@ class EvalSpec(_Part):
         for key in SET_BY_EVALUATE:
             if key in self.job:
                 raise ValueError(f"job.{key}: evaluate sets it; the keys of the evaluation itself say what it shall be")
+        if self.job.get("clips") is not None:
+            raise ValueError("job.clips: a question is about its whole video and has one answer; leave clips out")
         prune = self.job.get("prune", {})
-        wrong = [key for key in prune if key not in ("selections", "compact_cache")] if isinstance(prune, dict) else []
+        if not isinstance(prune, Mapping):
+            raise ValueError(f"job.prune: must be a mapping, like {{selections: 0.1}}, got {prune!r}")
+        wrong = [key for key in prune if key not in ("selections", "compact_cache")]
         if wrong:
             raise ValueError(f"job.prune.{wrong[0]}: say it in methods")
         return self
