@@ -260,6 +260,12 @@ def manifest(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture
+def one_there(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "v_v0.mp4").touch()
+
+
 def test_a_video_is_found_whatever_its_ending_and_a_missing_one_keeps_its_name(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for name in ("v_v0.mkv", "v_v1.webm"):
@@ -282,12 +288,14 @@ def test_a_video_is_found_beside_files_of_the_same_name(tmp_path: Path) -> None:
     assert sorted({item.video for item in items}) == ["v_v0.MP4", "v_v1.mp4", "v_v2.mkv"]
 
 
+@pytest.mark.usefixtures("one_there")
 def test_asked_together_a_clip_is_one_row(tmp_path: Path) -> None:
     spec = public(tmp_path).model_copy(update={"asked": "together"})
     prepared(spec, open_store(str(tmp_path / "out")))
     assert [len(row["questions"]) for row in manifest(tmp_path)] == [2, 2, 2]
 
 
+@pytest.mark.usefixtures("one_there")
 def test_a_limit_takes_whole_videos_and_a_larger_one_keeps_them(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
     one, _ = prepared(public(tmp_path, limit=1), store)
@@ -295,12 +303,24 @@ def test_a_limit_takes_whole_videos_and_a_larger_one_keeps_them(tmp_path: Path) 
     assert len(one) == 2 and len(two) == 4 and {item.id for item in one} < {item.id for item in two}
 
 
+@pytest.mark.usefixtures("one_there")
 def test_a_question_that_stands_twice_is_refused(tmp_path: Path) -> None:
     spec = public(tmp_path)
     files = spec.benchmark.annotations * 2
     again = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"annotations": files})})
     with pytest.raises(InputError, match="'i0' stands twice"):
         prepared(again, open_store(str(tmp_path / "out")))
+
+
+def test_a_folder_with_none_of_the_videos_is_said_before_anything_runs(tmp_path: Path) -> None:
+    """A video that isn't there is an answer that no later run tries again."""
+    store = open_store(str(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"benchmark\.videos: none of 3 videos is in .*/videos; v_v0\.mp4 should be"):
+        prepared(public(tmp_path), store)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "v_v0.srt").touch()
+    with pytest.raises(InputError, match="none of 3 videos"):
+        prepared(public(tmp_path), store)
 
 
 # The world.

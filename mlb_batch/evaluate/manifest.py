@@ -22,7 +22,7 @@ from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.spec import EvalSpec
 from mlb_batch.evaluate.world import write_world
 from mlb_batch.source.listing import VIDEO_ENDINGS
-from mlb_batch.storage import Store, join, local_path, open_store
+from mlb_batch.storage import Store, join, local_path, open_store, scheme_of
 
 NAME = "manifest.jsonl"
 
@@ -56,7 +56,11 @@ def _public(spec: EvalSpec, videos: str) -> list[Item]:
         files = ", ".join(BENCHMARKS[spec.benchmark.name].files)
         raise InputError(f"benchmark.annotations: no question is in them; {spec.benchmark.name} is read from {files}")
     names = _Names(videos)
-    return [replace(item, video=names.file(item.video)) for item in items]
+    found = [replace(item, video=names.file(item.video)) for item in items]
+    if not names.any_there and scheme_of(videos) not in ("http", "https"):  # a web server need not list what it has
+        count, one = len({item.video for item in found}), found[0].video
+        raise InputError(f"benchmark.videos: none of {count:,} videos is in {videos}; {one} should be, for one")
+    return found
 
 
 class _Names:
@@ -64,6 +68,7 @@ class _Names:
 
     def __init__(self, videos: str) -> None:
         self._videos = videos
+        self.any_there = False
         self._by_name: dict[str, dict[str, str]] = {}
 
     def file(self, video: str) -> str:
@@ -74,6 +79,7 @@ class _Names:
         if folder not in self._by_name:
             there = open_store(join(self._videos, folder) if folder else self._videos).list("")
             self._by_name[folder] = _by_stem(there) | {one: one for one in there}
+        self.any_there |= name in self._by_name[folder]
         found = self._by_name[folder].get(name, name if PurePosixPath(name).suffix else f"{name}.mp4")
         return f"{folder}/{found}" if folder else found
 
