@@ -286,6 +286,13 @@ def test_cells_are_models_times_methods_times_budgets(tmp_path: Path) -> None:
     assert short_names(["a/b", "c/b", "embedded:tiny"]) == ["b-1", "b-2", "tiny"]
 
 
+def test_no_two_cells_have_one_name(tmp_path: Path) -> None:
+    assert short_names(["/m/b-1", "a/b", "c/b"]) == ["b-1", "b-2", "b-3"] and short_names(["/m/模型"]) == ["model"]
+    near = spec(tmp_path, methods=["random"], ratios=[0.25, 0.2500001])
+    with pytest.raises(SpecError, match=r"2 cells would be called tiny--random--0\.25; give other labels, or ratios"):
+        cells(near, "/out", "/videos")
+
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from mlb_batch.errors import SpecError
@@ -31,24 +33,31 @@ class Cell:
 
 def cells(spec: EvalSpec, output: str, videos: str) -> list[Cell]:
     """All of them, checked before the first one runs."""
-    return [
+    every = [
         _cell(spec, model, short, method, ratio, output, videos)
         for model, short in zip(spec.models, short_names([model.id for model in spec.models]), strict=True)
         for method in spec.methods
         for ratio in ((1.0,) if method.method == "none" else spec.ratios)
     ]
+    name, times = Counter(cell.name for cell in every).most_common(1)[0] if every else ("", 1)
+    if times > 1:
+        raise SpecError(f"{times} cells would be called {name}; give other labels, or ratios that are further apart")
+    return every
 
 
 def short_names(ids: list[str]) -> list[str]:
     """Names for folders and tables: the last part of each id, numbered where that is not enough."""
     last = [re.sub(r"[^A-Za-z0-9_.\-]+", "-", re.split(r"[/:]", one.rstrip("/"))[-1]).strip("-") for one in ids]
-    return list(_apart(last))
+    return list(_apart([name or "model" for name in last]))
 
 
 def _apart(names: list[str]) -> Iterator[str]:
-    for place, name in enumerate(names):
-        before = names[:place].count(name)
-        yield name if names.count(name) == 1 else f"{name}-{before + 1}"
+    taken = {name for name in names if names.count(name) == 1}
+    for name in names:
+        if names.count(name) > 1:
+            name = next(one for number in count(1) if (one := f"{name}-{number}") not in taken)
+            taken.add(name)
+        yield name
 
 
 def _cell(spec: EvalSpec, model: ModelSpec, short: str, method: MethodSpec, ratio: float, output: str,
