@@ -293,6 +293,16 @@ def test_no_two_cells_have_one_name(tmp_path: Path) -> None:
         cells(near, "/out", "/videos")
 
 
+@pytest.mark.parametrize(
+    ("method", "says"), [("adatpp", "adatp"), ({"method": "adatp", "options": {"globl": "none"}}, "globl")]
+)
+def test_a_method_that_is_none_is_said_before_any_cell_runs(tmp_path: Path, method: Any, says: str) -> None:
+    annotate = Annotate()
+    with pytest.raises(SpecError, match=says):
+        compare(small(tmp_path, methods=["none", method]), annotate)
+    assert annotate.jobs == []
+
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
 
 

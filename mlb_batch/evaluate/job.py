@@ -53,13 +53,14 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     say(f"preparing {spec.benchmark.name}")
     items, videos = prepared(spec, store)
     every = cells(spec, store.uri, videos)
+    frozen = {cell.name: _frozen(cell.job) for cell in every}  # of all, before one runs: its mistakes cost nothing yet
     say(f"{amount(items)}, {len(every)} cells")
     ran: dict[str, Ran] = {}
     refused: dict[str, str] = {}
     for number, cell in enumerate(every, start=1):
         say(f"cell {number} of {len(every)}: {cell.name}")
         try:
-            ran[cell.name] = _run(cell, items, annotate)
+            ran[cell.name] = _run(cell, frozen[cell.name], items, annotate)
         except BudgetError as error:  # what this method can't do at this budget is a finding, not the end
             refused[cell.name] = str(error)
             say(f"  not run: {error}")
@@ -73,9 +74,8 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     return _ended(spec, ran, refused, 3 if unanswered else 0)
 
 
-def _run(cell: Cell, items: Sequence[Item], annotate: Annotate) -> Ran:
+def _run(cell: Cell, fingerprint: str | None, items: Sequence[Item], annotate: Annotate) -> Ran:
     """A cell whose every answer stands is not run again: a second evaluation starts nothing."""
-    fingerprint = _frozen(cell.job)
     if fingerprint is not None:
         answers = results.read_answers(cell.job.output.uri, fingerprint)
         if answers.complete(items):
