@@ -167,7 +167,8 @@ def evaluate(
             return annotate_all(job)
 
         summary = compare(spec, one, say)
-    say(f"written to {spec.output.uri}/README.md")
+    if not summary.get("stopped"):
+        say(f"written to {spec.output.uri}/README.md")
     answer(summary)
     raise typer.Exit(summary["exit_code"])
 

@@ -303,6 +303,15 @@ def test_a_method_that_is_none_is_said_before_any_cell_runs(tmp_path: Path, meth
     assert annotate.jobs == []
 
 
+def test_a_stopped_evaluation_says_so_and_writes_no_tables(tmp_path: Path) -> None:
+    def stopped(job: JobSpec) -> dict[str, Any]:
+        return {"fingerprint": "f", "stopped": "SIGTERM", "exit_code": 143, "rows_written": 0}
+
+    found = evaluate(small(tmp_path), stopped, lambda text: None)
+    assert (found["stopped"], found["exit_code"]) == ("SIGTERM", 143)
+    assert not (tmp_path / "out" / "README.md").exists()
+
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
 
 

@@ -65,8 +65,8 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
             refused[cell.name] = str(error)
             say(f"  not run: {error}")
             continue
-        if ran[cell.name].summary.get("stopped"):
-            return _ended(spec, ran, refused, int(ran[cell.name].summary["exit_code"]))
+        if stopped := ran[cell.name].summary.get("stopped"):
+            return {**_ended(spec, ran, refused, int(ran[cell.name].summary["exit_code"])), "stopped": stopped}
     if refused and not ran:
         raise BudgetError("no cell can be run:\n" + "\n".join(f"{name}: {why}" for name, why in refused.items()))
     _write(spec, store, judge, items, videos, [cell for cell in every if cell.name in ran], ran, refused)
