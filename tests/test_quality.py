@@ -14,7 +14,7 @@ from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
 from mlb_batch import JobSpec, plan, run
 from mlb_batch.errors import JobError, SpecError
 from mlb_batch.ledger import read_current, verify
-from mlb_batch.quality import preview
+from mlb_batch.quality import canary, preview
 from mlb_batch.quality.agreement import Pair, agreement, pairs
 
 CHOICE = {"id": "mc", "kind": "choice", "text": "Which shape?", "choices": ["circle", "square", "ring"]}
@@ -111,6 +111,20 @@ def test_a_canary_that_falls_too_far_stops_the_job_and_keeps_what_was_done(tmp_p
     assert before > 0 and read_current(str(tmp_path / "out")) is None
     whole = run(spec(tmp_path, **job))  # without it the job goes on from there
     assert whole["skipped_done"] == before and whole["exit_code"] == 0
+
+
+@pytest.mark.parametrize(("method", "ratio", "asked"), [("none", 1.0, ["random"]), ("random", 0.5, ["none"])])
+def test_a_canary_holds_no_method_against_itself(tmp_path: Path, method: str, ratio: float, asked: list[str]) -> None:
+    job = spec(tmp_path, prune={"method": method}, budget={"ratio": ratio},
+               canary={"share": 0.5, "against": ["none", "random"], "least_agreement": 0.9})  # fmt: skip
+    ran: list[str] = []
+
+    def annotate(one: JobSpec, share: float) -> dict[str, Any]:
+        ran.append(one.prune.method)
+        return {"stopped": "", "output": one.output.uri, "fingerprint": "f", "flops_executed": 1}
+
+    found, stopped = canary(job, annotate)
+    assert (ran, list(found["against"]), found["flops_executed"], stopped) == ([method, *asked], asked, 1, None)
 
 
 def test_a_limit_without_the_unpruned_answers_is_refused(tmp_path: Path) -> None:

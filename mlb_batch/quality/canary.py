@@ -26,6 +26,8 @@ def canary(spec: JobSpec, annotate: Annotate) -> tuple[dict[str, Any], dict[str,
     said = {spec.prune.method: answers(own["output"], own["fingerprint"])}
     flops = 0
     for method in spec.canary.against:
+        if method == spec.prune.method:
+            continue  # whatever its options are: a method is not held against itself
         summary = annotate(rival(spec, method, rival_output(spec, method)), share)
         if summary["stopped"]:
             return {}, summary
@@ -52,8 +54,8 @@ def _stop_if_too_far(spec: JobSpec, found: dict[str, Any]) -> None:
     least = spec.canary.least_agreement
     if least is None:
         return
-    measured = found["against"]["none"]
-    if measured["rows"] and measured["agreement"] < least:
+    measured = found["against"].get("none")  # the unpruned job has nothing to fall from
+    if measured and measured["rows"] and measured["agreement"] < least:
         raise JobError(
             f"the canary stopped the job: {measured['rows']} answers agree to {measured['agreement']:.1%} with the "
             f"unpruned ones, and canary.least_agreement is {least:.1%}; raise the budget, change the method, or lower "
