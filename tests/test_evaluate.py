@@ -27,6 +27,7 @@ from mlb_batch.evaluate.scoring import caption_facts, named, normalised, right
 from mlb_batch.evaluate.spec import EvalSpec, JudgeSpec, SamplingSpec
 from mlb_batch.evaluate.summary import Counting, costs, estimates
 from mlb_batch.evaluate.svg import Curve, Heat, Point, chart, heat_maps
+from mlb_batch.evaluate.tables import Evaluation, markdown
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import open_store
 from mlb_batch.video.write import write_mp4
@@ -221,6 +222,25 @@ def test_unanswered_questions_count_as_the_benchmark_says() -> None:
         assert ours["better_than_random"] == better
     by_kind = compared(Counting(average="kind"))["ours", "accuracy", "all"]
     assert by_kind["value"] == pytest.approx((1 / 3 + 1) / 2)
+
+
+def test_tables_keep_right_answers_and_a_judges_scores_apart(endpoint: Endpoint, tmp_path: Path) -> None:
+    """A judge gives both, a choice has no score, and both are called by their names."""
+    one = cell("c", "none", 1.0)
+    told = answered({"a": "red", "b": "B", "c": "x"})
+    marked = {"c": results("made", one, ITEMS[:3], told, judge(endpoint, tmp_path))}
+    for average in ("question", "kind"):
+        found = estimates(marked, [one], Counting(average=average), SamplingSpec(replicates=200))
+        spent = {"c": {**costs(marked["c"], marked["c"]), "peak_memory_mb": 0}}
+        given = spec(tmp_path, methods=["none"])
+        text = markdown(Evaluation(given, "made", "", "3 questions", 2, [one], found, spent, {}, {}, average))
+        by_kind = {part.splitlines()[0]: part for part in text.split("## ") if part.startswith("By kind")}
+        shares, scores = by_kind["By kind of question: m, budget 100 %"], by_kind[
+            "By kind of question: m, budget 100 %, judge's score (0 to 5)"]  # fmt: skip
+        assert "| colour | 2 | 50.0 [" in shares and "| count | 1 | 100.0 [" in shares
+        assert "| colour | 2 | 2.50 [" in scores and "count" not in scores
+        assert ("## Accuracy, the mean over kinds" in text) == (average == "kind")
+        assert ("## Judge's score (0 to 5), the mean over kinds" in text) == (average == "kind")
 
 
 # The file.

@@ -118,7 +118,7 @@ def _write(
     costs = _costs(store, rows, done, ran)
     found = Evaluation(
         spec, title, note, amount(items), len({item.video for item in items}), done, estimates, costs, refused,
-        {name: _facts(some) for name, some in rows.items()}, judges=judge.names() if judge else (),
+        {name: _facts(some) for name, some in rows.items()}, counting.average, judges=judge.names() if judge else (),
     )  # fmt: skip
     pictures = dict(quality_charts(estimates, costs, done))
     pictures |= dict(kept.pictures(done, {name: one.fingerprint for name, one in ran.items()}))

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from mlb_batch.evaluate.cells import Cell
@@ -36,6 +37,7 @@ class Evaluation:
     costs: Mapping[str, Mapping[str, Any]]
     refused: Mapping[str, str]  # why a cell could not be run
     facts: Mapping[str, tuple[Counter[str], Counter[str]]]  # of captions, by cell: invented and missed
+    average: str = "question"  # what accuracy and scores are the mean over, see Counting
     pictures: Sequence[str] = ()
     bias: Sequence[str] = ()
     judges: Sequence[str] = field(default_factory=tuple)
@@ -69,7 +71,8 @@ def _metrics(found: Evaluation) -> Iterator[str]:
     for metric, rows in by_metric.items():
         if not rows:
             continue
-        yield f"## {_HEADLINE[metric].capitalize()}"
+        averaged = ", the mean over kinds" if found.average == "kind" and metric in ("accuracy", "score") else ""
+        yield f"## {_HEADLINE[metric].capitalize()}{averaged}"
         yield ""
         yield from _header(_QUALITY)
         for row in rows:
@@ -111,13 +114,15 @@ def _cost(found: Evaluation) -> Iterator[str]:
 
 
 def _groups(found: Evaluation) -> Iterator[str]:
-    """One table a model, budget and grouping: groups down, methods across."""
-    for by, title in (("hangs_on", "By what a question hangs on"), ("task", "By kind of question")):
-        rows = [row for row in found.estimates if row["by"] == by and row["metric"] in ("accuracy", "score")]
+    """One table a measure, model, budget and grouping: groups down, methods across."""
+    groupings = (("hangs_on", "By what a question hangs on"), ("task", "By kind of question"))
+    for (by, title), metric in product(groupings, ("accuracy", "score")):
+        rows = [row for row in found.estimates if (row["by"], row["metric"]) == (by, metric)]
+        measure = "" if metric == "accuracy" else f", {_HEADLINE[metric]}"
         for model in dict.fromkeys(row["model"] for row in rows):
             for ratio in sorted({row["ratio"] for row in rows if row["ratio"] < 1}, reverse=True) or [1.0]:
                 some = [row for row in rows if row["model"] == model and row["ratio"] in (ratio, 1.0)]
-                yield f"## {title}: {model}, budget {_percent(ratio)}"
+                yield f"## {title}: {model}, budget {_percent(ratio)}{measure}"
                 yield ""
                 yield from _across(some)
                 yield ""
