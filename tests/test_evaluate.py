@@ -423,6 +423,8 @@ class Endpoint:
             self.fail_first -= 1
             return 503, {}
         told = dict(line.split(": ", 1) for line in body["messages"][1]["content"].splitlines() if ": " in line)
+        if told["Predicted answer"] == "rude":
+            return 400, {"error": "content policy"}
         if told["Predicted answer"] == "babble":
             return 200, {"choices": [{"message": {"content": "I can't say."}}]}
         is_right = told["Correct answer"] in told["Predicted answer"]
@@ -468,6 +470,16 @@ def test_an_endpoint_that_hiccups_is_asked_again_and_one_that_babbles_gives_no_v
     good, babble = Question("?", "x", "x", "match"), Question("?", "x", "babble", "match")
     given = judge(endpoint, tmp_path).verdicts([good, babble])
     assert given[good.key].right and babble.key not in given and len(endpoint.asked) == 3
+
+
+def test_a_question_that_the_endpoint_refuses_stays_ungraded_and_only_where_it_refuses_all_is_it_a_mistake(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    good, rude = Question("?", "x", "x", "match"), Question("?", "x", "rude", "match")
+    with pytest.raises(SpecError, match=r"refuses every question: HTTP 400: .*content policy"):
+        judge(endpoint, tmp_path).verdicts([rude])
+    given = judge(endpoint, tmp_path).verdicts([rude, good])
+    assert given[good.key].right and rude.key not in given
 
 
 @pytest.mark.parametrize("url", ["ftp://host/v1", "http://user:pw@host/v1", "https://host/../v1", "file:///etc"])

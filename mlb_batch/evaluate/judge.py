@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from mlb_batch.errors import RowError, SpecError
 from mlb_batch.evaluate.spec import JudgeSpec
+from mlb_batch.report import printable
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.storage import Store
 from mlb_batch.storage_errors import foreign_errors
@@ -30,6 +31,7 @@ from mlb_batch.web import guarded_client
 NAME = "verdicts.parquet"
 TRIES, PAUSE_S = 3, 1.0
 SAVE_EVERY = 200
+OF_ONE_QUESTION = (400, 413, 422)  # too long for the model, or against the rules of who runs it
 _ASPECTS = {
     "match": "whether the predicted answer means the same as the correct one; synonyms and paraphrases count as right",
     "correctness": "factual correctness: nothing in the predicted answer may contradict the correct one",
@@ -75,6 +77,7 @@ class Judge:
         self._url = _checked(spec.url)
         self._key = _key(spec)
         self._known = {v.key: v for v in _kept(store) if (v.judge, v.url) == (spec.model, self._url)}
+        self._refusal = ""  # what was said of the last question that was refused by itself
         self._others = [v for v in _kept(store) if (v.judge, v.url) != (spec.model, self._url)]
 
     def verdicts(self, questions: Iterable[Question]) -> dict[str, Verdict]:
@@ -83,6 +86,8 @@ class Judge:
         for start in range(0, len(new), SAVE_EVERY):
             found = asyncio.run(self._ask_all(new[start : start + SAVE_EVERY]))
             self._known |= {verdict.key: verdict for verdict in found}
+            if self._refusal and not self._known:
+                raise SpecError(f"judge.url: {self._url} refuses every question: {self._refusal}")
             self._save()
         return self._known
 
@@ -108,6 +113,9 @@ class Judge:
                     ) as response:
                         if response.status == 200:
                             return self._read(question, await response.json(content_type=None))
+                        if response.status in OF_ONE_QUESTION:
+                            self._refusal = f"HTTP {response.status}: {printable(await response.text())}"
+                            return None
                         if response.status < 500 and response.status != 429:
                             raise SpecError(f"judge.url: {self._url} refuses: HTTP {response.status}; check its key")
                 except PermissionError as error:
