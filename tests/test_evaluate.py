@@ -243,6 +243,20 @@ def test_tables_keep_right_answers_and_a_judges_scores_apart(endpoint: Endpoint,
         assert ("## Judge's score (0 to 5), the mean over kinds" in text) == (average == "kind")
 
 
+def test_a_difference_is_counted_on_the_questions_that_both_answered() -> None:
+    """Where a cell could not answer what is hard, it is not better for it."""
+    items = [Item(str(n), f"v{n}", "open", "?", "yes", tags={"kind": "easy" if n < 5 else "hard"}) for n in range(10)]
+    every = [cell("none", "none", 1.0), cell("ours", "adatp")]
+    said = {"none": answered({str(n): "yes" if n < 5 else "no" for n in range(10)}),
+            "ours": answered({str(n): "yes" for n in range(4)} | {"4": "no"})}  # fmt: skip
+    rows = {one.name: results("made", one, items, said[one.name], None) for one in every}
+    for average in ("question", "kind"):
+        found = estimates(rows, every, Counting("apart", average), SamplingSpec())
+        (ours,) = [row for row in found if (row["cell"], row["metric"], row["by"]) == ("ours", "accuracy", "all")]
+        assert ours["value"] == pytest.approx(0.8) and ours["minus_none"] == pytest.approx(-0.2)
+        assert (ours["better_than_none"], ours["worse_than_none"]) == (0, 1)
+
+
 # The file.
 
 

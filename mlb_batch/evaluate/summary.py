@@ -17,6 +17,7 @@ from mlb_batch.evaluate.results import Row
 from mlb_batch.evaluate.spec import SamplingSpec
 
 NOTHING = float("nan")
+OF_ANSWERS = ("accuracy", "score")
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,23 @@ class _Table:
             for metric in metrics(counting)
         }
 
-    def share(self, metric: str, by: str, group: str) -> Share:
+    def share(self, metric: str, by: str, group: str, beside: _Table | None = None) -> Share:
+        """Beside another cell, of answers: only on questions that count in both, so that a difference is paired."""
         chosen = slice(None) if by == "all" else self._of[by] == group
         worth, clips = self._worth[metric][chosen], self._clips[chosen]
+        if beside and metric in OF_ANSWERS:
+            worth = worth * (beside._worth[metric][chosen, 1:] > 0)
         reached_C, of_C = (np.bincount(clips, worth[:, i], minlength=self._number).astype(float) for i in (0, 1))
         return Share(reached_C, of_C)
 
-    def shares(self, metric: str, by: str, group: str, averaged: str) -> list[Share]:
+    def shares(
+        self, metric: str, by: str, group: str, averaged: str, beside: _Table | None = None
+    ) -> list[Share]:  # fmt: skip
         """One; or where the headline averages over kinds, one a kind."""
-        if by == "all" and averaged == "kind" and metric in ("accuracy", "score"):
-            some = [self.share(metric, "task", one) for kind, one in self.groups if kind == "task"]
-            return [share for share in some if not share.empty]
-        return [share for share in (self.share(metric, by, group),) if not share.empty]
+        of = [(by, group)]
+        if by == "all" and averaged == "kind" and metric in OF_ANSWERS:
+            of = [one for one in self.groups if one[0] == "task"]
+        return [share for share in (self.share(metric, *one, beside) for one in of) if not share.empty]
 
     def differ(self, other: _Table, metric: str, by: str, group: str) -> tuple[int, int]:
         """Questions that this cell has right and the other wrong, and the other way about, where both count."""
@@ -140,9 +146,9 @@ def _against(
     found, better, worse = Interval(NOTHING, NOTHING, NOTHING), 0, 0
     if name in against:
         rival = tables[against[name]]
-        theirs = rival.shares(*what, counting.average)
-        if theirs:
-            found = difference(table.shares(*what, counting.average), theirs, draws_BC)
+        mine, theirs = (a.shares(*what, counting.average, beside=b) for a, b in ((table, rival), (rival, table)))
+        if mine and theirs:
+            found = difference(mine, theirs, draws_BC)
             better, worse = table.differ(rival, *what)
     return {f"minus_{name}": found.value, f"minus_{name}_low": found.low, f"minus_{name}_high": found.high,
             f"better_than_{name}": better, f"worse_than_{name}": worse}  # fmt: skip
