@@ -142,6 +142,24 @@ def test_an_interval_is_never_nothing_at_the_ends() -> None:
     assert (none.value, none.low) == (0, 0) and none.high == pytest.approx(1 - perfect.low)
 
 
+def test_a_difference_that_no_clip_shows_may_still_be_there() -> None:
+    """Two answers that agree on a handful of clips are not known to be the same, and a right one is not all of them."""
+    rng = np.random.default_rng(3)
+    for clips, most in ((1, 1.0), (12, 1.0), (12, 5.0), (2500, 1.0)):
+        same, draws_BC = Share(most * rng.integers(0, 2, clips), np.ones(clips)), draws(clips, 200, 0)
+        found = difference([same], [same], draws_BC, most)
+        room = most * 3.8415 / (clips + 3.8415)
+        assert found.value == 0 and found.high == -found.low == pytest.approx(room, rel=1e-3)
+        whole = average([Share(np.full(clips, most), np.ones(clips))] * 2, draws_BC, most)
+        assert whole.value == whole.high == most and whole.low == pytest.approx(most - found.high)
+    missed = 0
+    for _ in range(300):  # a difference on 1 clip of 50: two of three samples of 20 clips show none
+        lost = rng.random(20) < 0.02
+        found = difference([Share(1.0 - lost, np.ones(20))], [Share(np.ones(20), np.ones(20))], draws(20, 200, 0))
+        missed += not found.low <= -0.02 <= found.high
+    assert missed / 300 < 0.08
+
+
 def test_draws_are_the_same_for_a_seed_and_draw_as_many_clips_as_there_are() -> None:
     one, other = draws(30, 100, 7), draws(30, 100, 7)
     assert np.array_equal(one, other) and not np.array_equal(one, draws(30, 100, 8))

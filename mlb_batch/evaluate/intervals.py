@@ -67,17 +67,21 @@ def proportion(share: Share) -> Interval:
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def average(shares: Sequence[Share], draws_BC: NDArray[np.float32]) -> Interval:
-    """The mean of several shares; of one alone its own value."""
+def average(shares: Sequence[Share], draws_BC: NDArray[np.float32], most: float = 1.0) -> Interval:
+    """The mean of several shares, each of at most `most`; of one alone its own value."""
     value = float(np.mean([share.value for share in shares]))
-    return _around(value, np.mean([_drawn(share, draws_BC) for share in shares], axis=0))
+    found = _around(value, [_drawn(share, draws_BC) for share in shares], shares, most)
+    return Interval(value, max(0.0, found.low), min(most, found.high))
 
 
-def difference(one: Sequence[Share], other: Sequence[Share], draws_BC: NDArray[np.float32]) -> Interval:
-    """The mean of `one` less the mean of `other`, on the same draws of clips."""
+def difference(
+    one: Sequence[Share], other: Sequence[Share], draws_BC: NDArray[np.float32], most: float = 1.0
+) -> Interval:  # fmt: skip
+    """The mean of `one` less the mean of `other`, share by share on the same draws of clips."""
     value = float(np.mean([share.value for share in one]) - np.mean([share.value for share in other]))
-    drawn_B = np.mean([_drawn(share, draws_BC) for share in one], axis=0)
-    return _around(value, drawn_B - np.mean([_drawn(share, draws_BC) for share in other], axis=0))
+    drawn = [_drawn(a, draws_BC) - _drawn(b, draws_BC) for a, b in zip(one, other, strict=True)]
+    found = _around(value, drawn, one, most)
+    return Interval(value, max(-most, found.low), min(most, found.high))
 
 
 def _drawn(share: Share, draws_BC: NDArray[np.float32]) -> Floats:
@@ -88,9 +92,17 @@ def _drawn(share: Share, draws_BC: NDArray[np.float32]) -> Floats:
     return out
 
 
-def _around(value: float, drawn_B: Floats) -> Interval:
+def _around(value: float, drawn: Sequence[Floats], shares: Sequence[Share], most: float) -> Interval:
+    """Percentiles of the mean over what was drawn of each share, and room for what no draw could show."""
+    drawn_B = np.mean(drawn, axis=0)
     known = drawn_B[~np.isnan(drawn_B)]
-    if not len(known):
-        return Interval(value, value, value)
-    low, high = np.percentile(known, [_LOW, _HIGH])
-    return Interval(value, float(low), float(high))
+    low, high = np.percentile(known, [_LOW, _HIGH]) if len(known) else (value, value)
+    room = most * np.mean([_unseen(share, one_B) for share, one_B in zip(shares, drawn, strict=True)])
+    return Interval(value, float(low - room), float(high + room))
+
+
+def _unseen(share: Share, drawn_B: Floats) -> float:
+    """Where all draws are alike, Wilson's upper end for what was seen on none of so many clips."""
+    known = drawn_B[~np.isnan(drawn_B)]
+    alike = not len(known) or known.min() == known.max()
+    return Z**2 / (int((share.of_C > 0).sum()) + Z**2) if alike else 0.0

@@ -18,6 +18,7 @@ from mlb_batch.evaluate.spec import SamplingSpec
 
 NOTHING = float("nan")
 OF_ANSWERS = ("accuracy", "score")
+MOST = {"accuracy": 1.0, "score": 5.0, "precision": 1.0, "recall": 1.0}
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def _of_cell(
             if not shares:
                 continue
             whole = table.share(metric.name, by, group)
-            one = proportion(shares[0]) if len(shares) == 1 and metric.is_share else average(shares, draws_BC)
+            alone = len(shares) == 1 and metric.is_share
+            one = proportion(shares[0]) if alone else average(shares, draws_BC, MOST[metric.name])
             row: Row = {**same, "metric": metric.name, "by": by, "group": group, **vars(one),
                         "questions": int(whole.of_C.sum()), "clips": int((whole.of_C > 0).sum())}  # fmt: skip
             for name in ("none", "random"):
@@ -148,7 +150,7 @@ def _against(
         rival = tables[against[name]]
         mine, theirs = (a.shares(*what, counting.average, beside=b) for a, b in ((table, rival), (rival, table)))
         if mine and theirs:
-            found = difference(mine, theirs, draws_BC)
+            found = difference(mine, theirs, draws_BC, MOST[what[0]])
             better, worse = table.differ(rival, *what)
     return {f"minus_{name}": found.value, f"minus_{name}_low": found.low, f"minus_{name}_high": found.high,
             f"better_than_{name}": better, f"worse_than_{name}": worse}  # fmt: skip
