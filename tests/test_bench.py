@@ -17,6 +17,7 @@ from small_jobs import clips, job_file, mlb_batch, start
 from test_walls import MODULES, imports, tree
 from video_files import HEAVY, write_video
 
+from mlb_batch.bench import pipeline as pipeline_module
 from mlb_batch.bench import rounds, scale, shapes
 from mlb_batch.bench.bed import Bed, random_model, saved_model
 from mlb_batch.bench.calibrate import calibrate
@@ -35,7 +36,7 @@ from mlb_batch.cost import calibration
 from mlb_batch.cost.calibration import Calibration
 from mlb_batch.cost.flops import price, vanilla
 from mlb_batch.engine import Engine
-from mlb_batch.errors import BudgetError, SpecError
+from mlb_batch.errors import BudgetError, InputError, SpecError
 from mlb_batch.planning import describe, plan, setup
 from mlb_batch.run import run
 from mlb_batch.spec import JobSpec
@@ -190,8 +191,9 @@ def test_pruned_is_priced_at_the_ratio_that_was_asked_for(bed: Bed) -> None:
     source = pair.vanilla.sources(frames(bed, QUICK, 1))[0]
     share = pair.pruned.bill(source).llm / pair.vanilla.bill(source).llm
     assert 0.47 < share <= 0.5
-    with pytest.raises(BudgetError, match="floor of adatp"):
-        Pair.of(bed, replace(QUICK, ratio=0.01))
+    for ratio in (0.01, 0.0):
+        with pytest.raises(BudgetError, match="floor of adatp"):
+            Pair.of(bed, replace(QUICK, ratio=ratio))
 
 
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -372,6 +374,28 @@ def test_a_shape_s_random_weights_are_a_model_that_a_job_can_name() -> None:
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in made.state_dict().items())
     with pytest.raises(SpecError, match="--model and --shape both"):
         pipeline(Options(shape="mid", model=str(folder)))
+
+
+def test_the_pipeline_s_sides_get_the_same_threads_share_and_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    options = Options(clips=2, frames=8, new_tokens=4, ratio=0.5, threads=2)
+    spec = pipeline_module._job(options, "embedded:tiny", tmp_path)
+    assert spec.budget.ratio == 0.5 and pipeline_module._job(Options(clips=1), "m", tmp_path).budget.ratio == 0.273
+    threads: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline_module, "_answered", lambda *_: threads.append(torch.get_num_threads()) or 1.0)
+        pipeline_module._without_ray(spec, 1, options)
+    assert threads == [1], "as many as Ray leaves to its captioner, whatever --threads is"
+    (tmp_path / "clips" / "broken.mp4").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"--videos: .*broken\.mp4: .*take it out"):
+        pipeline_module._without_ray(spec, 1, replace(options, clips=9))
+
+
+def test_settings_without_a_job_are_not_passed_over() -> None:
+    with pytest.raises(SpecError, match="--set changes a job: name it with --job"):
+        calibrate(replace(QUICK, sets=("frames.count=4",)))
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from mlb_batch.bench.ours import PROMPT, Ours, keep_at, random_clips
 from mlb_batch.bench.rounds import Spread, lap
 from mlb_batch.cost.calibration import Calibration, save
 from mlb_batch.cost.schedule import WHOLE, ClipShape
-from mlb_batch.errors import BudgetError
+from mlb_batch.errors import BudgetError, SpecError
 from mlb_batch.planning import Setup, setup
 from mlb_batch.spec import DEFAULT_RATIO, JobSpec
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
@@ -54,6 +54,8 @@ def job_of(options: Options) -> JobSpec:
     """The job that was given, or one that asks the model for a caption."""
     if options.job is not None:
         return JobSpec.load(options.job, options.sets)
+    if options.sets:
+        raise SpecError("--set changes a job: name it with --job")
     job: dict[str, Any] = {
         "input": {"videos": "nowhere/*"},
         "prompts": [{"id": "caption", "kind": "caption", "text": PROMPT}],

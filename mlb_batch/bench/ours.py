@@ -122,7 +122,8 @@ class Pair:
         plain = unpruned(bed, options)
         method = make(options.method or bed.shape.method)
         source = plain.sources(frames(bed, options, 1))[0]
-        keep = keep_at(plain.shape, method, plain.clip_shape(source), options.ratio or bed.shape.ratio)
+        ratio = bed.shape.ratio if options.ratio is None else options.ratio
+        keep = keep_at(plain.shape, method, plain.clip_shape(source), ratio)
         settings = replace(plain.settings, method=method, keep=keep)
         return cls(plain, Ours.of(bed.model, bed.checkpoint, settings))
 

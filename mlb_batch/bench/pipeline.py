@@ -2,7 +2,7 @@
 
 Both in steady state: counted from the first rows that are there to the last, so that neither start-up nor loading the
 model is in it. Without Ray means reader children that read ahead, a captioner, and nothing else: no shipping of frames,
-no ledger, no books. Both have the same readers, one captioner, and the same number of torch threads.
+no ledger, no books. Both have the same readers, and one captioner with the threads that Ray gives it (OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mlb_batch.bench.ours import PROMPT
 from mlb_batch.bench.rounds import Spread
 from mlb_batch.bench.shapes import checkpoint, shape
 from mlb_batch.engine import Engine
-from mlb_batch.errors import InputError, SpecError
+from mlb_batch.errors import InputError, RowError, SpecError
 from mlb_batch.planning import plan
 from mlb_batch.source.listing import video_uris
 from mlb_batch.spec import JobSpec
@@ -86,6 +86,7 @@ def _job(options: Options, model: str, scratch: Path) -> JobSpec:
         "model": {"id": model, "device": options.device},
         "frames": {"count": options.frames or wanted.frames},
         "prune": {"method": options.method or wanted.method},
+        "budget": {"ratio": options.ratio},
         "generate": {"max_new_tokens": options.new_tokens or wanted.new_tokens},
         "cluster": {
             "read": {"concurrency": [options.readers] * 2},
@@ -126,7 +127,10 @@ class _Readers(threading.local):
 
     def read(self, uri: str) -> Clip:
         self.reader = self.reader or self.make()
-        return Clip(self.reader.read(uri).pixels_FHWC, (Ask(uri, "caption", PROMPT),))
+        try:
+            return Clip(self.reader.read(uri).pixels_FHWC, (Ask(uri, "caption", PROMPT),))
+        except RowError as error:
+            raise InputError(f"--videos: {uri}: {error}; take it out: both sides need the same clips") from None
 
 
 def _without_ray(spec: JobSpec, batch: int, options: Options) -> float:
@@ -135,7 +139,7 @@ def _without_ray(spec: JobSpec, batch: int, options: Options) -> float:
     size, limits = engine.frame_size(), Limits(video_s=spec.limits.video_s)
     readers = _Readers(lambda: Reader(engine.sampling, size, limits))
     with (
-        captioner_threads(pick_device(spec.model.device), options.threads),
+        captioner_threads(pick_device(spec.model.device)),
         ThreadPoolExecutor(options.readers) as pool,
     ):
         captioner = engine.load()
