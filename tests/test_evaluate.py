@@ -7,6 +7,7 @@ import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mlb_batch.evaluate.results import Answers, results
 from mlb_batch.evaluate.scoring import caption_facts, named, normalised, right
 from mlb_batch.evaluate.spec import EvalSpec, JudgeSpec, SamplingSpec
 from mlb_batch.evaluate.summary import Counting, costs, estimates
-from mlb_batch.evaluate.svg import Curve, Heat, Point, chart, heat_maps
+from mlb_batch.evaluate.svg import HEIGHT, Curve, Heat, Point, chart, heat_maps
 from mlb_batch.evaluate.tables import Evaluation, markdown
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import open_store
@@ -413,6 +414,15 @@ def test_charts_are_xml_with_a_curve_and_a_name_for_each_method() -> None:
     assert abs(float(names[0].get("y", 0)) - float(names[1].get("y", 0))) >= 14, "names don't lie over each other"
     same = chart("one point", "x", "y", [Curve("a", (Point(0.5, 0.5, 0.5, 0.5),))])
     assert "NaN" not in same and ElementTree.fromstring(same) is not None
+
+
+def test_the_names_of_many_curves_that_end_alike_stay_in_the_picture() -> None:
+    for value in (0.1, 0.9):
+        curves = [Curve(f"m{n}", (Point(0.3, value, 0.0, 1.0),)) for n in range(13)]
+        texts = ElementTree.fromstring(chart("t", "x", "y", curves)).iter("{http://www.w3.org/2000/svg}text")
+        names = sorted(float(one.get("y", 0)) for one in texts if (one.text or "").startswith("m"))
+        assert len(names) == 13 and 0 < names[0] and names[-1] < HEIGHT - 5
+        assert all(below - above >= 14 for above, below in pairwise(names))
 
 
 def test_heat_maps_are_white_where_even() -> None:

@@ -137,12 +137,16 @@ def _mark(kind: str, x: float, y: float, colour: str) -> str:
 
 
 def _spread(ends: Sequence[float], apart: float = 15.0) -> list[float]:
-    """Names beside the ends of their curves, moved down where two would lie over each other."""
+    """Names beside the ends of their curves, moved down where two would lie over each other, and up from the edge."""
     out = [0.0] * len(ends)
+    order = sorted(range(len(ends)), key=lambda one: ends[one])
     last = -math.inf
-    for place in sorted(range(len(ends)), key=lambda one: ends[one]):
-        last = max(ends[place] + 4, last + apart)
-        out[place] = last
+    for place in order:
+        last = out[place] = max(ends[place] + 4, last + apart)
+    least = HEIGHT - apart
+    for place in reversed(order):
+        out[place] = min(out[place], least)
+        least = out[place] - apart
     return out
 
 
