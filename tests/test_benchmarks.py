@@ -226,6 +226,15 @@ def test_rows_without_an_id_or_with_an_answer_of_another_kind_are_named(tmp_path
         items_of("vcgbench", written(tmp_path, "generic_qa.json", vcg))
 
 
+def test_half_a_surrogate_pair_does_not_travel_to_where_results_are_written(tmp_path: Path) -> None:
+    half = "who\ud83d"
+    row = {"videoID": "x", "question_id": half, "duration": half, "task_type": half, "question": half, "answer": "B",
+           "options": ["A. a", f"B. {half}"]}  # fmt: skip
+    (item,) = items_of("videomme", written(tmp_path, "x.json", [row]))
+    texts = (item.id, item.prompt, item.answer, *item.choices, *item.tags.values())
+    assert "".join(texts).encode() and item.answer == "who?" == item.choices[1]
+
+
 def test_a_line_of_json_may_hold_any_sign(tmp_path: Path) -> None:
     (tmp_path / "qa.jsonl").write_text('{"question": "one\u2028two\x85"}\r\n\n{"question": "é"}', encoding="utf-8")
     assert [row["question"] for row in read_file(str(tmp_path / "qa.jsonl")).rows] == ["one\u2028two\x85", "é"]

@@ -13,6 +13,7 @@ from typing import Any
 from mlb_batch.errors import InputError
 from mlb_batch.evaluate.formats import File, Row
 from mlb_batch.evaluate.items import Item
+from mlb_batch.source.table import as_text
 from mlb_batch.vlm.choices import LETTERS
 
 
@@ -85,13 +86,13 @@ def _item(row: Row, where: Columns, shape: Shape, open_kind: str) -> Item:
         answer = options[answer]
     kind: Any = "choice" if options else open_kind
     return Item(
-        id=str(where.id(row)),
-        video=str(where.video(row)),
+        id=as_text(where.id(row)),
+        video=as_text(where.video(row)),
         kind=kind,
-        prompt=shape.text(str(where.question(row)).strip(), options, kind),
-        answer=str(answer),
-        choices=tuple(options),
-        tags={name: str(read(row)) for name, read in where.tags.items()},
+        prompt=as_text(shape.text(str(where.question(row)).strip(), options, kind)),
+        answer=as_text(answer),
+        choices=tuple(map(as_text, options)),
+        tags={name: as_text(read(row)) for name, read in where.tags.items()},
     )
 
 
