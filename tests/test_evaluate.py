@@ -6,6 +6,7 @@ import json
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -227,6 +228,14 @@ def test_estimates_are_what_one_counts_by_hand() -> None:
     assert found["none", "accuracy", "colour"]["value"] == pytest.approx(2 / 3)
     assert (found["none", "recall", "all"]["value"], found["none", "precision", "all"]["value"]) == (1 / 2, 1)
     assert np.isnan(found["none", "accuracy", "all"]["minus_none"])
+
+
+def test_results_are_grouped_by_the_length_of_videos_where_a_benchmark_says_it() -> None:
+    items = [replace(item, tags={**item.tags, "duration": item.video}) for item in ITEMS[:3]]
+    one = cell("none", "none", 1.0)
+    marked = {"none": results("made", one, items, answered({"a": "red", "b": "A", "c": "blue"}), None)}
+    found = estimates(marked, [one], Counting(), SamplingSpec())
+    assert {row["group"]: row["value"] for row in found if row["by"] == "duration"} == {"v1": 0.5, "v2": 1.0}
 
 
 def test_unanswered_questions_count_as_the_benchmark_says() -> None:

@@ -27,7 +27,7 @@ class Item:
     choices: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     shaped: bool = True
-    tags: Mapping[str, str] = field(default_factory=dict)  # what results are grouped by, like kind and hangs_on
+    tags: Mapping[str, str] = field(default_factory=dict)  # what results are grouped by: kind, hangs_on, duration
 
 
 def amount(items: Sequence[Item]) -> str:

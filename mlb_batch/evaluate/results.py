@@ -28,8 +28,8 @@ _TEXTS, _COUNT, _REAL = pa.list_(pa.string()), pa.int64(), pa.float64()
 COLUMNS: dict[str, pa.DataType] = {
     **dict.fromkeys(("benchmark", "cell", "model", "method"), pa.string()),
     "ratio": _REAL,
-    **dict.fromkeys(("item", "video", "kind", "task", "hangs_on", "prompt", "expected", "said", "error_class"),
-                    pa.string()),
+    **dict.fromkeys(("item", "video", "kind", "task", "hangs_on", "duration", "prompt", "expected", "said",
+                     "error_class"), pa.string()),
     "answered": pa.bool_(),
     "first": pa.bool_(),  # of the rows of one answer: costs are counted here
     "own_points": pa.bool_(),  # a caption has facts instead, and the second of two twins is graded with the first
@@ -117,7 +117,7 @@ def _of_item(item: Item, answers: Answers) -> Row:
         "item": item.id,
         "video": item.video,
         "kind": item.kind,
-        "hangs_on": item.tags.get("hangs_on", ""),
+        **{name: item.tags.get(name, "") for name in ("hangs_on", "duration")},
         "prompt": item.prompt,
         "expected": item.answer,
         "said": row["text"] if row else "",

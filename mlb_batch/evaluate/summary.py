@@ -17,6 +17,7 @@ from mlb_batch.evaluate.results import Row
 from mlb_batch.evaluate.spec import SamplingSpec
 
 NOTHING = float("nan")
+GROUPINGS = ("task", "hangs_on", "duration")
 OF_ANSWERS = ("accuracy", "score")
 MOST = {"accuracy": 1.0, "score": 5.0, "precision": 1.0, "recall": 1.0}
 
@@ -84,11 +85,11 @@ class _Table:
 
     def __init__(self, rows: Sequence[Row], number: Mapping[str, int], counting: Counting) -> None:
         self.groups: list[tuple[str, str]] = [("all", "all")]
-        for by in ("task", "hangs_on"):
+        for by in GROUPINGS:
             self.groups += [(by, group) for group in sorted({row[by] for row in rows if row[by]})]
         self._clips: NDArray[np.int64] = np.array([number[row["video"]] for row in rows], dtype=np.int64)
         self._number = len(number)
-        self._of = {by: np.array([row[by] for row in rows]) for by in ("task", "hangs_on")}
+        self._of = {by: np.array([row[by] for row in rows]) for by in GROUPINGS}
         self._worth = {
             metric.name: np.array([metric.of_row(row) for row in rows], dtype=float).reshape(-1, 2)
             for metric in metrics(counting)

@@ -115,7 +115,8 @@ def _cost(found: Evaluation) -> Iterator[str]:
 
 def _groups(found: Evaluation) -> Iterator[str]:
     """One table a measure, model, budget and grouping: groups down, methods across."""
-    groupings = (("hangs_on", "By what a question hangs on"), ("task", "By kind of question"))
+    groupings = (("hangs_on", "By what a question hangs on"), ("duration", "By the length of its video"),
+                 ("task", "By kind of question"))  # fmt: skip
     for (by, title), metric in product(groupings, ("accuracy", "score")):
         rows = [row for row in found.estimates if (row["by"], row["metric"]) == (by, metric)]
         measure = "" if metric == "accuracy" else f", {_HEADLINE[metric]}"
