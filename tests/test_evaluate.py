@@ -312,6 +312,13 @@ def test_a_mistake_in_the_file_is_said_in_a_line(tmp_path: Path, change: dict[st
         spec(tmp_path, **change)
 
 
+def test_what_is_told_of_an_evaluation_holds_no_webhook(tmp_path: Path) -> None:
+    job = {"frames": {"count": 8}, "notify": {"webhook": "https://hooks.example.com/secret"}}
+    told = spec(tmp_path, job=job).told()
+    assert "secret" not in json.dumps(told) and told["job"]["frames"] == {"count": 8}
+    assert told["methods"][0]["method"] == "none" and spec(tmp_path).told()["job"] == {}
+
+
 def test_environment_variables_stand_for_places_as_in_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "/data")
     given = spec(

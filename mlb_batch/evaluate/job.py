@@ -130,7 +130,7 @@ def _write(
     if rows:
         store.replace("results.parquet", _parquet(results.to_table([row for some in rows.values() for row in some])))
         store.replace("summary.parquet", _parquet(summary.to_table(estimates)))
-    told = {"evaluation": spec.model_dump(mode="json"), "costs": costs, "estimates": estimates, "not_run": refused}
+    told = {"evaluation": spec.told(), "costs": costs, "estimates": estimates, "not_run": refused}
     store.replace("summary.json", json.dumps(_plain(told), indent=1).encode())
     store.replace("README.md", markdown(found).encode())
 

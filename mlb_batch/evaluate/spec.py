@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mlb_batch import spec_text
@@ -152,6 +153,11 @@ class EvalSpec(_Part):
             return cls.model_validate(spec_text.expand_environment(dict(data), URI_KEYS))
         except ValidationError as error:
             raise SpecError(spec_text.explain(error, cls)) from None
+
+    def told(self) -> dict[str, Any]:
+        """As JSON, for what is written about it: without the path of a webhook that is given in the open."""
+        job = yaml.safe_load(spec_text.without_webhook(yaml.safe_dump(self.job)))
+        return {**self.model_dump(mode="json"), "job": job}
 
     @model_validator(mode="before")
     @classmethod
