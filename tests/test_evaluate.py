@@ -18,7 +18,7 @@ import pytest
 from models import Spec, folder
 
 from mlb_batch.cli import app, ended
-from mlb_batch.errors import BudgetError, JobError, SpecError
+from mlb_batch.errors import BudgetError, JobError, OutputError, SpecError
 from mlb_batch.evaluate.cells import Cell, cells, short_names
 from mlb_batch.evaluate.intervals import Share, average, difference, draws, proportion
 from mlb_batch.evaluate.items import Item
@@ -214,6 +214,17 @@ def compared(counting: Counting) -> dict[tuple[str, str, str], dict[str, Any]]:
     assert (spent["answered"], spent["unanswered"], spent["unanswered_by_class"]) == (4, 1, {"not_found": 1})
     assert spent["llm_flops_share"] == pytest.approx(4 * 27 / (4 * 101)) and spent["ungraded"] == 0
     return {(row["cell"], row["metric"], row["group"]): row for row in found}
+
+
+def test_answers_know_which_questions_they_were_given_to() -> None:
+    row = {"video_id": "i", "uri": "/old/out/videos/world-1/clip.mp4", "prompt": "what?", "text": "x"}
+    answers, item = Answers({"i": row}, {}), Item("i", "clip.mp4", "open", "what?", "x")
+    more = Item("new", "clip.mp4", "open", "when?", "x")
+    assert not list(answers.to_others([item, more], True, "world-1")) and not list(answers.to_others([item], True, ""))
+    for other, alone, clips in ((replace(item, prompt="who?"), True, ""), (item, False, ""), (item, True, "world-2"),
+                                (replace(item, video="b.mp4"), True, "world-1")):  # fmt: skip
+        assert list(answers.to_others([other], alone, clips)) == ["i"]
+    assert not list(answers.to_others([replace(item, video="moved.mkv")], True, ""))
 
 
 def test_estimates_are_what_one_counts_by_hand() -> None:
@@ -640,6 +651,13 @@ def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
     again = Annotate()
     assert compare(given, again)["rows_written"] == 0 and again.jobs == []
     assert rows(tmp_path) == results_before and (out / "README.md").read_text() == text
+    world = {"clips": 3, "frames": 8, "questions": 2}
+    for change in ({"seed": 1}, {"max_acts": 1}):  # its clips would be scored by these clips' answers
+        with pytest.raises(OutputError, match=r"holds answers to other questions.*'000000-0'.*an output of its own"):
+            compare(small(tmp_path, benchmark={"name": "world", "world": {**world, **change}}), again)
+    with pytest.raises(OutputError, match="asked in another way"):
+        compare(small(tmp_path, asked="together"), again)
+    assert again.jobs == []
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlb_batch.errors import BudgetError
+from mlb_batch.errors import BudgetError, OutputError
 from mlb_batch.evaluate import bias, kept, results, summary
-from mlb_batch.evaluate.benchmarks import BENCHMARKS
+from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
 from mlb_batch.evaluate.cells import Cell, cells, short_names
 from mlb_batch.evaluate.items import Item, amount
 from mlb_batch.evaluate.judge import Judge
@@ -53,14 +53,14 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     say(f"preparing {spec.benchmark.name}")
     items, videos = prepared(spec, store)
     every = cells(spec, store.uri, videos)
-    frozen = {cell.name: _frozen(cell.job) for cell in every}  # of all, before one runs: its mistakes cost nothing yet
+    stood = {cell.name: _stood(cell, spec, items, videos) for cell in every}  # first: mistakes cost nothing yet
     say(f"{amount(items)}, {len(every)} cells")
     ran: dict[str, Ran] = {}
     refused: dict[str, str] = {}
     for number, cell in enumerate(every, start=1):
         say(f"cell {number} of {len(every)}: {cell.name}")
         try:
-            ran[cell.name] = _run(cell, frozen[cell.name], items, annotate)
+            ran[cell.name] = _run(cell, stood[cell.name], items, annotate)
         except BudgetError as error:  # what this method can't do at this budget is a finding, not the end
             refused[cell.name] = str(error)
             say(f"  not run: {error}")
@@ -74,12 +74,28 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     return _ended(spec, ran, refused, 3 if unanswered else 0)
 
 
-def _run(cell: Cell, fingerprint: str | None, items: Sequence[Item], annotate: Annotate) -> Ran:
+def _stood(cell: Cell, spec: EvalSpec, items: Sequence[Item], videos: str) -> Ran | None:
+    """What earlier evaluations left of a cell, once a run of it has solved its budget.
+
+    Answers are found by their questions' ids: those of another world's clips must not be held against this one's truth.
+    """
+    fingerprint = _frozen(cell.job)
+    if fingerprint is None:
+        return None
+    answers = results.read_answers(cell.job.output.uri, fingerprint)
+    made_in = videos.rpartition("/")[2] if spec.benchmark.name in WORLDS else ""
+    if other := next(answers.to_others(items, spec.asked == "alone", made_in), None):
+        raise OutputError(
+            f"output: {spec.output.uri} holds answers to other questions, or to questions that were asked in another "
+            f"way ({other!r}, for one); give this evaluation an output of its own"
+        )
+    return Ran(fingerprint, answers, {})
+
+
+def _run(cell: Cell, stood: Ran | None, items: Sequence[Item], annotate: Annotate) -> Ran:
     """A cell whose every answer stands is not run again: a second evaluation starts nothing."""
-    if fingerprint is not None:
-        answers = results.read_answers(cell.job.output.uri, fingerprint)
-        if answers.complete(items):
-            return Ran(fingerprint, answers, {})
+    if stood and stood.answers.complete(items):
+        return stood
     with CaptionersPeak() as peak:
         done = annotate(cell.job)
     answers = results.read_answers(cell.job.output.uri, done["fingerprint"])

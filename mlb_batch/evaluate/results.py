@@ -19,7 +19,7 @@ from mlb_batch.unresolved import unresolved
 
 _NUMBERS = ("flops_executed", "flops_planned", "flops_vanilla", "flops_prefill", "flops_scoring", "num_prompt_tokens",
             "num_new_tokens", "num_visual_tokens", "num_kept_tokens", "frames_read", "read_s", "model_s")  # fmt: skip
-_READ = ("annotation_id", "prompt_id", "text", *_NUMBERS)
+_READ = ("annotation_id", "video_id", "uri", "prompt", "prompt_id", "text", *_NUMBERS)
 NOT_SCORED = -1.0
 Row = dict[str, Any]
 Said = Mapping[str, Mapping[str, Any]]  # what a cell said, by the item's id
@@ -51,6 +51,19 @@ class Answers:
 
     def complete(self, items: Iterable[Item]) -> bool:
         return all(item.id in self.said for item in items)
+
+    def to_others(self, items: Iterable[Item], alone: bool, clips: str) -> Iterator[str]:
+        """The ids of questions that were others when this was said: by their text, or not asked `alone` (or asked so);
+        or about another clip, where `clips` is the folder that clips are made in. Videos of a benchmark may move.
+        """
+        for item in items:
+            row = self.said.get(item.id)
+            if row and not (
+                row["prompt"] == item.prompt
+                and (row["video_id"] == item.id) == alone
+                and row["uri"].endswith(f"{clips}/{item.video}" if clips else "")
+            ):
+                yield item.id
 
 
 def read_answers(output: str, fingerprint: str) -> Answers:
