@@ -268,18 +268,18 @@ def test_tables_keep_right_answers_and_a_judges_scores_apart(endpoint: Endpoint,
     one = cell("c", "none", 1.0)
     told = answered({"a": "red", "b": "B", "c": "x"})
     marked = {"c": results("made", one, ITEMS[:3], told, judge(endpoint, tmp_path))}
-    for average in ("question", "kind"):
-        found = estimates(marked, [one], Counting(average=average), SamplingSpec(replicates=200))
+    for over in ("question", "kind"):
+        found = estimates(marked, [one], Counting(average=over), SamplingSpec(replicates=200))
         spent = {"c": {**costs(marked["c"], marked["c"]), "peak_memory_mb": 0}}
         given = spec(tmp_path, methods=["none"])
-        text = markdown(Evaluation(given, "made", "", "3 questions", 2, [one], found, spent, {}, {}, average))
+        text = markdown(Evaluation(given, "made", "", "3 questions", 2, [one], found, spent, {}, {}, over))
         by_kind = {part.splitlines()[0]: part for part in text.split("## ") if part.startswith("By kind")}
         shares, scores = by_kind["By kind of question: m, budget 100 %"], by_kind[
             "By kind of question: m, budget 100 %, judge's score (0 to 5)"]  # fmt: skip
         assert "| colour | 2 | 50.0 [" in shares and "| count | 1 | 100.0 [" in shares
         assert "| colour | 2 | 2.50 [" in scores and "count" not in scores
-        assert ("## Accuracy, the mean over kinds" in text) == (average == "kind")
-        assert ("## Judge's score (0 to 5), the mean over kinds" in text) == (average == "kind")
+        assert ("## Accuracy, the mean over kinds" in text) == (over == "kind")
+        assert ("## Judge's score (0 to 5), the mean over kinds" in text) == (over == "kind")
 
 
 def test_a_difference_is_counted_on_the_questions_that_both_answered() -> None:
@@ -289,8 +289,8 @@ def test_a_difference_is_counted_on_the_questions_that_both_answered() -> None:
     said = {"none": answered({str(n): "yes" if n < 5 else "no" for n in range(10)}),
             "ours": answered({str(n): "yes" for n in range(4)} | {"4": "no"})}  # fmt: skip
     rows = {one.name: results("made", one, items, said[one.name], None) for one in every}
-    for average in ("question", "kind"):
-        found = estimates(rows, every, Counting("apart", average), SamplingSpec())
+    for over in ("question", "kind"):
+        found = estimates(rows, every, Counting("apart", over), SamplingSpec())
         (ours,) = [row for row in found if (row["cell"], row["metric"], row["by"]) == ("ours", "accuracy", "all")]
         assert ours["value"] == pytest.approx(0.8) and ours["minus_none"] == pytest.approx(-0.2)
         assert (ours["better_than_none"], ours["worse_than_none"]) == (0, 1)
@@ -448,7 +448,7 @@ def test_the_names_of_many_curves_that_end_alike_stay_in_the_picture() -> None:
         curves = [Curve(f"m{n}", (Point(0.3, value, 0.0, 1.0),)) for n in range(13)]
         texts = ElementTree.fromstring(chart("t", "x", "y", curves)).iter("{http://www.w3.org/2000/svg}text")
         names = sorted(float(one.get("y", 0)) for one in texts if (one.text or "").startswith("m"))
-        assert len(names) == 13 and 0 < names[0] and names[-1] < HEIGHT - 5
+        assert len(names) == 13 and names[0] > 0 and names[-1] < HEIGHT - 5
         assert all(below - above >= 14 for above, below in pairwise(names))
 
 

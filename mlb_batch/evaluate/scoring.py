@@ -62,7 +62,7 @@ def _ever_shorter(said: str) -> Iterator[str]:
 def matches(said: str, answer: str) -> bool:
     """Equal but for case, marks, articles and how numbers are written; yes and no may be explained."""
     one, other = normalised(said), normalised(answer)
-    return bool(one) and one == other or (other in ("yes", "no") and one.split(" ")[0] == other)
+    return (one == other != "") or (other in ("yes", "no") and one.split(" ")[0] == other)
 
 
 def normalised(text: str) -> str:
