@@ -192,7 +192,7 @@ def test_pruned_is_priced_at_the_ratio_that_was_asked_for(bed: Bed) -> None:
     share = pair.pruned.bill(source).llm / pair.vanilla.bill(source).llm
     assert 0.47 < share <= 0.5
     for ratio in (0.01, 0.0):
-        with pytest.raises(BudgetError, match="floor of adatp"):
+        with pytest.raises(BudgetError, match=f"{ratio:g} is below the floor of adatp"):
             Pair.of(bed, replace(QUICK, ratio=ratio))
 
 
