@@ -385,7 +385,7 @@ def test_the_pipeline_s_sides_get_the_same_threads_share_and_clips(
     assert spec.budget.ratio == 0.5 and pipeline_module._job(Options(clips=1), "m", tmp_path).budget.ratio == 0.273
     threads: list[int] = []
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline_module, "_answered", lambda *_: threads.append(torch.get_num_threads()) or 1.0)
+        patched.setattr(pipeline_module, "_answered", lambda *_: float(threads.append(torch.get_num_threads()) is None))
         pipeline_module._without_ray(spec, 1, options)
     assert threads == [1], "as many as Ray leaves to its captioner, whatever --threads is"
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"none")

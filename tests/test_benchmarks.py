@@ -211,6 +211,15 @@ def test_an_answer_that_is_no_letter_is_named_not_taken_for_the_first_option(tmp
         items_of("videomme", written(tmp_path, "x.parquet", [row]))
 
 
+def test_more_options_than_letters_are_refused_not_left_out_of_the_question(tmp_path: Path) -> None:
+    row = {"video": "v.mp4", "question": "?", "candidates": [f"o{n}" for n in range(26)], "answer": "o25",
+           "question_type": "t"}  # fmt: skip
+    (item,) = items_of("mlvu", written(tmp_path, "1_plotQA.json", [row]))
+    assert "(Z) o25" in item.prompt and right(item, "Z")
+    with pytest.raises(InputError, match=r"row 1: it has 27 options; at most 26"):
+        items_of("mlvu", written(tmp_path, "1_plotQA.json", [dict(row, candidates=[*row["candidates"], "o26"])]))
+
+
 def test_rows_without_an_id_or_with_an_answer_of_another_kind_are_named(tmp_path: Path) -> None:
     asked = [{"video_name": "a", "question": "q", "question_id": "1"}, {"video_name": "a", "question": "q"}]
     told = [{"question_id": "1", "answer": "yes", "type": 3}]

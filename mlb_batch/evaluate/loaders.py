@@ -79,6 +79,8 @@ def load(files: Sequence[File], where: Columns, shape: Shape, open_kind: str = "
 
 def _item(row: Row, where: Columns, shape: Shape, open_kind: str) -> Item:
     options = where.options(row)
+    if len(options) > len(LETTERS):
+        raise ValueError(f"it has {len(options)} options; at most {len(LETTERS)} can be put by their letters")
     answer = where.answer(row)
     if isinstance(answer, int):
         if not 0 <= answer < len(options):
