@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor
 from mlb_batch.tiny.build import build
 from mlb_batch.tiny.render import RGB
 from mlb_batch.tiny.scenes import check, make_scene, tell
+from mlb_batch.tiny.train import __main__ as command
 from mlb_batch.tiny.train import image, paired, video
 from mlb_batch.tiny.train.ahead import Ahead
 from mlb_batch.tiny.train.answers import answer_logits
@@ -55,6 +56,16 @@ def test_batches_that_others_draw_ahead_are_the_same():
         one, other = here(step), others(step)
         assert isinstance(one, ClipBatch) and isinstance(other, ClipBatch)
         assert (one.pixels_BFHWC == other.pixels_BFHWC).all() and torch.equal(one.packed.ids_BL, other.packed.ids_BL)
+
+
+def test_the_lessons_of_another_seed_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folders: list[Path] = []
+    monkeypatch.setattr(command, "_video", lambda args: folders.append(args.folder))
+    for seed in ("0", "1", "2"):
+        threads = str(torch.get_num_threads())
+        monkeypatch.setattr("sys.argv", ["", "video", "--seed", seed, "--folder", str(tmp_path), "--threads", threads])
+        command.main()
+    assert folders == [tmp_path, tmp_path / "seed-1", tmp_path / "seed-2"]
 
 
 def test_a_packed_question_gets_what_it_would_get_alone():

@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".cache/train"))
     parser.add_argument("--export", action="store_true", help="measure what was learned and write it into the package")
     args = parser.parse_args()
+    if args.seed:
+        args.folder /= f"seed-{args.seed}"  # the lessons of one seed don't go on from those of another
     torch.set_num_threads(args.threads)
     args.processes = max(1, (os.cpu_count() or 1) - 2) if args.device != "cpu" else 0  # a GPU waits for its batches
     {"video": _video, "paired": _paired, "image": _image}[args.what](args)
