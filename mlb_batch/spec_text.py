@@ -245,6 +245,7 @@ def _explain_one(one: dict[str, Any], model: type[BaseModel]) -> str:
         one["msg"]
         .replace("Input should be", "must be")
         .replace("a valid integer", "a whole number")
+        .replace("a valid tuple", "a list")
         .replace("a valid ", "a ")
     )
     return f"{path}: {message[0].lower()}{message[1:]}, got {_shown(given)}"
