@@ -113,6 +113,15 @@ def test_what_storage_refuses_has_its_class(reader: Reader, server: str, tmp_pat
     assert error_class(reader, "nosuchscheme://v.mp4") == "not_found"
 
 
+def test_a_pipe_in_a_videos_place_is_not_waited_for(reader: Reader, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    writer = os.open(tmp_path / "pipe.mp4", os.O_RDWR)  # without one, a reader that opens it would never come back
+    try:
+        assert error_class(reader, str(tmp_path / "pipe.mp4")) == "not_video"
+    finally:
+        os.close(writer)
+
+
 def test_an_empty_object_is_empty(reader: Reader) -> None:
     with fsspec.open("memory://videos/empty.mp4", "wb"):
         pass
