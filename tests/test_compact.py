@@ -28,9 +28,10 @@ from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Lease, Ledger, RunFolder, compact, publish, read_current, tidy, verify
 from mlb_batch.ledger.compact import SHUT, STAGE
 from mlb_batch.ledger.log import ASLEEP_S
-from mlb_batch.ledger.parts import Seqs, list_seqs, standing
+from mlb_batch.ledger.parts import Seqs, list_seqs, rows_of, standing
+from mlb_batch.page import write_page
 from mlb_batch.report import report
-from mlb_batch.storage import open_store
+from mlb_batch.storage import Store, open_store
 
 OTHER = "fedcba9876543210"
 SCRIPT = str(Path(__file__).with_name("compacting.py"))
@@ -229,6 +230,24 @@ def test_a_report_in_the_middle_of_compactions_counts_right(tmp_path: Path) -> N
     at_work.join()
     assert counts == sorted(counts) and counts[0] >= 12 and counts[-1] <= 20 and len(counts) > 3
     assert report(str(tmp_path), FINGERPRINT)["annotations"] == 20
+
+
+def test_a_page_is_read_again_where_files_are_exchanged_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out")
+    filled(output, 6)
+
+    def exchanged(store: Store, kind: str, *rest: Any) -> Iterator[pa.Table]:
+        listed = rows_of(store, kind, *rest)
+        if kind == "annotations" and len(names(output)) > 1:
+            compact(output, "compaction", 256, grace_s=0)
+        return listed
+
+    monkeypatch.setattr("mlb_batch.page.cards.rows_of", exchanged)
+    monkeypatch.setattr("mlb_batch.ledger.parts._EXCHANGE_S", 0.0)
+    assert write_page(output, tmp_path / "page.html")["annotations"] == 12
+    assert "All 12 answers" in (tmp_path / "page.html").read_text()
 
 
 # --- kills

@@ -17,10 +17,10 @@ import yaml
 from mlb_batch.columns import ANNOTATION_COLUMNS
 from mlb_batch.cost.budget import paid
 from mlb_batch.errors import OutputError, UserError
-from mlb_batch.ledger.parts import list_seqs, read_part
+from mlb_batch.ledger.parts import list_seqs, read_part, undisturbed
 from mlb_batch.ledger.runs import RunFolder
 from mlb_batch.page import sections
-from mlb_batch.page.cards import MOST_ROWS, Clip, Index, chosen, clips, index
+from mlb_batch.page.cards import MOST_ROWS, Clip, Index, Row, chosen, clips, index
 from mlb_batch.page.gallery import MOST_CHARS, MOST_FAILED, Gallery, gallery
 from mlb_batch.page.runs import Run, newest_runs, throughput
 from mlb_batch.page.thumbs import MOST_FRAMES, MOST_PICTURES, Picture, pictures
@@ -50,18 +50,22 @@ def write_page(output_uri: str, path: Path, fingerprint: str | None = None) -> d
     numbers = report(output_uri, fingerprint)
     store, fingerprint = open_store(output_uri), numbers["fingerprint"]
     runs = newest_runs(output_uri, fingerprint)
-    job, found = _job(store, runs), index(store, fingerprint)
-    wanted = chosen(found)
-    some = clips(store, fingerprint, wanted, _passthrough(store, fingerprint))
-    seen = _pictures(job, some[:MOST_PICTURES])
-    failed, _ = unresolved(store, fingerprint, found.done)
-    shown = gallery(some, seen, failed)
+    found, some, failed = undisturbed(lambda: _rows(store, fingerprint))
+    job = _job(store, runs)
+    shown = gallery(some, _pictures(job, some[:MOST_PICTURES]), failed)
     text = page(numbers, job, runs, found, shown)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"can't write {path}: {error.strerror}") from None
     return numbers
+
+
+def _rows(store: Store, fingerprint: str) -> tuple[Index, list[Clip], list[Row]]:
+    """A little of every row, the clips to show, and what failed."""
+    found = index(store, fingerprint)
+    some = clips(store, fingerprint, chosen(found), _passthrough(store, fingerprint))
+    return found, some, unresolved(store, fingerprint, found.done)[0]
 
 
 def page(numbers: Mapping[str, Any], job: Job, runs: Sequence[Run], found: Index, shown: Gallery) -> str:
