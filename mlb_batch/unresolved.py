@@ -14,7 +14,7 @@ from mlb_batch.storage import Store
 Row = dict[str, Any]
 Asked = tuple[str, str, str]
 _ASKED = ("video_id", "prompt_id", "prompt")
-_WHERE = ("annotation_id", *_ASKED, "video_version", "clip_start_s", "clip_end_s", "created_at")
+_WHERE = ("annotation_id", *_ASKED, "video_version", "clip_start_s", "clip_end_s", "run_id", "created_at")
 _FAILURE = (*_WHERE, "attempt", "error_class", "uri", "message")
 
 
@@ -42,7 +42,9 @@ def _outdated(store: Store, fingerprint: str, failed: Iterable[Row]) -> set[str]
         for kind in ("annotations", "errors")
         for later in _rows_about(failures.keys(), store, kind, fingerprint)
         for row in failures[_asked(later)]
-        if later["created_at"] > row["created_at"] and _replaces(later, row)
+        if later["run_id"] != row["run_id"]  # one run asks for nothing that it has done with
+        and later["created_at"] > row["created_at"]
+        and _replaces(later, row)
     }
 
 

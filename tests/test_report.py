@@ -64,14 +64,15 @@ WHOLE = {"clip_start_s": 0.0, "clip_end_s": 0.0}
         (WHOLE, {}, 0),  # it can be cut now
         ({"video_version": "", **WHOLE}, {}, 0),  # it is there now
         ({"video_version": ""}, {"clip_start_s": 0.0, "clip_end_s": 60.0}, 1),  # another part of it is
+        (WHOLE, {"run_id": "the first"}, 1),  # a part of it is asked for beside the whole
     ],
 )
 def test_a_failure_ends_with_what_became_of_the_same_question_later(
     tmp_path: Path, failed: dict[str, object], later: dict[str, object], left: int
 ) -> None:
-    ledger = Ledger(str(tmp_path), FINGERPRINT, "20260101-run", pa.schema([]))
-    ledger.commit([], [{**error(1), **CLIP, **failed}])
-    ledger.commit([annotation(2, **{**CLIP, "video_id": "video-1", **later})], [])
+    Ledger(str(tmp_path), FINGERPRINT, "the first").commit([], [{**error(1), **CLIP, **failed}])
+    told = {**CLIP, "video_id": "video-1", **later}
+    Ledger(str(tmp_path), FINGERPRINT, str(told.pop("run_id", "the next"))).commit([annotation(2, **told)], [])
     assert report(str(tmp_path))["errors"]["unresolved"] == left
 
 
