@@ -141,6 +141,8 @@ class LocalStore:
             return sorted(entry.name for entry in (self.root / folder).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise _unreadable(self.root / folder, error) from error
 
     def sizes(self, folder: str) -> dict[str, int]:
         return {name: (self.root / folder / name).stat().st_size for name in self.list(folder)}
@@ -153,6 +155,8 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):  # the second: a folder of its path is a file of other hands
             _refuse_what_is_no_folder(self.root)
             raise FileNotFoundError(name) from None
+        except OSError as error:
+            raise _unreadable(self.root / name, error) from error
 
     def create(self, name: str, data: bytes) -> bool:
         def link(temporary: Path, final: Path) -> None:
@@ -207,6 +211,10 @@ class LocalStore:
                 message = f"{self.uri}: this disk can't make hard links; use another disk or a bucket"
                 raise OutputError(message) from None
             raise JobError(f"can't write {final}: {error.strerror or error}") from error
+
+
+def _unreadable(path: Path, error: OSError) -> JobError:
+    return JobError(f"can't read {path}: {error.strerror or error}")
 
 
 def _refuse_what_is_no_folder(path: Path) -> None:

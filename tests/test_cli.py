@@ -127,6 +127,18 @@ def test_an_output_that_can_be_no_folder_is_one_line_for_every_command(
         pass
 
 
+def test_an_output_that_may_not_be_read_is_one_line_for_every_command(tmp_path: Path, here: Command) -> None:
+    """Root may read everything, so a link to itself stands for another user's folder."""
+    clips(tmp_path / "videos", 1)
+    output, job = tmp_path / "out", str(job_file(tmp_path))
+    output.symlink_to(output)
+    commands = [(name, str(output)) for name in ("status", "report", "verify", "compact")]
+    for arguments in [("plan", job), ("run", job), *commands]:
+        code, _, err = here(*arguments)
+        assert code == 1 and err.startswith(f"failed: can't read {output}/"), (arguments, err)
+        assert len(err.strip().splitlines()) == 1
+
+
 def test_the_report_of_another_fingerprint(tmp_path: Path, here: Command) -> None:
     for n, fingerprint in enumerate((FINGERPRINT, FINGERPRINT[::-1])):
         Ledger(str(tmp_path), fingerprint, "run").commit([annotation(i, fingerprint) for i in range(n + 1)], [])
