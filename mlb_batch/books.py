@@ -14,6 +14,7 @@ from mlb_batch.errors import JobError
 from mlb_batch.ledger import Attempt, Ledger, pending
 from mlb_batch.planning import Plan
 from mlb_batch.spec import JobSpec, RetrySpec
+from mlb_batch.stop import STOPPED
 from mlb_batch.storage import hurried
 from mlb_batch.work import Counts, Outcome, Row
 
@@ -222,7 +223,7 @@ def closed(spec: JobSpec, books: Books, stopped: str, **run: Any) -> dict[str, A
 def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
     """0 everything annotated, 3 with more unresolved errors than the job allows; 143 and 130 where a signal came."""
     if summary["stopped"] == "SIGTERM":
-        return 143
+        return STOPPED
     if summary["stopped"] == "SIGINT":
         return 130
     if summary["stopped"]:  # the deadline: what is left is unresolved

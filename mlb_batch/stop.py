@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOPPED = 128 + signal.SIGTERM  # the exit code, whenever that signal comes
 
 
 class Stop:

@@ -1,4 +1,4 @@
-"""A local Ray that does not come up ends its process: with a line that says what to do, and nothing left behind."""
+"""A local Ray that does not come up, or is told to stop before, ends its process, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 import uuid
 from pathlib import Path
 
+import pytest
 from ray_nodes import until
+from small_jobs import MLB_BATCH, clips, descendants, job_file, start
 
 SOON = "import mlb_batch.chain.cluster as cluster; cluster.START_S = 0.5; cluster.start_local(2)"
 
@@ -32,4 +34,19 @@ def test_a_start_that_takes_too_long_ends_in_one_line() -> None:
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert "Ray did not start" in line and "run the same command again" in line
+    until(lambda: not left_behind(mark), "the end of Ray's processes")
+
+
+@pytest.mark.parametrize("at_work", ["mlb_batch.video.child", "gcs_server"])
+def test_a_sigterm_before_there_is_anything_to_commit_has_the_exit_code_of_any_other(
+    tmp_path: Path, at_work: str
+) -> None:
+    """While the job is planned, and while Ray starts."""
+    clips(tmp_path / "videos", 1)
+    mark = uuid.uuid4().hex
+    process = start(MLB_BATCH, "run", str(job_file(tmp_path)), MARK=mark)
+    until(lambda: any(at_work in command for command in descendants(process.pid).values()), at_work)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, ""), err
     until(lambda: not left_behind(mark), "the end of Ray's processes")

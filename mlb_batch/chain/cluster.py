@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import utils
 from ray.data import DataContext
 
 from mlb_batch.errors import JobError
@@ -41,7 +42,9 @@ def connected() -> Iterator[Nodes]:
     joined = ray.is_initialized()
     others, handler = children(os.getpid()), signal.getsignal(signal.SIGTERM)
     if not joined:
-        _start()
+        with _sigterm_left_alone():
+            _start()
+        _on_sigterm(handler)  # Ray's core has put its own below it, which prints its stack
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a run, the run's own lines say
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -67,6 +70,17 @@ def _shut_down(others: Sequence[Process]) -> None:
 def _on_sigterm(handler: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def _sigterm_left_alone() -> Iterator[None]:
+    """Ray would answer it from its first moment on, with exit code 15, or by SIGABRT where its core is at work then."""
+    theirs = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
 
 
 def _start() -> None:
