@@ -69,10 +69,10 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
         with (
             DataContext.current(data_context()),
             Progress(books, folder, Metrics(spec.name, run_id).show) as progress,
-            Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,
             lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
             closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, grants(priced, ledger)),
                                sizes.readers[1], spec.limits, share, limit)) as arrivals,
+            Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,  # first out: Ray may be going too
         ):  # fmt: skip
             while not (stopped := stop.reason) and (outcomes := next(arrivals, None)) is not None:
                 books.add(outcomes)

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +141,17 @@ def test_killed_at_many_moments(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("to", [os.kill, os.killpg])
 def test_sigterm_commits_what_is_finished_and_the_next_run_does_the_rest(
-    faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]]
+    faultless: Any, tmp_path: Path, commands: list[subprocess.Popen[str]], to: Callable[[int, int], None]
 ) -> None:
+    """To the driver alone, or to Ray's processes too, as `timeout` and systemd send it."""
     folder, said, _ = faultless
     settings = ["--set", f"output.uri={tmp_path / 'out'}", "--set", "output.commit_rows=10"]
     process = start(MLB_BATCH, "run", str(job_file(folder)), *settings)
     commands.append(process)
     until(lambda: len(ids(tmp_path / "out")) > 0 or process.poll() is not None, "the first commit")
-    process.send_signal(signal.SIGTERM)
+    to(process.pid, signal.SIGTERM)
     asked_s = time.monotonic()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143 and time.monotonic() - asked_s < 30, err[-2000:]

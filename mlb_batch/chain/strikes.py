@@ -24,6 +24,7 @@ from mlb_batch.errors import JobError
 from mlb_batch.storage import Store, hurried, open_store
 
 STRIKES = 3
+PARTING_S = 5.0  # for the record's last word
 IN_A_ROW = 10  # captioning processes of one machine, without one answer between their deaths
 
 
@@ -175,4 +176,4 @@ def lasting_strikes(
 
 def _ended(strikes: Strikes, trace: Trace) -> None:
     with suppress(ray.exceptions.RayError):  # a cluster that is gone leaves the file as it is
-        trace.write(ray.get(strikes.record.known_deaths.remote()), at_work=False)
+        trace.write(ray.get(strikes.record.known_deaths.remote(), timeout=PARTING_S), at_work=False)
