@@ -125,6 +125,7 @@ def test_a_night_without_a_question_ends_well_and_decides_nothing_for_the_next(t
     manifest(tmp_path / "videos.jsonl", [{"uri": str(path), "ask": None} for path in videos])
     empty = run(spec(tmp_path, **changes))
     assert (empty["expected"], empty["annotated"], empty["exit_code"]) == (0, 0, 0)
+    assert verify(str(tmp_path / "out")) == [] and read_current(str(tmp_path / "out")) is None
     manifest(tmp_path / "videos.jsonl", [{"uri": str(path), "ask": "What is it?"} for path in videos])
     full = run(spec(tmp_path, **changes))
     assert full["annotated"] == 2 and 0 < full["flops_spent_of_budget"] <= full["flops_budget"]
