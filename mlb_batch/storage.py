@@ -239,6 +239,8 @@ class RemoteStore:
         self.patience_s = patience_s
         self._fs, self._path = filesystem(self.uri)
         self._is_s3 = scheme_of(uri) in ("s3", "s3a")
+        if self._is_s3 and self._path.partition("/")[2].startswith("/"):  # s3fs would write there, and list nothing
+            raise OutputError(f"{uri}: two slashes stand behind the bucket's name; write one")
 
     def list(self, folder: str) -> list[str]:
         return sorted(self.sizes(folder))

@@ -150,6 +150,13 @@ def test_a_full_disk_fails_the_job_and_leaves_nothing_behind(tmp_path: Path) -> 
     assert ledger.commit([annotation(1)], []) == 1
 
 
+def test_a_place_in_a_bucket_that_cannot_be_listed_is_refused() -> None:
+    """A run there saw nothing of what stands, and computed all of it again, night after night."""
+    with pytest.raises(OutputError, match=r"s3://bucket//nightly: two slashes stand behind the bucket's name"):
+        open_store("s3://bucket//nightly")
+    assert open_store("s3://bucket/annotations//nightly").uri == "s3://bucket/annotations//nightly"
+
+
 # --- two writers, and writers that die
 
 
