@@ -14,6 +14,13 @@ from small_jobs import MLB_BATCH, clips, descendants, job_file, start
 
 SOON = "import mlb_batch.chain.cluster as cluster; cluster.START_S = 0.5; cluster.start_local(2)"
 
+ONCE = """
+import sys
+from mlb_batch.chain.cluster import connected
+from mlb_batch.cli import ended
+sys.exit(ended(connected().__enter__))
+"""
+
 
 def left_behind(mark: str) -> list[str]:
     found = []
@@ -35,6 +42,17 @@ def test_a_start_that_takes_too_long_ends_in_one_line() -> None:
     (line,) = ended.stderr.splitlines()
     assert "Ray did not start" in line and "run the same command again" in line
     until(lambda: not left_behind(mark), "the end of Ray's processes")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RAY_TMPDIR", "/proc/nowhere"), ("RAY_AUTH_TOKEN_PATH", "/nowhere/token")]
+)
+def test_what_ray_cannot_start_with_is_one_line(name: str, value: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ONCE], env={**os.environ, name: value}, capture_output=True, text=True
+    )
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 1 and line.startswith("failed: Ray can't start: ") and value in line
 
 
 @pytest.mark.parametrize("at_work", ["mlb_batch.video.child", "gcs_server"])

@@ -17,6 +17,7 @@ from ray.data import DataContext
 
 from mlb_batch.errors import JobError
 from mlb_batch.processes import Process, below, children, end
+from mlb_batch.storage_errors import first_line
 
 # Of one start. Ray has limits of its own, but its core can wait for ever for a raylet that never answers.
 START_S = 180.0
@@ -84,11 +85,14 @@ def _sigterm_left_alone() -> Iterator[None]:
 
 
 def _start() -> None:
-    if os.environ.get("RAY_ADDRESS"):  # also set inside a submitted job
-        _join()
-    else:
-        cores = len(os.sched_getaffinity(0))
-        start_local(num_cpus=2 if cores < 2 else None)  # reading and captioning take turns on a single core
+    try:
+        if os.environ.get("RAY_ADDRESS"):  # also set inside a submitted job
+            _join()
+        else:
+            cores = len(os.sched_getaffinity(0))
+            start_local(num_cpus=2 if cores < 2 else None)  # reading and captioning take turns on a single core
+    except (OSError, ray.exceptions.AuthenticationError) as error:  # no token, or no folder for it (RAY_TMPDIR)
+        raise JobError(f"Ray can't start: {first_line(error)}; run the same command again once it can") from error
 
 
 def _join() -> None:
