@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -253,6 +252,6 @@ def annotate() -> None:
 
 
 def _to_the_end(command: Callable[[], object]) -> NoReturn:
-    # Before a run has something to commit (then it answers by itself) and behind it, there is nothing to wait for.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))
+    # Until a run has something to commit (then it answers by itself): its lease is given back on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     sys.exit(ended(command))

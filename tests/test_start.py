@@ -67,4 +67,5 @@ def test_a_sigterm_before_there_is_anything_to_commit_has_the_exit_code_of_any_o
     process.terminate()
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, ""), err
+    assert not list((tmp_path / "out").rglob("*lease*")), "the next run would have to wait"
     until(lambda: not left_behind(mark), "the end of Ray's processes")

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import utils
 from ray.data import DataContext
 
 from mlb_batch.errors import JobError
 from mlb_batch.processes import Process, below, children, end
+from mlb_batch.stop import STOPPED
 from mlb_batch.storage_errors import first_line
 
 # Of one start. Ray has limits of its own, but its core can wait for ever for a raylet that never answers.
@@ -43,9 +43,8 @@ def connected() -> Iterator[Nodes]:
     joined = ray.is_initialized()
     others, handler = children(os.getpid()), signal.getsignal(signal.SIGTERM)
     if not joined:
-        with _sigterm_left_alone():
-            _start()
-        _on_sigterm(handler)  # Ray's core has put its own below it, which prints its stack
+        _start()
+        _on_sigterm(handler)  # Ray has put its own there
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a run, the run's own lines say
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -73,17 +72,6 @@ def _on_sigterm(handler: Any) -> None:
         signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
-@contextmanager
-def _sigterm_left_alone() -> Iterator[None]:
-    """Ray would answer it from its first moment on, with exit code 15, or by SIGABRT where its core is at work then."""
-    theirs = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda _: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = theirs
-
-
 def _start() -> None:
     try:
         if os.environ.get("RAY_ADDRESS"):  # also set inside a submitted job
@@ -91,6 +79,8 @@ def _start() -> None:
         else:
             cores = len(os.sched_getaffinity(0))
             start_local(num_cpus=2 if cores < 2 else None)  # reading and captioning take turns on a single core
+    except SystemExit as left:  # so Ray itself answers a SIGTERM, with the signal's number, from its first moment on
+        raise SystemExit(STOPPED if left.code == signal.SIGTERM else left.code) from None
     except (OSError, ray.exceptions.AuthenticationError) as error:  # no token, or no folder for it (RAY_TMPDIR)
         raise JobError(f"Ray can't start: {first_line(error)}; run the same command again once it can") from error
 
