@@ -1,4 +1,4 @@
-"""One answer becomes one row of annotations/: see schema.py for the columns, and the ledger for those it stamps."""
+"""One answer becomes one row of annotations/: see columns.py for the columns, and the ledger for those it stamps."""
 
 from __future__ import annotations
 
