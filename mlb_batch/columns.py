@@ -64,7 +64,8 @@ ANNOTATION_COLUMNS: dict[str, pa.DataType] = {
     "created_at": _MOMENT,
 }
 
-# The version is "" where the video could not be looked up; a span ends at 0 where its end was not known.
+# The version is "" where the video could not be looked up; a span ends at 0 where its end was not known. Provisional is
+# what failed before that, or before the video was cut into its clips: the annotations to come have other ids.
 ERROR_COLUMNS: dict[str, pa.DataType] = {
     "annotation_id": _TEXT,
     "video_id": _TEXT,
@@ -72,6 +73,7 @@ ERROR_COLUMNS: dict[str, pa.DataType] = {
     "video_version": _TEXT,
     "clip_start_s": _REAL,
     "clip_end_s": _REAL,
+    "provisional": pa.bool_(),
     "prompt_id": _TEXT,
     "prompt": _TEXT,
     "error_class": _TEXT,

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 Asked = tuple[str, str, str]
 _ASKED = ("video_id", "prompt_id", "prompt")
 _WHERE = ("annotation_id", *_ASKED, "video_version", "clip_start_s", "clip_end_s", "run_id", "created_at")
-_FAILURE = (*_WHERE, "attempt", "error_class", "uri", "message")
+_FAILURE = (*_WHERE, "provisional", "attempt", "error_class", "uri", "message")
 
 
 def unresolved(store: Store, fingerprint: str, done: DoneIds) -> tuple[list[Row], int]:
@@ -58,13 +58,14 @@ def _asked(row: Row) -> Asked:
 
 
 def _replaces(later: Row, row: Row) -> bool:
-    """What failed before the video was looked up has no version; before it was cut, a span that its clips lie in."""
+    """Another version of the video, or what became of a part of it that couldn't be looked up, or cut, before."""
     start_s, end_s = _span(row)
     first_s, last_s = _span(later)
+    overlap = first_s < end_s and start_s < last_s
     versions = {later["video_version"], row["video_version"]}
-    if len(versions) == 1:
-        return start_s <= first_s and last_s <= end_s and bool(later["annotation_id"] != row["annotation_id"])
-    return "" not in versions or (first_s < end_s and start_s < last_s)
+    if len(versions) == 2:
+        return overlap or "" not in versions
+    return bool(row["provisional"] and overlap and later["annotation_id"] != row["annotation_id"])
 
 
 def _span(row: Row) -> tuple[float, float]:

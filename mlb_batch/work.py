@@ -133,6 +133,7 @@ def error_row(work: Work, ask: Ask, error: RowError) -> Row:
         "video_version": work.version,
         "clip_start_s": work.start_s or 0.0,
         "clip_end_s": work.end_s or 0.0,
+        "provisional": work.video.problem is not None,
         "prompt_id": ask.prompt.id,
         "prompt": ask.prompt.text,
         "error_class": error.error_class,

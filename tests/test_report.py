@@ -61,10 +61,11 @@ WHOLE = {"clip_start_s": 0.0, "clip_end_s": 0.0}
         ({}, {"prompt": "another question"}, 1),
         ({}, {"video_id": "video-2"}, 1),
         ({}, {"video_version": "v2", "clip_start_s": 0.0, "clip_end_s": 20.0}, 0),  # the video is shorter now
-        (WHOLE, {}, 0),  # it can be cut now
+        ({"provisional": True, **WHOLE}, {}, 0),  # it can be cut now
+        (WHOLE, {}, 1),  # a part of it is asked for as well
         ({"video_version": "", **WHOLE}, {}, 0),  # it is there now
         ({"video_version": ""}, {"clip_start_s": 0.0, "clip_end_s": 60.0}, 1),  # another part of it is
-        (WHOLE, {"run_id": "the first"}, 1),  # a part of it is asked for beside the whole
+        ({"video_version": ""}, {"run_id": "the first"}, 1),  # one run asks for both
     ],
 )
 def test_a_failure_ends_with_what_became_of_the_same_question_later(
