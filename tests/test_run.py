@@ -181,7 +181,7 @@ def test_questions_passthrough_and_spans_of_a_manifest_reach_the_rows(tmp_path: 
     found = table(tmp_path / "out")
     assert {(r["video_id"], r["title"], r["clip_start_s"], r["clip_end_s"]) for r in found} == {
         ("a", "First", 0.1, 0.3), ("b", "Second", 0.0, 0.2)}  # fmt: skip
-    assert {r["prompt"] for r in found} == {"First: describe.", "Second: describe.", "1?", "2?", "Three?"}
+    assert {r["prompt"] for r in found} == {"First: describe.", "Second: describe.", "One?", "Two?", "Three?"}
     third = {**rows[0], "video_id": "c", "title": None, "score": 3, "ask": []}  # whole numbers only, and no title
     manifest(path, [third])
     assert run(spec(tmp_path, input=given, prompts=prompts))["annotated"] == 1
