@@ -162,16 +162,8 @@ def test_long_videos_become_clips(tmp_path: Path) -> None:
 def test_questions_passthrough_and_spans_of_a_manifest_reach_the_rows(tmp_path: Path) -> None:
     a, b = clips(tmp_path / "videos", 2)
     rows = [
-        {
-            "video_id": "a",
-            "uri": str(a),
-            "title": "First",
-            "score": 0.5,
-            "from": 0.1,
-            "to": 0.3,
-            "ask": ["One?", "Two?"],
-        },
-        {"video_id": "b", "uri": str(b), "title": "Second", "score": 2, "from": 0.0, "to": 0.2, "ask": ["Three?"]},
+        {"video_id": "a", "uri": str(a), "title": "First", "score": 0.5, "from": 0.1, "to": 0.3, "ask": ["1?", "2?"]},
+        {"video_id": "b", "uri": str(b), "title": "Second", "score": 2, "from": 0.0, "to": 0.2, "ask": ["3?"]},
     ]
     path = manifest(tmp_path / "videos.jsonl", rows)
     given = {"manifest": str(path), "id_column": "video_id", "columns": ["title", "score"], "start_column": "from",
@@ -181,12 +173,12 @@ def test_questions_passthrough_and_spans_of_a_manifest_reach_the_rows(tmp_path: 
     found = table(tmp_path / "out")
     assert {(r["video_id"], r["title"], r["clip_start_s"], r["clip_end_s"]) for r in found} == {
         ("a", "First", 0.1, 0.3), ("b", "Second", 0.0, 0.2)}  # fmt: skip
-    assert {r["prompt"] for r in found} == {"First: describe.", "Second: describe.", "One?", "Two?", "Three?"}
-    third = {**rows[0], "video_id": "c", "title": None, "score": 3, "ask": []}  # whole numbers only, and no title
+    assert {r["prompt"] for r in found} == {"First: describe.", "Second: describe.", "1?", "2?", "3?"}
+    third = {**rows[0], "video_id": "c", "title": "Third", "score": 3, "ask": []}  # whole numbers only
     manifest(path, [third])
     assert run(spec(tmp_path, input=given, prompts=prompts))["annotated"] == 1
     (row,) = (row for row in table(tmp_path / "out") if row["video_id"] == "c")
-    assert (row["title"], row["score"]) == (None, 3.0)
+    assert (row["title"], row["score"]) == ("Third", 3.0)
 
 
 @pytest.mark.slow
