@@ -57,7 +57,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
         tidy(output)
         sizes = pools(spec, nodes)
         priced = settled(spec, priced, sizes, found, stop)
-        found = found.like(written_columns(output, priced.fingerprint))
+        found = found.like(written_columns(output, priced.fingerprint)) if found.holding else found
         ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)

@@ -141,7 +141,8 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
         lines = problems[:MOST_PROBLEMS] + (["... and more"] if len(problems) > MOST_PROBLEMS else [])
         raise InputError("\n".join(f"input.manifest: {manifest}: {line}" for line in lines))
     if declared is None:
-        return Inspection(num_rows, _passthrough(spec, types.schema()), holding=types.holding())
+        every = types.holding()
+        return Inspection(num_rows, _passthrough(spec, types.schema()), (), {n: every[n] for n in spec.input.columns})
     return Inspection(num_rows, _passthrough(spec, declared))
 
 
