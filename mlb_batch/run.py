@@ -33,6 +33,7 @@ from mlb_batch.source import Inspection, anchored, inspect
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import Caption
 from mlb_batch.stop import Stop
+from mlb_batch.storage import open_store
 from mlb_batch.work import History
 
 
@@ -57,7 +58,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
         tidy(output)
         sizes = pools(spec, nodes)
         priced = settled(spec, priced, sizes, found, stop)
-        found = found.like(written_columns(output, priced.fingerprint)) if found.holding else found
+        found = found.like(written_columns(open_store(output), priced.fingerprint)) if found.holding else found
         ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)

@@ -32,7 +32,8 @@ from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS, SCHEMA_VERSION
 from mlb_batch.ledger.compact import Compacted, compact, tidy
 from mlb_batch.ledger.ids import DoneIds, annotation_id, fingerprint
 from mlb_batch.ledger.lease import Lease
-from mlb_batch.ledger.log import Attempt, Ledger, pending, written_columns
+from mlb_batch.ledger.log import Attempt, Ledger, pending
+from mlb_batch.ledger.parts import written_columns
 from mlb_batch.ledger.runs import RunFolder, publish, read_current
 from mlb_batch.ledger.verify import Finding, verify
 

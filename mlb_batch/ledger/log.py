@@ -273,13 +273,6 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def written_columns(output_uri: str, fingerprint: str) -> pa.Schema:
-    """The columns of what is committed; none where nothing is."""
-    store = open_store(output_uri)
-    seqs = list_seqs(store, "annotations", fingerprint)[:1]
-    return next((part.schema for part in read_parts(store, "annotations", fingerprint, seqs, [])), pa.schema([]))
-
-
 def _refuse_other_versions(store: Store) -> None:
     """One file is enough: since every writer refuses to mix, all were written by one version."""
     for kind in KINDS:

@@ -171,3 +171,9 @@ def rows_of(store: Store, kind: str, fingerprint: str, columns: Sequence[str]) -
     """These columns of all committed rows of one fingerprint, a file at a time."""
     seqs = list_seqs(store, kind, fingerprint)
     return (part.rows for part in read_parts(store, kind, fingerprint, seqs, columns))
+
+
+def written_columns(store: Store, fingerprint: str) -> pa.Schema:
+    """The columns of the annotations that are committed; none where nothing is."""
+    seqs = list_seqs(store, "annotations", fingerprint)[:1]
+    return next((part.schema for part in read_parts(store, "annotations", fingerprint, seqs, [])), pa.schema([]))

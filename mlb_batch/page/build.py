@@ -17,7 +17,7 @@ import yaml
 from mlb_batch.columns import ANNOTATION_COLUMNS
 from mlb_batch.cost.budget import paid
 from mlb_batch.errors import OutputError, UserError
-from mlb_batch.ledger.parts import list_seqs, read_part, undisturbed
+from mlb_batch.ledger.parts import undisturbed, written_columns
 from mlb_batch.ledger.runs import RunFolder
 from mlb_batch.page import sections
 from mlb_batch.page.cards import MOST_ROWS, Clip, Index, Row, chosen, clips, index
@@ -64,7 +64,8 @@ def write_page(output_uri: str, path: Path, fingerprint: str | None = None) -> d
 def _rows(store: Store, fingerprint: str) -> tuple[Index, list[Clip], list[Row]]:
     """A little of every row, the clips to show, and what failed."""
     found = index(store, fingerprint)
-    some = clips(store, fingerprint, chosen(found), _passthrough(store, fingerprint))
+    own = [name for name in written_columns(store, fingerprint).names if name not in ANNOTATION_COLUMNS]
+    some = clips(store, fingerprint, chosen(found), tuple(own))
     return found, some, unresolved(store, fingerprint, found.done)[0]
 
 
@@ -106,14 +107,6 @@ def _pictures(job: Job, some: Sequence[Clip]) -> dict[int, Picture]:
     if spec is None:
         return {clip.key: Picture(problem="the run left no job file to read videos by") for clip in some}
     return dict(zip([clip.key for clip in some], pictures(spec, job.plan, some), strict=True))
-
-
-def _passthrough(store: Store, fingerprint: str) -> tuple[str, ...]:
-    """The user's own columns: those that are no column of ours."""
-    for seq in list_seqs(store, "annotations", fingerprint)[:1]:
-        names = read_part(store, "annotations", fingerprint, seq, ()).schema.names
-        return tuple(name for name in names if name not in ANNOTATION_COLUMNS)
-    return ()
 
 
 def _spent(numbers: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[int, int, str] | None:
