@@ -101,9 +101,16 @@ def test_only_the_bytes_that_the_frames_need_are_fetched(
         second = there.read(uri, 70.0, 72.0, version)
         assert same(second, here.read(str(long), 70.0, 72.0))
         assert first.bytes_read < 0.05 * size and second.bytes_read < 0.05 * size, "the index was fetched again"
-        assert calm.requests["HEAD"] == 2, "one for the version, one for all clips"
+        assert calm.requests["HEAD"] == 1, "that of version_of: what an object is comes along with its first bytes"
         header = there.probe(uri)
         assert header == here.probe(str(long)) and header.num_bytes == size
+
+
+def test_a_small_object_takes_one_request(bucket: str, short: Path, weather: Weather, unhurried: None) -> None:
+    calm, uri = weather(), f"s3://{bucket}/short.mp4"
+    with reader() as there, reader() as here:
+        assert same(there.read(uri), here.read(str(short)))
+        assert calm.requests == {"GET": 1} and calm.bytes_sent == short.stat().st_size
 
 
 def test_a_clip_of_a_long_video_alone(s3: S3Server, bucket: str, long: Path, weather: Weather, unhurried: None) -> None:

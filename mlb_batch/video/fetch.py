@@ -14,9 +14,10 @@ from pathlib import Path
 
 from mlb_batch.errors import RowError
 from mlb_batch.storage import local_path
+from mlb_batch.video.objects import look_up, remote, remote_version
 from mlb_batch.video.parts import Range
 from mlb_batch.video.refusals import Clock, asked
-from mlb_batch.video.remote import Remote, look_up, remote, remote_version
+from mlb_batch.video.remote import Remote
 from mlb_batch.video.values import Limits
 
 WHOLE_BYTES = 2 << 20  # up to so many, one request for all of it is cheaper than several for parts

@@ -1,8 +1,7 @@
 """A video in storage, of which the parts that were asked for lie in a nameless local file, at their places.
 
-Every part is asked of the same version (If-Match where the store knows it, else checked afterwards), has the length
-that was asked for, and comes within the video's time. Nothing is left behind whatever happens, since the copy has no
-name.
+Every part is of the same version, has the length that was asked for, and comes within the video's time. Nothing is left
+behind whatever happens, since the copy has no name.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import count
 from typing import Any, BinaryIO, cast
 
-from fsspec.spec import AbstractBufferedFile
-
-from mlb_batch.errors import OutputError, RowError
-from mlb_batch.storage import filesystem, scheme_of
-from mlb_batch.storage_errors import first_line, foreign_errors
+from mlb_batch.errors import RowError
+from mlb_batch.storage import scheme_of
+from mlb_batch.storage_errors import first_line
+from mlb_batch.video.objects import Stored, remote, remote_version, stored
 from mlb_batch.video.parts import Range, merged
-from mlb_batch.video.refusals import Clock, Short, asked, refused
+from mlb_batch.video.refusals import Clock, Short, asked
 from mlb_batch.video.values import Limits
 
 IN_MEMORY_BYTES = 64 << 20
@@ -33,18 +31,20 @@ _SERIAL = count()
 
 class Remote:
     def __init__(self, uri: str, limits: Limits, clock: Clock) -> None:
-        """Asks what it is, and fetches nothing."""
+        """Asks what it is, and fetches no more than comes along with the answer."""
         self.uri, self._limits, self._clock = uri, limits, clock
         self._fs, self._name = remote(uri)
-        self._file, info = self._asked(lambda: _opened(self._fs, self._name), little=True)
+        self._stored: Stored = self._asked(lambda: stored(self._fs, self._name), little=True)
+        info, first = self._stored.info, self._stored.first
         if info.get("type") == "directory":
             raise RowError("not_found", "it is a folder")
         self.version = remote_version(info)
         self.size = self._within_limits(int(info.get("size") or 0))
-        self.bytes_fetched = 0
+        self.bytes_fetched = len(first)
         self.key = f"{uri} {self.version} {next(_SERIAL)}"
-        self._here: list[Range] = []
+        self._here: list[Range] = [(0, len(first))] if first else []
         self._copy = _nameless(self.size)
+        self._keep(first, 0)
         if info.get("size") is None:
             self._stream()
 
@@ -68,7 +68,7 @@ class Remote:
         if not pieces:
             return
         self._clock.check()
-        if not isinstance(self._file, AbstractBufferedFile):
+        if self._stored.part is None:
             self._stream()
             return
         pool = ThreadPoolExecutor(min(AT_ONCE, len(pieces)))
@@ -81,7 +81,7 @@ class Remote:
 
     def check_unchanged(self) -> None:
         """For stores that can't be asked for one version only."""
-        if scheme_of(self.uri) in ("s3", "s3a"):
+        if self._stored.one_version:
             return
         now = remote_version(self._asked(lambda: self._fs.info(self._name), little=True))
         if now != self.version:
@@ -101,16 +101,11 @@ class Remote:
                 self._clock.check()
 
     def _fetch(self, piece: Range) -> bytes:
-        start, end = piece
+        (start, end), part = piece, self._stored.part
+        assert part is not None
 
         def fetch() -> bytes:
-            try:
-                data = bytes(self._file._fetch_range(start, end))
-            except TypeError as error:  # s3fs trips over a server that says no without a word, as Ceph's gateway does
-                word = error.__context__
-                if not isinstance(word, OSError):
-                    raise
-                raise word from word.__cause__
+            data = part(start, end)
             self.bytes_fetched += len(data)
             if len(data) != end - start:
                 raise Short(f"{len(data):,} of {end - start:,} bytes came")
@@ -151,49 +146,6 @@ class Remote:
 
     def _asked(self, call: Callable[[], Any], little: bool = False) -> Any:
         return asked(self.uri, call, self._limits.patience_s, self._clock, little)
-
-
-def remote(uri: str) -> tuple[Any, str]:
-    try:
-        return filesystem(uri)
-    except OutputError as error:
-        raise RowError("not_found", str(error)) from error
-
-
-def look_up(fs: Any, name: str) -> dict[str, Any]:
-    """The store's entry of a file, or its refusal with the reason: that of a HEAD has none."""
-    try:
-        return dict(fs.info(name))
-    except foreign_errors() as error:
-        if "s3" in fs.protocol and refused(error):
-            fs.cat_file(name, start=0, end=1)
-        raise
-
-
-def _opened(fs: Any, name: str) -> tuple[Any, dict[str, Any]]:
-    """What gives parts of the file, None where nothing does; and the store's entry of it."""
-    info = None if "s3" in fs.protocol else look_up(fs, name)
-    if info is not None and (not info.get("size") or info.get("partial") is False):
-        return None, info  # a web server that gives all or nothing, and begins to send all when it is opened
-    try:
-        file = fs.open(name, "rb", cache_type="none")  # s3fs looks the object up, and reads no other version of it
-    except FileNotFoundError:
-        raise
-    except foreign_errors():
-        file = None  # what is wrong, asking for it will say
-    if info is None:
-        info = file.details if isinstance(file, AbstractBufferedFile) else look_up(fs, name)
-    return file, info
-
-
-def remote_version(info: dict[str, Any]) -> str:
-    """Stores name the etag differently; one without it at least knows size and time."""
-    for key in ("ETag", "etag", "md5Hash", "content_settings"):
-        if info.get(key):
-            return str(info[key]).strip('"')
-    times = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
-    changed = next((info[key] for key in times if key in info), "")
-    return f"{changed}-{info.get('size')}"
 
 
 def _nameless(size: int) -> BinaryIO:
