@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
 
 from mlb_batch.errors import RETRYABLE, JobError, RowError
-from mlb_batch.video import Limits, Prober, Reader, Sampling, probe, read_frames
+from mlb_batch.video import FrameSize, Limits, Prober, Reader, Sampling, probe, read_frames
 
 # A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
 TROUBLEMAKER = """
@@ -180,6 +181,36 @@ def test_a_child_outlives_neither_its_supervisor_nor_its_deadline(good: Path) ->
     child = reader._child
     child.socket.close()  # what the kernel does when a supervisor dies
     assert child.process.wait(timeout=10) == 0
+
+
+@pytest.mark.parametrize("size", [MODEL_SIZE, FrameSize((2048, 2048))], ids=["kept", "too large to be kept"])
+def test_frames_that_somebody_looks_at_are_not_written_over(size: FrameSize, tmp_path: Path) -> None:
+    """Whichever of them are given up, in whatever order, while others follow."""
+    paths = [write_video(tmp_path / f"{n}.mp4", frames=30 + n, size=(96, 128 + 16 * n)) for n in range(4)]
+    own = [read_frames(path, Sampling(8), size, Limits()).pixels_FHWC for path in paths]
+    draw, looked_at = np.random.default_rng(0), deque()
+    with Reader(Sampling(8), size, Limits(video_s=20)) as one:
+        for number in draw.integers(0, len(paths), 40 if size is MODEL_SIZE else 8):
+            start_s, end_s, frames = (None, None, slice(None)) if draw.random() < 0.6 else (0.0, 0.04, slice(0, 1))
+            looked_at.append((one.read(str(paths[number]), start_s, end_s), own[number][frames]))
+            looked_at.rotate(int(draw.integers(0, 4)))
+            while len(looked_at) > draw.integers(0, 4):
+                looked_at.popleft()
+            assert all(np.array_equal(frames.pixels_FHWC, expected) for frames, expected in looked_at)
+
+
+def test_memory_that_nobody_looks_at_serves_again(reader: Reader, good: Path) -> None:
+    def pieces() -> set[str]:
+        """Nameless memory that the child has, by its number."""
+        lines = Path(f"/proc/{reader.child_pid}/maps").read_text().splitlines()
+        return {line.split()[4] for line in lines if "/memfd:frames" in line}
+
+    last, seen = reader.read(str(good)), pieces()
+    for _ in range(10):
+        last = reader.read(str(good))
+        seen |= pieces()
+    assert len(seen) == 2, "one is looked at while the next is filled"
+    assert last.pixels_FHWC.any()
 
 
 def test_nothing_leaks(reader: Reader, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The child process in which other people's videos are read. It knows its socket and nothing else.
 
 A job comes as one JSON message with the video's file descriptor beside it; the answer is one JSON message, with the
-pixels and their times in shared memory beside it. Between the two, where the file is not all here, the child may ask
+pixels and their times in shared memory (shared.py). Between the two, where the file is not all here, the child may ask
 for parts of it, which the supervisor brings. The process has no credentials (its environment is made for it), no
 network where the kernel lets it give that up, and a bound on its memory; it dies by itself when its supervisor does, or
 some seconds after a deadline that the supervisor did not enforce.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import mmap
 import os
 import resource
 import signal
@@ -24,13 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlb_batch.errors import RowError
 from mlb_batch.video.frames import Known, read_frames
 from mlb_batch.video.parts import Parts, Range
 from mlb_batch.video.probe import probe
-from mlb_batch.video.values import Frames, FrameSize, Limits, Pixels, Sampling
+from mlb_batch.video.shared import Lender
+from mlb_batch.video.values import Frames, FrameSize, Limits, Sampling
 
 JOB_BYTES = 1 << 16
 READY = b"ready"  # the first message: this process can import what it needs
@@ -40,7 +38,7 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
 def main() -> None:
     drop_rights()
-    limited, file, known = False, "", Known()
+    limited, file, known, shared = False, "", Known(), Lender()
     with socket.socket(fileno=int(sys.argv[1])) as supervisor:
         supervisor.send(READY)
         while True:
@@ -52,19 +50,19 @@ def main() -> None:
                 limit_memory(job["limits"]["memory_mb"])
                 limited = True
             signal.alarm(math.ceil(job["limits"]["video_s"]) + ORPHAN_S)
-            shared = SharedPixels()
+            shared.begin(job["free"])
             path = Path(f"/proc/self/fd/{fds[0]}")
             parts = Parts(path, job["size_in_storage"], partial(ask, supervisor)) if "size_in_storage" in job else None
             if job["file"] != file:
                 file, known = job["file"], Known()
             try:
-                answer = work(job, path, parts, shared, known)
+                answer, fresh = work(job, path, parts, shared, known)
             finally:
                 os.close(fds[0])
                 if parts is not None:
                     parts.close()
-            socket.send_fds(supervisor, [json.dumps(answer).encode()], [shared.fd] if "shape" in answer else [])
-            shared.close()
+            socket.send_fds(supervisor, [json.dumps(answer).encode()], fresh)
+            shared.end()
             signal.alarm(0)
 
 
@@ -89,11 +87,13 @@ def ask(supervisor: socket.socket, ranges: Sequence[Range]) -> None:
     signal.alarm(seconds)
 
 
-def work(job: dict[str, Any], path: Path, parts: Parts | None, shared: SharedPixels, known: Known) -> dict[str, Any]:
-    """The answer."""
+def work(
+    job: dict[str, Any], path: Path, parts: Parts | None, shared: Lender, known: Known
+) -> tuple[dict[str, Any], list[int]]:  # fmt: skip
+    """The answer, and the descriptor of the memory that its pixels lie in, where the supervisor hasn't got it."""
     try:
         if "sampling" not in job:
-            return {"header": asdict(probe(parts or path, Limits(**job["limits"])))}
+            return {"header": asdict(probe(parts or path, Limits(**job["limits"])))}, []
         frames = read_frames(
             path,
             Sampling(**job["sampling"]),
@@ -106,11 +106,11 @@ def work(job: dict[str, Any], path: Path, parts: Parts | None, shared: SharedPix
             known,
         )
     except RowError as error:
-        return {"error_class": error.error_class, "message": error.message}
+        return {"error_class": error.error_class, "message": error.message}, []
     except MemoryError:
-        return {"error_class": "out_of_memory", "message": "reading needed more memory than is allowed"}
-    shared.add_times(frames)
-    return described(frames)
+        return {"error_class": "out_of_memory", "message": "reading needed more memory than is allowed"}, []
+    number, fresh = shared.hand_over(frames)
+    return {"memory": number, **described(frames)}, fresh
 
 
 def frame_size(fields: dict[str, Any]) -> FrameSize:
@@ -131,34 +131,6 @@ def described(frames: Frames) -> dict[str, Any]:
         "partial": frames.partial,
         "bytes_read": frames.bytes_read,
     }
-
-
-class SharedPixels:
-    """Nameless memory that is handed over whole: the pixels of all frames, then their times as float64."""
-
-    def __init__(self) -> None:
-        self.fd = -1
-        self._memory: mmap.mmap | None = None
-
-    def allocate(self, shape: tuple[int, ...]) -> Pixels:
-        self.close()
-        size = math.prod(shape)
-        self.fd = os.memfd_create("frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(self.fd, size + 8 * shape[0])
-            self._memory = mmap.mmap(self.fd, size + 8 * shape[0])
-        except OSError as error:
-            raise MemoryError(f"{size:,} bytes of shared memory") from error
-        return np.frombuffer(self._memory, np.uint8, size).reshape(shape)
-
-    def add_times(self, frames: Frames) -> None:
-        os.pwrite(self.fd, np.array(frames.times_s, np.float64).tobytes(), frames.pixels_FHWC.size)
-
-    def close(self) -> None:
-        self._memory = None  # unmapped with the last array that looks at it
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 if __name__ == "__main__":

@@ -3,22 +3,16 @@
 A hanging codec can hold the interpreter's lock for ever, a crashing one takes its process along, a bomb eats memory: so
 videos are opened in a child that can be killed from outside, and the supervisor only waits, with a deadline. Videos are
 fetched here, as far as the child asks for them, so that it needs neither credentials nor network; its answers are data
-(JSON and pixels in shared memory), checked before use.
+(JSON, and pixels in shared memory), checked before use.
 """
 
 from __future__ import annotations
 
-import fcntl
-import math
-import mmap
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Self
-
-import numpy as np
 
 from mlb_batch.errors import RowError
 from mlb_batch.video.fetch import Fetched, Fetcher
@@ -37,6 +31,7 @@ class Prober:
     def __init__(self, limits: Limits, entry: Sequence[str] = ENTRY) -> None:
         """`entry`: the interpreter's arguments that start the child; its socket's number is added."""
         self._limits = limits
+        self._most_grown_mb = GROWTH_SHARE * limits.memory_mb
         self._entry = tuple(entry)
         self._fetcher = Fetcher(limits)
         self._child: Child | None = None
@@ -44,7 +39,7 @@ class Prober:
 
     def probe(self, uri: str) -> Header:
         """Raises RowError, and JobError where no video is to blame."""
-        answer, _ = self._answer(uri, {})
+        answer = self._answer(uri, {})
         return Header(**answer["header"])
 
     def close(self) -> None:
@@ -61,50 +56,50 @@ class Prober:
     def child_pid(self) -> int | None:
         return None if self._child is None else self._child.process.pid
 
-    def _answer(self, uri: str, job: dict[str, Any], version: str | None = None) -> tuple[dict[str, Any], list[int]]:
+    def _answer(self, uri: str, job: dict[str, Any], version: str | None = None) -> dict[str, Any]:
         clock = Clock(self._limits.video_s)
         with self._fetcher.fetched(uri, clock, version) as file:
             try:
-                answer, fds = self._asked({**job, "file": file.key}, file, clock)
+                answer = self._asked({**job, "file": file.key}, file, clock)
             finally:
                 self.bytes_fetched += file.bytes_fetched()
-        if self._child is not None and self._child.grown_mb > GROWTH_SHARE * self._limits.memory_mb:
-            self._kill()
-        return {**answer, "bytes_read": file.bytes_fetched()}, fds
+        return {**answer, "bytes_read": file.bytes_fetched()}
 
     def _kill(self) -> None:
         if self._child is not None:
             self._child.kill()
             self._child = None
 
-    def _asked(self, job: dict[str, Any], file: Fetched, clock: Clock) -> tuple[dict[str, Any], list[int]]:
-        clock.check()
-        if self._child is None or not self._child.alive:
+    def _ready_child(self, clock: Clock) -> Child:
+        if self._child is None or not self._child.alive or self._child.grown_mb > self._most_grown_mb:
             self._kill()
             clock.stand(time.monotonic())  # a process that is slow to start is no video's fault
             self._child = Child(self._entry)
             clock.go_on()
+        return self._child
+
+    def _asked(self, job: dict[str, Any], file: Fetched, clock: Clock) -> dict[str, Any]:
+        clock.check()
+        child = self._ready_child(clock)
         limits = {**asdict(self._limits), "video_s": clock.left_s}
         size = {} if file.bring is None else {"size_in_storage": file.size}
         with ExitStack() as undo:
             undo.callback(self._kill)  # whatever breaks it off: an answer is still to come, which nobody will wait for
             try:
-                answer, fds = self._conversation(self._child, {**job, **size, "limits": limits}, file, clock)
+                answer = self._conversation(child, {**job, **size, "limits": limits}, file, clock)
             except TimeoutError:
                 raise RowError("timeout", f"reading took longer than {self._limits.video_s:g} s") from None
             except OSError:
-                raise self._child.cause_of_death(self._limits.video_s) from None
+                raise child.cause_of_death(self._limits.video_s) from None
             undo.pop_all()
         if "error_class" in answer:
             if answer["error_class"] == "out_of_memory":
                 self._kill()  # a fresh heap for the next video
             raise RowError(answer["error_class"], answer["message"])
-        return answer, fds
+        return answer
 
-    def _conversation(
-        self, child: Child, job: dict[str, Any], file: Fetched, clock: Clock
-    ) -> tuple[dict[str, Any], list[int]]:
-        child.send(job, [file.fd])
+    def _conversation(self, child: Child, job: dict[str, Any], file: Fetched, clock: Clock) -> dict[str, Any]:
+        child.send({**job, "free": child.lent.free()}, [file.fd])
         answer, fds = child.receive(clock.left_s + GRACE_S)
         while "bring" in answer and file.bring is not None:
             file.bring(_within(answer["bring"], file.size))
@@ -112,7 +107,9 @@ class Prober:
             answer, fds = child.receive(clock.left_s + GRACE_S)
         if "bring" in answer:
             raise RowError("decoder_crash", "the reading process asked for a file that it has")
-        return answer, fds
+        if "memory" in answer:
+            child.lent.receive(answer["memory"], fds)
+        return answer
 
 
 class Reader(Prober):
@@ -126,8 +123,9 @@ class Reader(Prober):
         self, uri: str, start_s: float | None = None, end_s: float | None = None, version: str | None = None
     ) -> Frames:
         """The frames of [start_s, end_s). With `version`, the file must still be that one. Raises RowError."""
-        answer, fds = self._answer(uri, {**self._job, "start_s": start_s, "end_s": end_s}, version)
-        return _frames(answer, fds[0])
+        answer = self._answer(uri, {**self._job, "start_s": start_s, "end_s": end_s}, version)
+        assert self._child is not None
+        return self._child.lent.frames(answer)
 
 
 def _within(ranges: Any, size: int) -> list[tuple[int, int]]:
@@ -136,24 +134,3 @@ def _within(ranges: Any, size: int) -> list[tuple[int, int]]:
     if any(not 0 <= start < end <= size for start, end in wished):
         raise RowError("decoder_crash", "the reading process asked for what is not in the file")
     return wished
-
-
-def _frames(answer: dict[str, Any], fd: int) -> Frames:
-    """The child's pixels, without copying them; the memory goes when the array does."""
-    try:
-        shape = tuple(int(n) for n in answer["shape"])
-        size, frames = math.prod(shape), shape[0]
-        # From here on the child cannot cut the memory short under our hands.
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        assert os.fstat(fd).st_size >= size + 8 * frames, answer
-        memory = mmap.mmap(fd, size + 8 * frames)
-    finally:
-        os.close(fd)
-    return Frames(
-        pixels_FHWC=np.frombuffer(memory, np.uint8, size).reshape(shape),
-        times_s=tuple(np.frombuffer(memory[size:], np.float64, frames).tolist()),
-        wanted=int(answer["wanted"]),
-        duration_s=float(answer["duration_s"]),
-        partial=bool(answer["partial"]),
-        bytes_read=int(answer["bytes_read"]),
-    )
