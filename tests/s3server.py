@@ -217,7 +217,7 @@ def _ceph_config(home: Path, cluster: str, port: int, monitor_port: int, store: 
         osd memory target = 939524096
         [client.rgw]
         rgw data = {home}/rgw
-        rgw frontends = beast endpoint=127.0.0.1:{port}
+        rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
         rgw thread pool size = 64
         """)
 

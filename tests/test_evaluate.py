@@ -529,6 +529,9 @@ def test_a_verdict_is_asked_for_once_and_says_who_gave_it(
     assert again.verdicts([good, bad]) == given and len(endpoint.asked) == 2
     assert again.names() == (f"judge (judge-2026-01) at {endpoint.url}",)
     assert b"secret" not in (tmp_path / "verdicts.parquet").read_bytes()
+    (tmp_path / "verdicts.parquet").write_bytes(b"PAR1")
+    with pytest.raises(OutputError, match=r"verdicts\.parquet is damaged .*: delete it, and the judge is asked once more"):
+        judge(endpoint, tmp_path)
 
 
 def test_an_endpoint_that_hiccups_is_asked_again_and_one_that_babbles_gives_no_verdict(
@@ -658,6 +661,9 @@ def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
     with pytest.raises(OutputError, match="asked in another way"):
         compare(small(tmp_path, asked="together"), again)
     assert again.jobs == []
+    (out / "memory.json").write_text("[1")
+    with pytest.raises(OutputError, match=r"memory\.json is damaged .*: delete it"):
+        compare(given, again)
 
 
 @pytest.mark.slow

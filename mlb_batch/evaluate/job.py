@@ -31,6 +31,7 @@ from mlb_batch.planning.frozen import thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import Store, open_store
+from mlb_batch.storage_errors import first_line
 
 Annotate = Callable[[JobSpec], dict[str, Any]]  # a job in, its summary out
 Say = Callable[[str], None]
@@ -177,6 +178,9 @@ def _peaks(store: Store, done: Sequence[Cell], ran: Mapping[str, Ran]) -> dict[s
         known = {name: float(mb) for name, mb in json.loads(store.read("memory.json")).items()}
     except FileNotFoundError:
         known = {}
+    except (ValueError, TypeError, AttributeError) as error:
+        remedy = "delete it, and the peaks that are known now stand alone"
+        raise OutputError(f"{store.uri}/memory.json is damaged ({first_line(error)}): {remedy}") from None
     for cell in done:
         known[cell.name] = max(known.get(cell.name, 0.0), float(ran[cell.name].summary.get("peak_memory_mb", 0.0)))
     store.replace("memory.json", json.dumps(known).encode())

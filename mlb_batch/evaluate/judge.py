@@ -20,12 +20,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlb_batch.errors import RowError, SpecError
+from mlb_batch.errors import OutputError, RowError, SpecError
 from mlb_batch.evaluate.spec import JudgeSpec
 from mlb_batch.report import printable
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.storage import Store
-from mlb_batch.storage_errors import foreign_errors
+from mlb_batch.storage_errors import first_line, foreign_errors
 from mlb_batch.web import guarded_client
 
 NAME = "verdicts.parquet"
@@ -76,9 +76,10 @@ class Judge:
         self._spec, self._store = spec, store
         self._url = _checked(spec.url)
         self._key = _key(spec)
-        self._known = {v.key: v for v in _kept(store) if (v.judge, v.url) == (spec.model, self._url)}
+        kept = _kept(store)
+        self._known = {v.key: v for v in kept if (v.judge, v.url) == (spec.model, self._url)}
         self._refusal = ""  # what was said of the last question that was refused by itself
-        self._others = [v for v in _kept(store) if (v.judge, v.url) != (spec.model, self._url)]
+        self._others = [v for v in kept if (v.judge, v.url) != (spec.model, self._url)]
 
     def verdicts(self, questions: Iterable[Question]) -> dict[str, Verdict]:
         """What is known of these now, by their keys; what the endpoint did not answer well is missing."""
@@ -159,7 +160,11 @@ def _kept(store: Store) -> list[Verdict]:
         data = store.read(NAME)
     except FileNotFoundError:
         return []
-    return [Verdict(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    try:
+        return [Verdict(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    except (pa.ArrowException, OSError, TypeError) as error:
+        remedy = "delete it, and the judge is asked once more"
+        raise OutputError(f"{store.uri}/{NAME} is damaged ({first_line(error)}): {remedy}") from None
 
 
 def _checked(url: str) -> str:
