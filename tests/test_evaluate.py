@@ -530,7 +530,7 @@ def test_a_verdict_is_asked_for_once_and_says_who_gave_it(
     assert again.names() == (f"judge (judge-2026-01) at {endpoint.url}",)
     assert b"secret" not in (tmp_path / "verdicts.parquet").read_bytes()
     (tmp_path / "verdicts.parquet").write_bytes(b"PAR1")
-    with pytest.raises(OutputError, match=r"verdicts\.parquet is damaged .*: delete it, and the judge is asked once more"):
+    with pytest.raises(OutputError, match=r"verdicts\.parquet is damaged .*: delete it"):
         judge(endpoint, tmp_path)
 
 
