@@ -37,7 +37,7 @@ def from_storage(videos: Mapping[str, Path], count: int, found: dict[str, Loop],
         # One for each turn, with its child at work already: a reader keeps what it has of its last video.
         readers = [_started(stack, next(iter(videos.values())), count) for _ in range(rounds + 1)]
         already, fresh = readers[0].bytes_fetched, iter(readers)
-        contenders["ours"] = lambda: list(map(next(fresh).read, videos))
+        contenders["ours"] = lambda: _by_reader(next(fresh), videos)
         seconds = {name: walls(some, len(videos)) for name, some in alternate(contenders, rounds).items()}
     ours = seconds.pop("ours")
     return {
@@ -61,3 +61,8 @@ def _by_whole_files(uris: Iterable[str], loop: Loop, count: int, path: Path) -> 
     for uri in uris:
         loop.read(str(copied(uri, path)), count, SIZE)
         path.unlink()
+
+
+def _by_reader(reader: Reader, uris: Iterable[str]) -> None:
+    for uri in uris:
+        reader.read(uri)  # and nothing is kept of it: its memory is to serve the next
