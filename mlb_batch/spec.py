@@ -257,6 +257,11 @@ class JobSpec(_Part):
         spec._as_written = written
         return spec
 
+    @property
+    def canary_rivals(self) -> tuple[str, ...]:
+        """Whatever its options are, a method is not held against itself."""
+        return tuple(name for name in self.canary.against if name != self.prune.method)
+
     def as_written(self) -> str:
         """The job as YAML, with ${ENV} still unexpanded: what a run keeps of it holds no secret."""
         return spec_text.without_webhook(self._as_written)

@@ -36,6 +36,7 @@ HURRIED_S = 5.0
 CLIENT_TRIES = 6
 ANSWER_S = 10.0  # how long a server may be silent
 DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+EXCLUSIVE = {"s3", "s3a", *DRIVERS}  # where of two that create the same name one is told
 HIDDEN = ".tmp"  # where a local store writes before it links; readers pass over dotted folders
 
 _T = TypeVar("_T")
@@ -235,6 +236,9 @@ def _sync_folder(folder: Path) -> None:
 
 class RemoteStore:
     def __init__(self, uri: str, patience_s: float) -> None:
+        scheme, _, place = uri.partition("://")
+        if not place.strip("/"):
+            raise OutputError(f"{uri}: names no bucket; write {scheme}://bucket/folder")
         self.uri = uri.rstrip("/")
         self.patience_s = patience_s
         self._fs, self._path = filesystem(self.uri)
@@ -292,6 +296,8 @@ class RemoteStore:
         return all(one["Key"] != key for one in found.get("Contents", ()))
 
     def _put(self, name: str, data: bytes, mode: str) -> None:
+        if scheme_of(self.uri) not in EXCLUSIVE:
+            raise OutputError(f"{self.uri}: nothing is written there; use a folder, s3://, gs:// or az://")
         # Conditions bind single puts only (some servers ignore them on multipart uploads): never let a put be split.
         options = {"chunksize": max(len(data), 1 << 20)} if self._is_s3 else {}
         try:

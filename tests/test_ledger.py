@@ -154,7 +154,16 @@ def test_a_place_in_a_bucket_that_cannot_be_listed_is_refused() -> None:
     """A run there saw nothing of what stands, and computed all of it again, night after night."""
     with pytest.raises(OutputError, match=r"s3://bucket//nightly: two slashes stand behind the bucket's name"):
         open_store("s3://bucket//nightly")
+    with pytest.raises(OutputError, match=r"s3://: names no bucket"):
+        open_store("s3://")
     assert open_store("s3://bucket/annotations//nightly").uri == "s3://bucket/annotations//nightly"
+
+
+@pytest.mark.parametrize("uri", ["memory://out", "https://localhost/out"])
+def test_nothing_is_written_where_two_writers_would_not_know_of_each_other(uri: str) -> None:
+    for write in (open_store(uri).create, open_store(uri).replace):
+        with pytest.raises(OutputError, match=r"out: nothing is written there; use a folder, s3://, gs:// or az://"):
+            write("lease.json", b"{}")
 
 
 # --- two writers, and writers that die

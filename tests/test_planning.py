@@ -724,3 +724,7 @@ def test_a_canary_is_priced_beside_the_budget(clips_folder: Path, tmp_path: Path
     assert watched.budget == plain.budget and watched.fingerprint == plain.fingerprint
     extra = [line for line in watched.warnings if line.startswith("canary")]
     assert len(extra) == 1 and f"{plain.vanilla.total / 2e9:,.4g} GFLOPs" in extra[0]
+    alone = job(
+        clips_folder, tmp_path / "out", prune={"method": "random"}, canary={"share": 0.5, "against": ["random"]}
+    )
+    assert not any(line.startswith("canary") for line in plan(alone).warnings), "no method is held against itself"

@@ -117,11 +117,11 @@ def _budget(plan: Plan, found: Findings) -> Iterator[str]:
 
 
 def _canary(plan: Plan, found: Findings) -> Iterator[str]:
-    canary = found.spec.canary
-    if canary.share > 0:
-        each = (plan.vanilla.total if name == "none" else plan.planned.total for name in canary.against)
-        more = round(canary.share * sum(each))
-        yield f"canary: its runs against {', '.join(canary.against)} add about {amount(more, 'FLOPs')} to the budget's"
+    share, rivals = found.spec.canary.share, found.spec.canary_rivals
+    if share > 0 and rivals:
+        each = (plan.vanilla.total if name == "none" else plan.planned.total for name in rivals)
+        more = round(share * sum(each))
+        yield f"canary: its runs against {', '.join(rivals)} add about {amount(more, 'FLOPs')} to the budget's"
 
 
 def _time(plan: Plan, found: Findings) -> Iterator[str]:

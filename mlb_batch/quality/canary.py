@@ -25,9 +25,7 @@ def canary(spec: JobSpec, annotate: Annotate) -> tuple[dict[str, Any], dict[str,
         return {}, own
     said = {spec.prune.method: answers(own["output"], own["fingerprint"])}
     flops = 0
-    for method in spec.canary.against:
-        if method == spec.prune.method:
-            continue  # whatever its options are: a method is not held against itself
+    for method in spec.canary_rivals:
         summary = annotate(rival(spec, method, rival_output(spec, method)), share)
         if summary["stopped"]:
             return {}, summary
