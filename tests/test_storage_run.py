@@ -74,7 +74,8 @@ def test_keys_that_end_stop_the_run_soon_and_blame_no_video(
             storm.refuse(code)
             refused_s.append(time.monotonic())
 
-        storm.before = {4 * CLIPS: refuse}  # the plan and the source have looked at every video, half of them are read
+        # One request each: the plan and the source have looked at every video, half of them are read.
+        storm.before = {5 * CLIPS // 2: refuse}
         environment = {**s3.environment(storm.port), **PLANTED}
         process = start(MLB_BATCH, "run", str(path), **environment)
         try:
