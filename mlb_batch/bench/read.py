@@ -16,7 +16,7 @@ from typing import Any
 
 from mlb_batch.bench.loops import LIMITS, SIZE, Loop, loops
 from mlb_batch.bench.options import Options
-from mlb_batch.bench.rounds import Spread, alternate, times_faster
+from mlb_batch.bench.rounds import Spread, alternate, each, times_faster
 from mlb_batch.bench.stored import copied, from_storage
 from mlb_batch.errors import InputError, RowError
 from mlb_batch.source.listing import video_uris
@@ -112,11 +112,11 @@ def _class(videos: Sequence[_Video], count: int, found: dict[str, Loop], rounds:
     reader = Reader(Sampling(count), SIZE, LIMITS)
     reader.read(str(paths[0]))  # its child starts once, not with every video
     contenders: dict[str, Callable[[], object]] = {
-        name: partial(_all, paths, partial(_loop, loop, count)) for name, loop in found.items()
+        name: partial(each, paths, partial(_loop, loop, count)) for name, loop in found.items()
     }
     contenders |= {
-        "ours": partial(_all, paths, lambda path: _ours(path, count)),
-        "sandboxed": partial(_all, paths, lambda path: reader.read(str(path))),
+        "ours": partial(each, paths, lambda path: _ours(path, count)),
+        "sandboxed": partial(each, paths, lambda path: reader.read(str(path))),
     }
     frames = _frames(paths, count)
     laps = alternate(contenders, rounds, warm=False)
@@ -133,11 +133,6 @@ def _class(videos: Sequence[_Video], count: int, found: dict[str, Loop], rounds:
             "sandboxed_over_ours": times_faster(wall["ours"], wall["sandboxed"]),
         },
     }
-
-
-def _all(paths: Sequence[Path], one: Callable[[Path], object]) -> None:
-    for path in paths:
-        one(path)
 
 
 def _loop(loop: Loop, count: int, path: Path) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,6 +65,12 @@ def alternate(
         for name in reversed(names) if number % 2 else names:
             laps[name].append(lap(contenders[name], settle)[1])
     return laps
+
+
+def each(things: Iterable[T], one: Callable[[T], object]) -> None:
+    """A turn over all of them. Nothing is kept of what it gives, as a job keeps nothing."""
+    for thing in things:
+        one(thing)
 
 
 def walls(laps: Sequence[Lap], parts: int = 1) -> list[float]:

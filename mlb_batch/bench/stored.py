@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mlb_batch.bench.loops import LIMITS, SIZE, Loop
-from mlb_batch.bench.rounds import Spread, alternate, times_faster, walls
+from mlb_batch.bench.rounds import Spread, alternate, each, times_faster, walls
 from mlb_batch.errors import InputError
 from mlb_batch.storage import CLIENT_TRIES, filesystem
 from mlb_batch.storage_errors import first_line, foreign_errors
@@ -32,12 +32,13 @@ def from_storage(videos: Mapping[str, Path], count: int, found: dict[str, Loop],
     with ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "video"
         contenders: dict[str, Callable[[], object]] = {
-            f"whole_file_by_{name}": partial(_by_whole_files, videos, loop, count, path) for name, loop in found.items()
+            f"whole_file_by_{name}": partial(each, videos, partial(_by_whole_file, loop, count, path))
+            for name, loop in found.items()
         }
         # One for each turn, with its child at work already: a reader keeps what it has of its last video.
         readers = [_started(stack, next(iter(videos.values())), count) for _ in range(rounds + 1)]
         already, fresh = readers[0].bytes_fetched, iter(readers)
-        contenders["ours"] = lambda: _by_reader(next(fresh), videos)
+        contenders["ours"] = lambda: each(videos, next(fresh).read)
         seconds = {name: walls(some, len(videos)) for name, some in alternate(contenders, rounds).items()}
     ours = seconds.pop("ours")
     return {
@@ -57,12 +58,6 @@ def _started(stack: ExitStack, copy: Path, count: int) -> Reader:
     return reader
 
 
-def _by_whole_files(uris: Iterable[str], loop: Loop, count: int, path: Path) -> None:
-    for uri in uris:
-        loop.read(str(copied(uri, path)), count, SIZE)
-        path.unlink()
-
-
-def _by_reader(reader: Reader, uris: Iterable[str]) -> None:
-    for uri in uris:
-        reader.read(uri)  # and nothing is kept of it: its memory is to serve the next
+def _by_whole_file(loop: Loop, count: int, path: Path, uri: str) -> None:
+    loop.read(str(copied(uri, path)), count, SIZE)
+    path.unlink()

@@ -19,7 +19,8 @@ from mlb_batch.storage import filesystem
 from mlb_batch.storage_errors import foreign_errors, status_of
 from mlb_batch.video.refusals import Short, refused
 
-FIRST_BYTES = 512 << 10  # many a clip is no larger, and a larger one's index as a rule begins in there
+LITTLE_BYTES = 512 << 10  # a request for no more is done again soon where no answer comes
+FIRST_BYTES = LITTLE_BYTES  # many a clip is no larger, and a larger one's index as a rule begins in there
 NO_SUCH_PART = 416  # what S3 says to who asks for the first bytes of an empty object
 
 
@@ -65,14 +66,10 @@ def stored(fs: Any, name: str) -> Stored:
 def _object(fs: Any, name: str) -> Stored:
     bucket, key, _ = fs.split_path(name)
     asked = {"Bucket": bucket, "Key": key}
-    try:
-        answer, first = _get(fs, {**asked, "Range": _range(0, FIRST_BYTES)}) if key else ({}, b"")
-    except foreign_errors() as error:
-        if not isinstance(error, FileNotFoundError) and status_of(error) != NO_SUCH_PART:
-            raise
-        answer, first = {}, b""
-    if not answer:
+    found = _first(fs, asked) if key else None
+    if found is None:
         return Stored(look_up(fs, name), b"", None, one_version=True)  # a folder, empty, or not there
+    answer, first = found
     asked["IfMatch"] = answer["ETag"]
 
     def part(start: int, end: int) -> bytes:
@@ -82,6 +79,15 @@ def _object(fs: Any, name: str) -> Stored:
     if len(first) != min(size, FIRST_BYTES):
         raise Short(f"{len(first):,} of the first {min(size, FIRST_BYTES):,} bytes came")
     return Stored({**answer, "size": size}, first, part, one_version=True)
+
+
+def _first(fs: Any, asked: dict[str, str]) -> tuple[dict[str, Any], bytes] | None:
+    try:
+        return _get(fs, {**asked, "Range": _range(0, FIRST_BYTES)})
+    except foreign_errors() as error:
+        if not isinstance(error, FileNotFoundError) and status_of(error) != NO_SUCH_PART:
+            raise
+        return None
 
 
 def _get(fs: Any, asked: dict[str, str]) -> tuple[dict[str, Any], bytes]:

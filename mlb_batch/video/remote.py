@@ -16,14 +16,13 @@ from typing import Any, BinaryIO, cast
 from mlb_batch.errors import RowError
 from mlb_batch.storage import scheme_of
 from mlb_batch.storage_errors import first_line
-from mlb_batch.video.objects import Stored, remote, remote_version, stored
+from mlb_batch.video.objects import LITTLE_BYTES, Stored, remote, remote_version, stored
 from mlb_batch.video.parts import Range, merged
 from mlb_batch.video.refusals import Clock, Short, asked
 from mlb_batch.video.values import Limits
 
 IN_MEMORY_BYTES = 64 << 20
 PIECE_BYTES = 8 << 20  # of one request; several run side by side
-LITTLE_BYTES = 512 << 10  # a request for no more is done again soon where no answer comes
 AT_ONCE = 8
 LOOK_S = 0.2
 _SERIAL = count()

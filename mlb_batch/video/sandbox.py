@@ -31,7 +31,6 @@ class Prober:
     def __init__(self, limits: Limits, entry: Sequence[str] = ENTRY) -> None:
         """`entry`: the interpreter's arguments that start the child; its socket's number is added."""
         self._limits = limits
-        self._most_grown_mb = GROWTH_SHARE * limits.memory_mb
         self._entry = tuple(entry)
         self._fetcher = Fetcher(limits)
         self._child: Child | None = None
@@ -71,7 +70,8 @@ class Prober:
             self._child = None
 
     def _ready_child(self, clock: Clock) -> Child:
-        if self._child is None or not self._child.alive or self._child.grown_mb > self._most_grown_mb:
+        most_mb = GROWTH_SHARE * self._limits.memory_mb
+        if self._child is None or not self._child.alive or self._child.grown_mb > most_mb:
             self._kill()
             clock.stand(time.monotonic())  # a process that is slow to start is no video's fault
             self._child = Child(self._entry)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from weakref import ref
 
 import numpy as np
@@ -28,18 +28,13 @@ KEPT_BYTES = 64 << 20  # a larger one serves one video only
 TIME_BYTES = 8
 
 
-class _Sized(Protocol):
-    @property
-    def size(self) -> int: ...
+_Piece = TypeVar("_Piece")
 
 
-_Piece = TypeVar("_Piece", bound=_Sized)
-
-
-def _keep(kept: dict[int, _Piece], number: int, piece: _Piece) -> None:
+def _keep(kept: dict[int, _Piece], number: int, piece: _Piece, size: int) -> None:
     """The last of them, in the order in which they were handed over. Both sides come to the same."""
     kept.pop(number, None)
-    if piece.size <= KEPT_BYTES:
+    if size <= KEPT_BYTES:
         kept[number] = piece
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
@@ -49,10 +44,6 @@ def _keep(kept: dict[int, _Piece], number: int, piece: _Piece) -> None:
 class _Lent:
     fd: int
     memory: mmap.mmap
-
-    @property
-    def size(self) -> int:
-        return len(self.memory)
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -77,7 +68,7 @@ class Lender:
     def allocate(self, shape: tuple[int, ...]) -> Pixels:
         size = math.prod(shape)
         needed = size + TIME_BYTES * shape[0]
-        fitting = [number for number in self._free if number in self._kept and self._kept[number].size >= needed]
+        fitting = [number for number in self._free if number in self._kept and len(self._kept[number].memory) >= needed]
         number = fitting[0] if fitting else next(self._numbers)
         lent = self._kept[number] if fitting else _fresh(needed)
         self._filled = number, lent
@@ -90,7 +81,7 @@ class Lender:
         start = frames.pixels_FHWC.size
         lent.memory[start : start + TIME_BYTES * len(frames.times_s)] = np.array(frames.times_s, np.float64).tobytes()
         is_new = number not in self._kept
-        _keep(self._kept, number, lent)
+        _keep(self._kept, number, lent, len(lent.memory))
         return number, [lent.fd] if is_new else []
 
 
@@ -140,7 +131,7 @@ class Borrower:
     def receive(self, number: int, fds: Sequence[int]) -> None:
         self._last = _Borrowed(fds[0]) if fds else self._kept.get(number)
         if self._last is not None:
-            _keep(self._kept, number, self._last)
+            _keep(self._kept, number, self._last, self._last.size)
 
     def frames(self, answer: dict[str, Any]) -> Frames:
         """What was received last, as the child describes it; nothing is copied."""
