@@ -188,6 +188,13 @@ class OutputSpec(_Part):
     target_file_mb: Count = 256  # no Parquet file grows beyond this
     commit_rows: Count = 256  # how many finished rows a kill can cost
 
+    @model_validator(mode="after")
+    def _outlasts_the_job(self) -> Self:
+        if spec_text.goes_with_the_job(self.uri):
+            raise ValueError(f"{self.uri} would lie in Ray's copy of the working directory, and be deleted with it "
+                             "some time after the job; give a uri or an absolute path")  # fmt: skip
+        return self
+
 
 class NotifySpec(_Part):
     """Its path is often a secret: give it as ${ENV}. It is never printed, and what a run keeps of the job hides it."""

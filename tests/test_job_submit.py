@@ -37,10 +37,12 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def submit(address: str, shipped: Path, name: str, job: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def submit(
+    address: str, shipped: Path, name: str, job: Path, change: str = "output.commit_rows=4"
+) -> subprocess.CompletedProcess[str]:
     return ray(
         "job", "submit", "--address", address, "--no-wait", "--submission-id", name, "--working-dir", str(shipped),
-        "--", "python", "jobs/annotate.py", str(job), "--set", "output.commit_rows=4", **environment,
+        "--", "python", "jobs/annotate.py", str(job), "--set", change,
     )  # fmt: skip
 
 
@@ -66,6 +68,18 @@ def test_a_submission_that_is_stopped_and_submitted_again_loses_and_doubles_noth
     assert {row["run_id"] for row in table(out) if row["annotation_id"] in before} == {stopped["run_id"]}
     logs = ray("job", "logs", "--address", job_server, "second").stdout
     assert f'"skipped_done": {len(before)}' in logs
+
+
+def test_an_output_that_would_be_deleted_with_the_shipped_folder_is_refused(
+    job_server: str, shipped: Path, tmp_path: Path
+) -> None:
+    clips(tmp_path / "videos", 1)
+    assert submit(job_server, shipped, "relative", job_file(tmp_path), "output.uri=annotations").returncode == 0
+    client = JobSubmissionClient(job_server)
+    until(lambda: client.get_job_status("relative") == JobStatus.FAILED, "the refusal")
+    logs = ray("job", "logs", "--address", job_server, "relative").stdout
+    assert "annotations would lie in Ray's copy of the working directory" in logs
+    assert client.get_job_info("relative").driver_exit_code == 2
 
 
 def test_without_the_token_nothing_answers(job_server: str) -> None:
