@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from mlb_batch import spec_text
 from mlb_batch.errors import SpecError
 from mlb_batch.spec_types import Bounds, BoundsOrAuto, Count, CountOrAuto, Name, Positive, Share, Texts, Uri
+from mlb_batch.storage import local_path
 
 DEFAULT_RATIO = 0.273
 MOST_CHOICES = 26  # answered by a letter
+UNPACKED = "working_dir_files"  # where Ray unpacks what `ray job submit --working-dir` ships, until it needs the room
 BUDGET_KINDS = ("ratio", "pflops", "pflops_per_hour_of_video", "gpu_hours")
 
 
@@ -190,7 +192,8 @@ class OutputSpec(_Part):
 
     @model_validator(mode="after")
     def _outlasts_the_job(self) -> Self:
-        if spec_text.goes_with_the_job(self.uri):
+        path = local_path(self.uri)
+        if path and UNPACKED in path.parts:
             raise ValueError(f"{self.uri} would lie in Ray's copy of the working directory, and be deleted with it "
                              "some time after the job; give a uri or an absolute path")  # fmt: skip
         return self

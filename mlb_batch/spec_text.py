@@ -16,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 
 from mlb_batch.errors import SpecError
 
-UNPACKED = "working_dir_files"  # where Ray unpacks what `ray job submit --working-dir` ships, until it needs the room
 MOST_COMPARED = 10_000  # names of a manifest's columns, which may be any number
 
 
@@ -175,11 +174,6 @@ def is_web_address(url: str) -> bool:
         )
     except ValueError:
         return False
-
-
-def goes_with_the_job(uri: str) -> bool:
-    """Whether it is a path in the copy of the working directory that Ray makes for a submitted job."""
-    return "://" not in uri and UNPACKED in Path(uri).absolute().parts
 
 
 def without_webhook(written: str) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from mlb_batch.errors import SpecError
-from mlb_batch.spec import JobSpec
+from mlb_batch.spec import JobSpec, OutputSpec
 from mlb_batch.spec_text import fill_template, template_names
 
 SCHEMA = Path(__file__).parents[1] / "deploy" / "job.schema.json"
@@ -222,6 +223,18 @@ def test_the_environment_is_expanded_in_uris_only_and_never_kept(
 def test_templates_know_names_and_escapes_only() -> None:
     assert template_names("{{a}} {b} and {c d}}}") == ["b", "c d"]
     assert fill_template("{{a}} {b}", {"b": "{c} {{d}}"}) == "{a} {c} {{d}}", "a value is no template"
+
+
+def test_an_output_in_the_folder_that_ray_unpacks_a_job_into_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = tmp_path / "working_dir_files" / "package"
+    unpacked.mkdir(parents=True)
+    monkeypatch.chdir(unpacked)
+    for lasting in ("~/out", "../../out", str(tmp_path / "out"), "s3://bucket/working_dir_files/out"):
+        assert OutputSpec(uri=lasting).uri == lasting
+    with pytest.raises(ValidationError, match="give a uri or an absolute path"):
+        OutputSpec(uri="out")
 
 
 def test_the_published_schema_is_the_one_of_the_code() -> None:
