@@ -123,7 +123,7 @@ def test_a_clip_of_a_long_video_alone(s3: S3Server, bucket: str, long: Path, wea
 
 @pytest.mark.parametrize("name", ["v.mkv", "v.ts", "fragments.mp4", "lies.mp4", "cut.mp4"])
 def test_what_has_no_plain_index_is_fetched_whole_and_read_as_ever(
-    name: str, bucket: str, long: Path, tmp_path: Path
+    name: str, bucket: str, tmp_path: Path, unhurried: None
 ) -> None:
     path = tmp_path / name
     given = {"fragments.mp4": {"options": {"movflags": "frag_keyframe+empty_moov"}}}.get(name, {})
