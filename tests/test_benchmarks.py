@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlb_batch.errors import InputError
-from mlb_batch.evaluate import unverified
+from mlb_batch.evaluate import unverified, world
 from mlb_batch.evaluate.benchmarks import BENCHMARKS
 from mlb_batch.evaluate.cells import cells
 from mlb_batch.evaluate.formats import read_file, read_files
@@ -288,7 +288,7 @@ def test_a_video_is_found_whatever_its_ending_and_a_missing_one_keeps_its_name(t
     (tmp_path / "videos").mkdir()
     for name in ("v_v0.mkv", "v_v1.webm"):
         (tmp_path / "videos" / name).touch()
-    items, videos = prepared(public(tmp_path), open_store(str(tmp_path / "out")))
+    items, videos = prepared(public(tmp_path), open_store(str(tmp_path / "out")), print)
     names = ["v_v0.mkv", "v_v0.mkv", "v_v1.webm", "v_v1.webm", "v_v2.mp4", "v_v2.mp4"]
     assert [item.video for item in items] == names
     rows = manifest(tmp_path)
@@ -302,22 +302,22 @@ def test_a_video_is_found_beside_files_of_the_same_name(tmp_path: Path) -> None:
     beside = ("v_v0.MP4", "v_v0.srt", "v_v1.mp4", "v_v1.wav", "v_v1.webm", "v_v1.webp", "v_v2.gif", "v_v2.mkv")
     for name in beside:
         (tmp_path / "videos" / name).touch()
-    items, _ = prepared(public(tmp_path), open_store(str(tmp_path / "out")))
+    items, _ = prepared(public(tmp_path), open_store(str(tmp_path / "out")), print)
     assert sorted({item.video for item in items}) == ["v_v0.MP4", "v_v1.mp4", "v_v2.mkv"]
 
 
 @pytest.mark.usefixtures("one_there")
 def test_asked_together_a_clip_is_one_row(tmp_path: Path) -> None:
     spec = public(tmp_path).model_copy(update={"asked": "together"})
-    prepared(spec, open_store(str(tmp_path / "out")))
+    prepared(spec, open_store(str(tmp_path / "out")), print)
     assert [len(row["questions"]) for row in manifest(tmp_path)] == [2, 2, 2]
 
 
 @pytest.mark.usefixtures("one_there")
 def test_a_limit_takes_whole_videos_and_a_larger_one_keeps_them(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
-    one, _ = prepared(public(tmp_path, limit=1), store)
-    two, _ = prepared(public(tmp_path, limit=2), store)
+    one, _ = prepared(public(tmp_path, limit=1), store, print)
+    two, _ = prepared(public(tmp_path, limit=2), store, print)
     assert len(one) == 2 and len(two) == 4 and {item.id for item in one} < {item.id for item in two}
 
 
@@ -327,18 +327,18 @@ def test_a_question_that_stands_twice_is_refused(tmp_path: Path) -> None:
     files = spec.benchmark.annotations * 2
     again = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"annotations": files})})
     with pytest.raises(InputError, match="'i0' stands twice"):
-        prepared(again, open_store(str(tmp_path / "out")))
+        prepared(again, open_store(str(tmp_path / "out")), print)
 
 
 def test_a_folder_with_none_of_the_videos_is_said_before_anything_runs(tmp_path: Path) -> None:
     """A video that isn't there is an answer that no later run tries again."""
     store = open_store(str(tmp_path / "out"))
     with pytest.raises(InputError, match=r"benchmark\.videos: none of 3 videos is in .*/videos; v_v0\.mp4 should be"):
-        prepared(public(tmp_path), store)
+        prepared(public(tmp_path), store, print)
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "v_v0.srt").touch()
     with pytest.raises(InputError, match="none of 3 videos"):
-        prepared(public(tmp_path), store)
+        prepared(public(tmp_path), store, print)
 
 
 # The world.
@@ -346,7 +346,7 @@ def test_a_folder_with_none_of_the_videos_is_said_before_anything_runs(tmp_path:
 
 def test_the_world_is_held_out_and_its_questions_are_spread_over_kinds(tmp_path: Path) -> None:
     spec = WorldSpec(clips=6, questions=5, seed=3)
-    folder, items = write_world(open_store(str(tmp_path)), "world", spec)
+    folder, items = write_world(open_store(str(tmp_path)), "world", spec, print)
     assert len(list((tmp_path / folder).iterdir())) == 6
     shown = show("world", spec, 2)
     clip = make_clip(HELD_OUT_FROM + 300_002, 16)
@@ -363,21 +363,26 @@ def test_the_world_is_held_out_and_its_questions_are_spread_over_kinds(tmp_path:
         assert len(set(kinds)) == min(5, len(there))
 
 
+def test_many_clips_are_no_silent_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "TOLD_EVERY", 2)
+    told: list[str] = []
+    write_world(open_store(str(tmp_path)), "world", WorldSpec(clips=5, frames=4), told.append)
+    assert told == ["2 of 5 clips", "4 of 5 clips"]
+
+
 def test_world_files_are_written_once_and_apart_by_what_shapes_them(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    folder, items = write_world(store, "world", WorldSpec(clips=2))
+    folder, items = write_world(store, "world", WorldSpec(clips=2), print)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
-    again, more = write_world(store, "world", WorldSpec(clips=3, questions=2))
+    again, more = write_world(store, "world", WorldSpec(clips=3, questions=2), print)
     assert again == folder and len(more) < len(items) * 2
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert len(list((tmp_path / folder).iterdir())) == 3
-    assert write_world(store, "world", WorldSpec(clips=2, frames=8))[0] != folder
+    assert write_world(store, "world", WorldSpec(clips=2, frames=8), print)[0] != folder
 
 
 def test_slides_ask_only_what_has_one_answer_in_the_whole_clip() -> None:
     """Against the scenes themselves: a thing that is asked for stands once, and one that is denied stands nowhere."""
-    from mlb_batch.evaluate import world
-
     spec, several = WorldSpec(clips=2, frames=12), 0
     for index in range(60):
         shown = show("world-image", spec, index)

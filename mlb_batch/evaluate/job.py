@@ -26,6 +26,7 @@ from mlb_batch.evaluate.results import Answers, Row
 from mlb_batch.evaluate.spec import EvalSpec
 from mlb_batch.evaluate.summary import Counting
 from mlb_batch.evaluate.tables import Evaluation, markdown
+from mlb_batch.evaluate.world import Say
 from mlb_batch.planning import setup
 from mlb_batch.planning.frozen import thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
@@ -34,7 +35,6 @@ from mlb_batch.storage import Store, open_store
 from mlb_batch.storage_errors import first_line
 
 Annotate = Callable[[JobSpec], dict[str, Any]]  # a job in, its summary out
-Say = Callable[[str], None]
 _WORLD_NOTES = {"world": "the procedural world, held-out clips", "world-image": "still scenes of the procedural world"}
 
 
@@ -52,7 +52,7 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     store = open_store(spec.output.uri)
     judge = Judge(spec.judge, store) if spec.judge else None  # first: its mistakes cost nothing
     say(f"preparing {spec.benchmark.name}")
-    items, videos = prepared(spec, store)
+    items, videos = prepared(spec, store, say)
     every = cells(spec, store.uri, videos)
     stood = {cell.name: _stood(cell, spec, items, videos) for cell in every}  # first: mistakes cost nothing yet
     say(f"{amount(items)}, {len(every)} cells")

@@ -20,18 +20,18 @@ from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
 from mlb_batch.evaluate.formats import read_files
 from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.spec import EvalSpec
-from mlb_batch.evaluate.world import write_world
+from mlb_batch.evaluate.world import Say, write_world
 from mlb_batch.source.listing import VIDEO_ENDINGS
 from mlb_batch.storage import Store, join, local_path, open_store, scheme_of
 
 NAME = "manifest.jsonl"
 
 
-def prepared(spec: EvalSpec, store: Store) -> tuple[list[Item], str]:
+def prepared(spec: EvalSpec, store: Store, say: Say) -> tuple[list[Item], str]:
     """The items and the folder of their videos; the manifest stands in the store then."""
     given = spec.benchmark
     if given.name in WORLDS:
-        folder, items = write_world(store, given.name, given.world)
+        folder, items = write_world(store, given.name, given.world, say)
         videos = join(store.uri, folder)
     else:
         assert given.videos is not None

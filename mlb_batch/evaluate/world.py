@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,10 @@ from mlb_batch.tiny.scenes import Scene, Thing, make_scene
 from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
 from mlb_batch.video.write import write_mp4
 
+Say = Callable[[str], None]
+
 FPS = 4
+TOLD_EVERY = 250  # clips: thousands of long ones take minutes
 MOST_SCENES = 3
 IMAGE_WORLD_PX = 72  # what a frame of the image model has; the other model's frames have the world's own
 _SHAPES_PIXELS = ("world.py", "render.py", "scenes.py", "words.py", "truth.py")
@@ -43,12 +46,14 @@ class Shown:
     caption: str
 
 
-def write_world(store: Store, name: str, spec: WorldSpec) -> tuple[str, list[Item]]:
+def write_world(store: Store, name: str, spec: WorldSpec, say: Say) -> tuple[str, list[Item]]:
     """The folder of the clips' files in the store, where all are present now, and the items."""
     folder = f"videos/{name}-{_key(name, spec)}"
     there = set(store.list(folder))
     items: list[Item] = []
     for index in range(spec.clips):
+        if index and index % TOLD_EVERY == 0:
+            say(f"{index:,} of {spec.clips:,} clips")
         shown = show(name, spec, index)
         file = f"clip-{index:06d}.mp4"
         if file not in there:
