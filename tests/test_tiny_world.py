@@ -166,8 +166,21 @@ def test_questions_that_hang_on_early_frames_lose_their_answer_without_them():
             assert question.hangs_on in ("early", "few", "any")
             if question.hangs_on == "early":
                 assert len(clip.truth.acts) > 1
+                if question.kind == "order":
+                    assert clip.truth.acts[0].name in question.text
             if question.hangs_on == "few":
                 assert "flash" in question.text
+
+
+def test_a_name_means_one_act_and_no_other_option_is_nearly_right():
+    for seed in range(400):
+        clip = make_clip(seed, 32, size=16)
+        acts = {act.name for act in clip.truth.acts}
+        assert len(acts) == len(clip.truth.acts)
+        assert not acts & {f"{flash.colour} {flash.shape}" for flash in clip.truth.flashes}
+        for question in clip.questions:
+            if "comes after the" in question.text or "comes before the" in question.text:
+                assert len(acts & {*question.choices}) <= 1
 
 
 def test_a_question_with_choices_is_put_in_the_documented_shape():

@@ -58,7 +58,8 @@ def facts(text: str) -> tuple[str, ...]:
 def ask(truth: Truth, rng: np.random.Generator) -> tuple[Question, ...]:
     """Every question that this clip can answer, and as many again with choices."""
     plain = _about_ends(truth) + _about_each(truth) + _about_order(truth, rng) + _about_flashes(truth)
-    return tuple(plain + [with_choices(question, rng) for question in plain])
+    acts = [act.name for act in truth.acts]
+    return tuple(plain + [with_choices(question, rng, acts) for question in plain])
 
 
 def _an(name: str) -> str:
@@ -114,7 +115,8 @@ def _about_order(truth: Truth, rng: np.random.Generator) -> list[Question]:
     if len(truth.acts) > 1:
         one, other = (truth.acts[i] for i in rng.choice(len(truth.acts), 2, replace=False))
         answer = "yes" if one.start < other.start else "no"
-        questions.append(_question("order", f"Does the {one.name} come before the {other.name}?", answer, "early"))
+        early = "early" if truth.acts[0] in (one, other) else "any"
+        questions.append(_question("order", f"Does the {one.name} come before the {other.name}?", answer, early))
     return [*questions, _exists(truth, rng)]
 
 
@@ -160,10 +162,10 @@ def _third(truth: Truth, thing: Act | Flash) -> str | None:
     return _WHEN[int(middle * 3)]
 
 
-def with_choices(question: Question, rng: np.random.Generator) -> Question:
-    """The same question with two to four options, the right one among them."""
+def with_choices(question: Question, rng: np.random.Generator, true_of_others: Collection[str] = ()) -> Question:
+    """The same question with two to four options, the right one among them and nothing that is nearly as right."""
     answer = question.answer.lower()
-    pool = [option for option in _alternatives(answer, rng) if option != answer]
+    pool = [option for option in _alternatives(answer, rng) if option != answer and option not in true_of_others]
     count = min(int(rng.integers(1, 4)), len(pool))
     options = [answer, *(pool[i] for i in rng.choice(len(pool), count, replace=False))]
     order = [options[i] for i in rng.permutation(len(options))]

@@ -11,6 +11,7 @@ Seeds under HELD_OUT_FROM are for training; those from it on are for tests and e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,8 @@ def _imagine(
 ) -> tuple[Truth, list[Shown], list[Sprite], NDArray[np.uint8]]:
     acts = _acts(rng, frames, max_acts)
     in_acts: list[Shown] = [(act, sprite) for act in acts for sprite in _act_sprites(rng, act)]
-    flashes, in_flashes = _flashes(rng, frames, max_flashes, least_flash, [sprite for _, sprite in in_acts])
+    free = [name for name in product(COLOURS, SHAPES) if name not in {(act.colour, act.shape) for act in acts}]
+    flashes, in_flashes = _flashes(rng, frames, max_flashes, least_flash, [sprite for _, sprite in in_acts], free)
     cuts = tuple(act.start for act in acts[1:] if rng.random() < 0.5)
     where = (float(rng.uniform(0.08, 0.92)), float(rng.uniform(0.08, 0.92))) if rng.random() < 0.5 else None
     flicker_sprites = _flicker_sprites(rng, frames, where) if where else []
@@ -104,9 +106,13 @@ def _act_sprites(rng: np.random.Generator, act: Act) -> list[Sprite]:
 
 
 def _flashes(
-    rng: np.random.Generator, frames: int, max_flashes: int, least_flash: int, act_sprites: list[Sprite]
-) -> tuple[tuple[Flash, ...], list[Shown]]:
-    """Flashes at different times, each clear of the act's shape; one that finds no place is left out."""
+    rng: np.random.Generator, frames: int, max_flashes: int, least_flash: int, act_sprites: list[Sprite],
+    names: list[tuple[str, str]],
+) -> tuple[tuple[Flash, ...], list[Shown]]:  # fmt: skip
+    """Flashes at different times, each clear of the act's shape; one that finds no place is left out.
+
+    `names`: those that no act has. A question names an act, and means one thing.
+    """
     wanted = min(int(rng.choice(4, p=(0.2, 0.5, 0.2, 0.1))), max_flashes, frames // 8)
     flashes: list[Flash] = []
     shown: list[Shown] = []
@@ -123,7 +129,7 @@ def _flashes(
         if not clear or busy & set(span):
             continue
         busy |= set(range(start - 1, start + length + 1))
-        flash = Flash(str(rng.choice(COLOURS)), str(rng.choice(SHAPES)), place, start, start + length)
+        flash = Flash(*names[int(rng.integers(len(names)))], place, start, start + length)
         radius = float(rng.uniform(0.10, 0.12))
         flashes.append(flash)
         shown += [(flash, Sprite(frame, x, y, radius, flash.shape, RGB[flash.colour])) for frame in span]
