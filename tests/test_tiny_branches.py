@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mlb_batch.tiny.train import video
-from mlb_batch.tiny.train.answers import Thinning, thinned_logits
+from mlb_batch.tiny.train.answers import Thinning, answer_logits
 from mlb_batch.tiny.train.branches import branched_attention, branches_of
 from mlb_batch.tiny.train.drawing import POOLED_CELLS, Lesson
 from mlb_batch.tiny.train.lessons import exam_talk
@@ -19,7 +19,7 @@ from mlb_batch.tiny.train.loop import Pace, train
 from mlb_batch.tiny.train.notes import cell_of
 from mlb_batch.tiny.train.packing import Dialogue, Packed
 from mlb_batch.tiny.train.pixels import model_pixels
-from mlb_batch.tiny.train.thin import thinned
+from mlb_batch.tiny.train.thin import faded, thinned
 from mlb_batch.tiny.world import make_clip
 
 CELLS = POOLED_CELLS
@@ -66,25 +66,32 @@ def test_a_gpu_gets_the_same_as_a_mask():
     assert torch.equal(Packed(nothing, nothing, nothing, branch_BL).seen_B1LL, seen(branch_BL))
 
 
-@pytest.mark.parametrize("at", [0, 1, 3])
-def test_a_token_that_leaves_leaves_the_others_where_they_were(at: int):
+@pytest.mark.parametrize("leaving", [(0,), (1,), (3,), (1, 3), (0, 2)], ids=str)
+def test_a_token_that_leaves_leaves_the_others_where_they_were(leaving: tuple[int, ...]):
     model = video.fresh_model(0, layers=4).eval()
     school = video.ClipSchool(video.ClipStudent(model), 0, (LESSON,))
     clip = make_clip(5, 8)
     visual_ND = model.model.get_video_features(model_pixels(clip.pixels_FHWC[None])).pooler_output[0]
-    stays_N = torch.from_numpy(thinned(clip, len(visual_ND), CELLS, 0.25, np.random.default_rng(0)))
+    rng = np.random.default_rng(0)
+    stays_N = thinned(clip, len(visual_ND), CELLS, 0.25, rng)
+    still_N = stays_N.copy()
+    still_N[stays_N] = faded(int(stays_N.sum()), 0.5, rng)
     talks = exam_talk(clip)[2:5]
-    packed = school.packer.pack_visual(len(visual_ND), [talks])
-    there = torch.ones_like(packed.ids_BL, dtype=torch.bool)
-    there[packed.ids_BL == school.packer.media_id] = stays_N
-    thinning = Thinning(at, there.nonzero()[:, 1][None])
-    ours, _ = thinned_logits(model, school.packer.media_id, packed, visual_ND, thinning)
-    alone = [asked_alone(model, school, talk, visual_ND, stays_N, at) for talk in talks]
+    packed = left = school.packer.pack_visual(len(visual_ND), [talks])
+    thinnings = []
+    for at, stay_N in zip(leaving, (stays_N, still_N[stays_N]), strict=False):
+        there = torch.ones_like(left.ids_BL, dtype=torch.bool)
+        there[left.ids_BL == school.packer.media_id] = torch.from_numpy(stay_N)
+        thinnings.append(Thinning(at, there.nonzero()[:, 1][None]))
+        left = left.only(thinnings[-1].index_BK)
+    ours, _ = answer_logits(model, school.packer.media_id, packed, visual_ND, thinnings)
+    there_by_layer = dict(zip(leaving, map(torch.from_numpy, (stays_N, still_N)), strict=False))
+    alone = [asked_alone(model, school, talk, visual_ND, there_by_layer) for talk in talks]
     assert torch.allclose(ours, torch.cat(alone), atol=1e-4)
 
 
 def asked_alone(
-    model: nn.Module, school: video.ClipSchool, talk: Dialogue, visual_ND: Tensor, stays_N: Tensor, at: int
+    model: nn.Module, school: video.ClipSchool, talk: Dialogue, visual_ND: Tensor, there_by_layer: dict[int, Tensor]
 ) -> Tensor:
     """The whole sequence through every layer; a token that has left is hidden from the others by a mask."""
     language = model.model.language_model
@@ -94,11 +101,11 @@ def asked_alone(
     hidden = torch.cat([embed(torch.tensor(before)), visual_ND, embed(torch.tensor(after))])[None]
     length = hidden.shape[1]
     there_L = torch.ones(length, dtype=torch.bool)
-    there_L[len(before) : len(before) + len(visual_ND)] = stays_N
     causal_LL = torch.ones(length, length, dtype=torch.bool).tril()
     rotation = language.rotary_emb(hidden, torch.arange(length)[None])
     for index, layer in enumerate(language.layers):
-        mask_LL = causal_LL if index < at else causal_LL & (there_L | torch.eye(length, dtype=torch.bool))
+        there_L[len(before) : len(before) + len(visual_ND)] &= there_by_layer.get(index, torch.tensor(True))
+        mask_LL = causal_LL & (there_L | torch.eye(length, dtype=torch.bool))
         hidden = layer(hidden, attention_mask=mask_LL[None, None], position_embeddings=rotation)
     logits_LV: Tensor = model.lm_head(language.norm(hidden))[0]
     return logits_LV[asked - len(after) - 1 : -1]
@@ -117,9 +124,10 @@ def test_what_is_left_out_is_chance_but_of_everything_shown_something_stays(seed
         assert one[list(at)].sum() >= min(3, len(at))
 
 
-def test_a_thin_lesson_lowers_its_loss(tmp_path: Path):
+@pytest.mark.parametrize(("fade", "layers"), [((), 2), ((0.5, 0.25), 10)], ids=["thin", "and fading"])
+def test_a_thin_lesson_lowers_its_loss(fade: tuple[float, ...], layers: int, tmp_path: Path):
     shown = ((16, 0.25), (16, 0.5))
-    lesson = Lesson(until=16, frames=(), thin=shown, batch_frames=8, max_acts=2, max_flashes=1)
-    task = video.clip_task(video.ClipStudent(video.fresh_model(0, layers=2)), 0, (lesson,), peak_lr=2e-3)
+    lesson = Lesson(until=16, frames=(), thin=shown, fade=fade, batch_frames=8, max_acts=2, max_flashes=1)
+    task = video.clip_task(video.ClipStudent(video.fresh_model(0, layers=layers)), 0, (lesson,), peak_lr=2e-3)
     losses = train(task, Pace(tmp_path, 16, log_every=1000, measure_every=1000, save_every=1000))
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])

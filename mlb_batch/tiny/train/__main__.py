@@ -50,10 +50,10 @@ def _video(args: argparse.Namespace) -> None:
     student = video.grown(student, video.fresh_model(args.seed, VIDEO_LAYERS).to(args.device))
     done = _clips(args, "video-deep", student, 1, video.DEEP_LESSONS, 3e-4, done)
     done = _clips(args, "video-last", student, 2, video.LAST_LESSONS, 3e-4, done)
-    for number, (name, lessons, peak_lr) in enumerate(video.STAGES_ON_A_PACKAGE, 3):
+    for number, stage in enumerate(video.STAGES_ON_A_PACKAGE, 3):
         as_stored(student.model)  # what goes on from here can go on from a package, too
-        student = video.ClipStudent(student.model)
-        done = _clips(args, name, student, number, lessons, peak_lr, done)
+        student = video.ClipStudent(student.model, stage.noted)
+        done = _clips(args, stage.name, student, number, stage.lessons, stage.peak_lr, done)
     if args.export:
         figures = video.final_exam(student.model, args.seed)
         export("tiny", student.model, figures, "video", args.seed, min(args.steps, done))

@@ -9,7 +9,7 @@ Legend: B clips, L tokens in the packed row, D hidden width, A answer tokens of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,36 +25,29 @@ Sample = tuple[Packed, Tensor, list[list[Dialogue]]]
 
 @dataclass(frozen=True)
 class Thinning:
-    """From layer `at` on only these tokens of each row are there."""
+    """From layer `at` on only these tokens of each row are there, of those that were until then."""
 
     at: int
     index_BK: Tensor
 
 
-def answer_logits(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and targets at every place where an answer's token comes next."""
-    return _answers(model, packed, _read(model, _embedded(model, media_id, packed, visual_ND), packed))
-
-
-def answer_loss(model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor) -> Tensor:
-    return _loss(*answer_logits(model, media_id, packed, visual_ND))
-
-
-def thinned_logits(
-    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, thinning: Thinning
+def answer_logits(
+    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, thinnings: Sequence[Thinning] = ()
 ) -> tuple[Tensor, Tensor]:
-    """The same, with tokens that leave on the way up."""
-    hidden_BLD = _read(model, _embedded(model, media_id, packed, visual_ND), packed, 0, thinning.at)
-    index_BK = thinning.index_BK.to(hidden_BLD.device)
-    left = packed.only(index_BK)
-    hidden_BKD = hidden_BLD.gather(1, index_BK[..., None].expand(-1, -1, hidden_BLD.shape[2]))
-    return _answers(model, left, _read(model, hidden_BKD, left, thinning.at))
+    """Logits and targets at every place where an answer's token comes next; with tokens that leave on the way up."""
+    hidden_BLD, first = _embedded(model, media_id, packed, visual_ND), 0
+    for thinning in thinnings:
+        hidden_BLD = _read(model, hidden_BLD, packed, first, thinning.at)
+        index_BK, first = thinning.index_BK.to(hidden_BLD.device), thinning.at
+        packed = packed.only(index_BK)
+        hidden_BLD = hidden_BLD.gather(1, index_BK[..., None].expand(-1, -1, hidden_BLD.shape[2]))
+    return _answers(model, packed, _read(model, hidden_BLD, packed, first))
 
 
-def thinned_loss(
-    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, thinning: Thinning
+def answer_loss(
+    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, thinnings: Sequence[Thinning] = ()
 ) -> Tensor:
-    return _loss(*thinned_logits(model, media_id, packed, visual_ND, thinning))
+    return _loss(*answer_logits(model, media_id, packed, visual_ND, thinnings))
 
 
 def noted_loss(
@@ -96,23 +89,37 @@ def _loss(logits_AV: Tensor, target_A: Tensor) -> Tensor:
 
 @torch.no_grad()
 def accuracy(
-    model: PreTrainedModel, media_id: int, samples: Iterable[Sample], label: Callable[[Dialogue], str]
-) -> dict[str, float]:
-    """Share of right answers by what `label` calls a dialogue, and over all."""
+    model: PreTrainedModel, media_id: int, samples: Iterable[Sample], label: Callable[[Dialogue], str],
+    seen_below: int | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Share of right answers by what `label` calls a dialogue, and over all.
+
+    `seen_below`: the layer before which all visual tokens leave.
+    """
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     for packed, visual_ND, dialogues in samples:
-        for talk, correct in _judge(model, media_id, packed, visual_ND, dialogues):
+        gone = () if seen_below is None else (_gone(packed, media_id, seen_below),)
+        for talk, correct in _judge(model, media_id, packed, visual_ND, dialogues, gone):
             for name in (label(talk), "all"):
                 asked[name] += 1
                 right[name] += correct
     return {name: round(right[name] / asked[name], 4) for name in sorted(asked)}
 
 
+def _gone(packed: Packed, media_id: int, at: int) -> Thinning:
+    """Nothing of any clip is left, where all are as long."""
+    rows = len(packed.ids_BL)
+    return Thinning(at, (packed.ids_BL != media_id).nonzero()[:, 1].view(rows, -1))
+
+
 def _judge(
-    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, dialogues: list[list[Dialogue]]
-) -> list[tuple[Dialogue, bool]]:
-    logits_AV, target_A = answer_logits(model, media_id, packed, visual_ND)
+    model: PreTrainedModel, media_id: int, packed: Packed, visual_ND: Tensor, dialogues: list[list[Dialogue]],
+    thinnings: Sequence[Thinning],
+) -> list[tuple[Dialogue, bool]]:  # fmt: skip
+    logits_AV, target_A = answer_logits(model, media_id, packed, visual_ND, thinnings)
+    for thinning in thinnings:
+        packed = packed.only(thinning.index_BK)
     wrong_BL = torch.zeros_like(packed.label_BL, dtype=torch.bool)
     wrong_BL[packed.label_BL != -100] = logits_AV.argmax(-1) != target_A
     return [

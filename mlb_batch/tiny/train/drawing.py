@@ -18,10 +18,11 @@ from mlb_batch.tiny.train.frames import vary
 from mlb_batch.tiny.train.lessons import lesson_talk
 from mlb_batch.tiny.train.notes import Notes, notes
 from mlb_batch.tiny.train.packing import Dialogue, Packed, Packer
-from mlb_batch.tiny.train.thin import thinned
+from mlb_batch.tiny.train.thin import faded, thinned
 from mlb_batch.tiny.world import HELD_OUT_FROM, Clip, make_clip
 
 POOLED_CELLS = 4
+_FADE_LAYERS = (4, 10)  # from the one on, up to the other
 _MOST_CLIPS = 24  # in a batch: what is said of them costs more than their tokens, where those are few
 
 
@@ -37,6 +38,7 @@ class Lesson:
     reading: float = 0.0  # this share of the steps stays with texts
     thin: tuple[tuple[int, float], ...] = ()  # and clips of so many frames, of whose tokens this share stays
     leave_before: int = 1  # the others leave before a layer under this one
+    fade: tuple[float, ...] = ()  # half way up one of these shares of what stayed is left, by chance alone
     most_clips: int = _MOST_CLIPS
     talk: Callable[[Clip, np.random.Generator], list[Dialogue]] = lesson_talk
 
@@ -56,7 +58,7 @@ class ClipBatch:
     pixels_BFHWC: NDArray[np.uint8]
     packed: Packed
     notes: Notes | None
-    thinning: Thinning | None
+    thinnings: tuple[Thinning, ...]
 
 
 @dataclass(frozen=True)
@@ -85,18 +87,23 @@ class Drawing:
         pixels = np.stack([vary(clip.pixels_FHWC, rng) for clip in clips])
         packed = self.packer.pack_visual(tokens, [lesson.talk(clip, rng) for clip in clips])
         if share == 1:
-            return ClipBatch(pixels, packed, notes(clips, tokens, POOLED_CELLS), None)
-        return ClipBatch(pixels, packed, None, self._thinning(clips, packed, share, lesson.leave_before, rng))
+            return ClipBatch(pixels, packed, notes(clips, tokens, POOLED_CELLS), ())
+        thin = self._thin(packed, int(rng.integers(lesson.leave_before)), [
+            thinned(clip, tokens, POOLED_CELLS, share, rng) for clip in clips
+        ])  # fmt: skip
+        if not lesson.fade:
+            return ClipBatch(pixels, packed, None, (thin,))
+        left = packed.only(thin.index_BK)
+        fewer = int((left.ids_BL[0] == self.packer.media_id).sum())
+        at, still = int(rng.integers(*_FADE_LAYERS)), float(rng.choice(lesson.fade))
+        fade = self._thin(left, at, [faded(fewer, still, rng) for _ in clips])
+        return ClipBatch(pixels, packed, None, (thin, fade))
 
-    def _thinning(
-        self, clips: list[Clip], packed: Packed, share: float, leave_before: int, rng: np.random.Generator
-    ) -> Thinning:
-        """Only a share of the visual tokens, from some early layer on."""
+    def _thin(self, packed: Packed, at: int, stay: list[NDArray[np.bool_]]) -> Thinning:
+        """By which of each clip's visual tokens stay, as many of each."""
         there = torch.ones_like(packed.ids_BL, dtype=torch.bool)
-        tokens = clip_tokens(len(clips[0].pixels_FHWC))
-        stay = [torch.from_numpy(thinned(clip, tokens, POOLED_CELLS, share, rng)) for clip in clips]
-        there[packed.ids_BL == self.packer.media_id] = torch.cat(stay)
-        return Thinning(int(rng.integers(leave_before)), there.nonzero()[:, 1].view(len(clips), -1))
+        there[packed.ids_BL == self.packer.media_id] = torch.from_numpy(np.concatenate(stay))
+        return Thinning(at, there.nonzero()[:, 1].view(len(stay), -1))
 
 
 def lesson_of(lessons: tuple[Lesson, ...], step: int) -> Lesson:

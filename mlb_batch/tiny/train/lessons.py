@@ -26,15 +26,24 @@ def lesson_talk(clip: Clip, rng: np.random.Generator) -> list[Dialogue]:
 
 def last_talk(clip: Clip, rng: np.random.Generator) -> list[Dialogue]:
     """The same with what took longest, and a few drills: with all of them at once nothing else would be learned."""
+    return _drilled(clip, rng, [_LAST_WEIGHT.get(question.kind, _LAST_WEIGHT_OF_OTHERS) for question in clip.questions])
+
+
+def drilled_talk(clip: Clip, rng: np.random.Generator) -> list[Dialogue]:
+    """A caption, every question as often as any other, and the drills."""
+    return _drilled(clip, rng, [1.0] * len(clip.questions))
+
+
+def even_talk(clip: Clip, rng: np.random.Generator) -> list[Dialogue]:
+    """A caption, and every question as often as any other."""
+    return _talk(clip, rng, [1.0] * len(clip.questions))
+
+
+def _drilled(clip: Clip, rng: np.random.Generator, often: list[float]) -> list[Dialogue]:
     choices = [question for question in clip.questions if question.choices]
     one, given, answered = some(choices, 3, rng)
     told = [*of_acts(clip.truth, rng), of_flashes(clip.truth), lettered(one, rng)]
-    return [
-        *_talk(clip, rng, [_LAST_WEIGHT.get(question.kind, _LAST_WEIGHT_OF_OTHERS) for question in clip.questions]),
-        *some(told, 1, rng),
-        given_away(given),
-        answered_first(answered),
-    ]
+    return [*_talk(clip, rng, often), *some(told, 1, rng), given_away(given), answered_first(answered)]
 
 
 def _talk(clip: Clip, rng: np.random.Generator, often: list[float]) -> list[Dialogue]:

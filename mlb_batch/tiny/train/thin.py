@@ -27,6 +27,14 @@ def thinned(clip: Clip, tokens: int, cells: int, share: float, rng: np.random.Ge
     return there
 
 
+def faded(tokens: int, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """The same for tokens that were looked at already: whatever they show, and the last of them stays here, too."""
+    there = np.zeros(tokens, np.bool_)
+    there[rng.permutation(tokens - 1)[: round((tokens - 1) * share)]] = True
+    there[-1] = True
+    return there
+
+
 def _sure(clip: Clip, cells: int, rng: np.random.Generator) -> NDArray[np.int64]:
     by_thing: dict[int, list[int]] = {}
     for thing, sprite in clip.shown:

@@ -6,7 +6,7 @@ Legend: B clips, F frames, H height, W width, C colour channels, N visual tokens
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from mlb_batch.tiny.architectures import VIDEO_PX, video_config
+from mlb_batch.tiny.architectures import VIDEO_LAYERS, VIDEO_PX, video_config
 from mlb_batch.tiny.build import make_tokenizer
 from mlb_batch.tiny.train.ahead import Ahead
-from mlb_batch.tiny.train.answers import Sample, accuracy, noted_loss, thinned_loss
+from mlb_batch.tiny.train.answers import Sample, accuracy, answer_loss, noted_loss
 from mlb_batch.tiny.train.drawing import POOLED_CELLS, Drawing, Lesson, Reading, clip_tokens, lesson_of
 from mlb_batch.tiny.train.export import as_stored
 from mlb_batch.tiny.train.frames import FrameBatch, FrameHeads, make_frames
 from mlb_batch.tiny.train.grow import grow
-from mlb_batch.tiny.train.lessons import exam_talk, last_talk
+from mlb_batch.tiny.train.lessons import drilled_talk, even_talk, exam_talk, last_talk
 from mlb_batch.tiny.train.loop import Task
 from mlb_batch.tiny.train.notes import NoteHeads, notes
 from mlb_batch.tiny.train.packing import Dialogue, Packer
@@ -60,9 +60,33 @@ LONG_LESSONS = (
         thin=((16, 0.5), (16, 0.25), (16, 0.15), (24, 0.25), (32, 0.5), (32, 0.25), (32, 0.1), (64, 0.25), (64, 0.1)),
     ),
 )  # fmt: skip
+# Large models look at a clip in their lower half, and hardly at all further up; a lesson that lets tokens fade half way
+# up, and notes that are read at a quarter of the layers, have this one do so too.
+_EARLY = Lesson(
+    until=1000, frames=(16, 32, 64, 64), batch_frames=384, most_clips=16, max_acts=4, max_flashes=3, talk=even_talk,
+    leave_before=3, fade=(0.5, 0.25, 0.125),
+    thin=((16, 0.5), (16, 0.25), (32, 0.5), (32, 0.25), (48, 0.25), (64, 0.5), (64, 0.25)),
+)  # fmt: skip
+EARLY_LESSONS = (_EARLY,)
+AGAIN_LESSONS = (replace(_EARLY, until=1250, frames=(16, 16, 32, 48, 64), talk=drilled_talk),)
 
-# Each begins with the weights as they are stored.
-STAGES_ON_A_PACKAGE = (("video-thin", THIN_LESSONS, 3e-4), ("video-long", LONG_LESSONS, 5e-4))
+
+@dataclass(frozen=True)
+class Stage:
+    """Lessons that begin with the weights as they are stored."""
+
+    name: str
+    lessons: tuple[Lesson, ...]
+    peak_lr: float
+    noted: float = NOTED
+
+
+STAGES_ON_A_PACKAGE = (
+    Stage("video-thin", THIN_LESSONS, 3e-4),
+    Stage("video-long", LONG_LESSONS, 5e-4),
+    Stage("video-early", EARLY_LESSONS, 4e-4, noted=0.25),
+    Stage("video-again", AGAIN_LESSONS, 4e-4, noted=0.25),
+)
 
 
 class FrameStudent(nn.Module):
@@ -108,13 +132,13 @@ def frame_tasks(
 class ClipStudent(nn.Module):
     """The model and the heads that read its notes."""
 
-    def __init__(self, model: LlavaOnevisionForConditionalGeneration) -> None:
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration, noted: float = NOTED) -> None:
         super().__init__()
         self.model = model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.heads = NoteHeads(model.config.get_text_config().hidden_size).to(model.device)
-        self.depth = round(NOTED * len(model.model.language_model.layers))
+        self.depth = round(noted * len(model.model.language_model.layers))
 
 
 class ClipSchool:
@@ -136,9 +160,8 @@ class ClipSchool:
             return self.reader.loss(batch.rng)
         packed, visual_ND = batch.packed.to(self.model.device), self._seen(batch.pixels_BFHWC)
         with half(self.model):
-            if batch.thinning:
-                return thinned_loss(self.model, self.packer.media_id, packed, visual_ND, batch.thinning)
-            assert batch.notes
+            if not batch.notes:
+                return answer_loss(self.model, self.packer.media_id, packed, visual_ND, batch.thinnings)
             loss, hidden_ND = noted_loss(self.model, self.packer.media_id, packed, visual_ND, self.student.depth)
             return loss + _NOTE_WEIGHT * self.student.heads.loss(hidden_ND, batch.notes)
 
@@ -209,6 +232,10 @@ def final_exam(model: LlavaOnevisionForConditionalGeneration, seed: int) -> dict
         right = accuracy(model, school.packer.media_id, exam, lambda talk: talk.kind)
         name = f"{frames} frames, at most {lesson.max_acts} act(s) and {lesson.max_flashes} flash(es)"
         figures |= {f"{kind}, {name}": share for kind, share in right.items()}
+        for seen_below in (VIDEO_LAYERS // 2, VIDEO_LAYERS * 3 // 4):
+            exam = school.exam(lesson, frames, _EXAM_CLIPS)
+            right = accuracy(model, school.packer.media_id, exam, lambda talk: talk.kind, seen_below)
+            figures[f"all, {name}, of which layers from {seen_below} on see nothing"] = right["all"]
     return figures
 
 
