@@ -115,8 +115,8 @@ def _about_order(truth: Truth, rng: np.random.Generator) -> list[Question]:
     if len(truth.acts) > 1:
         one, other = (truth.acts[i] for i in rng.choice(len(truth.acts), 2, replace=False))
         answer = "yes" if one.start < other.start else "no"
-        early = "early" if truth.acts[0] in (one, other) else "any"
-        questions.append(_question("order", f"Does the {one.name} come before the {other.name}?", answer, early))
+        hangs_on = "early" if truth.acts[0] in (one, other) else "any"
+        questions.append(_question("order", f"Does the {one.name} come before the {other.name}?", answer, hangs_on))
     return [*questions, _exists(truth, rng)]
 
 

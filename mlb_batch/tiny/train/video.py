@@ -221,6 +221,7 @@ def grown(shallow: ClipStudent, deep: LlavaOnevisionForConditionalGeneration) ->
     return student
 
 
+@torch.no_grad()
 def final_exam(model: LlavaOnevisionForConditionalGeneration, seed: int) -> dict[str, float]:
     """Accuracy by question kind on held-out clips, from short and plain to long and full, as the weights are stored."""
     as_stored(model)
@@ -228,12 +229,11 @@ def final_exam(model: LlavaOnevisionForConditionalGeneration, seed: int) -> dict
     figures: dict[str, float] = {}
     plain = Lesson(until=0, frames=(8,), batch_frames=8, max_acts=1, max_flashes=0)
     for frames, lesson in ((8, plain), (16, DEEP_LESSONS[-1]), (32, DEEP_LESSONS[-1])):
-        exam = school.exam(lesson, frames, _EXAM_CLIPS)
+        exam = list(school.exam(lesson, frames, _EXAM_CLIPS))
         right = accuracy(model, school.packer.media_id, exam, lambda talk: talk.kind)
         name = f"{frames} frames, at most {lesson.max_acts} act(s) and {lesson.max_flashes} flash(es)"
         figures |= {f"{kind}, {name}": share for kind, share in right.items()}
         for seen_below in (VIDEO_LAYERS // 2, VIDEO_LAYERS * 3 // 4):
-            exam = school.exam(lesson, frames, _EXAM_CLIPS)
             right = accuracy(model, school.packer.media_id, exam, lambda talk: talk.kind, seen_below)
             figures[f"all, {name}, of which layers from {seen_below} on see nothing"] = right["all"]
     return figures
