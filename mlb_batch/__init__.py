@@ -2,6 +2,21 @@
 
 from mlb_batch import JobSpec, plan, run
 spec = JobSpec.load("job.yaml"); p = plan(spec); summary = run(spec)
+
+run.py         the whole way of a job; chain/: what holds it together, on Ray
+stages.py      its two steps, over video/ and vlm/; work.py: what travels between them
+spec.py        what a job file may say; spec_text.py, spec_types.py: how it is read
+source/        what there is to annotate
+planning/      what it will cost, by cost/ and the methods of prune/; engine.py: the plan as a model that answers
+books.py       what arrived and whether it adds up; rows.py: an answer as a row of columns.py
+ledger/        the output, on storage.py (and storage_errors.py, web.py)
+progress.py    what a person sees of a run; stop.py: why it ends early; notify.py: the word at its end
+report.py      what an output holds; page/: as a page; unresolved.py: what failed
+quality/       whether quality held
+evaluate/, bench/   methods compared; seconds measured
+tiny/          the embedded models and the world they were taught in; demo.py
+cli.py         the commands; errors.py: every error that a user meets
+amounts.py, environment.py, processes.py   numbers as people read them; versions and machines; child processes
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "mlb_batch"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in FILES}
 MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
+PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
 
 # library -> the modules that may import it (a package stands for all in it)
 WALLS = {
@@ -120,11 +122,21 @@ def test_a_row_is_caught_in_one_place_only() -> None:
 def test_files_and_functions_stay_small_and_say_what_they_are_for(module: str) -> None:
     path = MODULES[module]
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES_OF_A_FILE
-    assert not tree(path).body or ast.get_docstring(tree(path)), f"{path.name} opens without saying its one job"
+    assert ast.get_docstring(tree(path)), f"{path.name} opens without saying its one job"
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             assert lines <= MOST_LINES_OF_A_FUNCTION, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_opens_with_a_map_of_its_files_and_of_no_others(package: str) -> None:
+    path = MODULES[package]
+    on_the_map = set(re.findall(r"\w+\.py\b", ast.get_docstring(tree(path)) or ""))
+    there = {file.name for file in path.parent.glob("*.py") if not file.name.startswith("__")}
+    assert there <= on_the_map, f"not on it: {sorted(there - on_the_map)}"
+    gone = on_the_map - {file.name for file in FILES}
+    assert not gone, f"no such file: {sorted(gone)}"
 
 
 def test_the_page_that_is_read_first_is_one_page() -> None:

@@ -1,7 +1,7 @@
 """`mlb-batch bench`: the project beside its yardsticks, in turn and in one process; figures are ratios.
 
 calibrate.py   what the device does a second with a job's model: for `plan`, and budgets in gpu_hours
-read.py        frames a second of a core; loops.py: the other ways to read the same frames
+read.py        frames a second of a core, and seconds from storage (stored.py); loops.py: the other ways to read them
 vision.py      frames to visual tokens
 prefill.py     frames to the first token
 generate.py    caches to the last token

@@ -1,9 +1,13 @@
 """What the chain of run.py is held together with: Ray's own parts, and nothing that knows a video or a model.
 
-cluster.py   a Ray to run on: the one that is there, or a local one that is stopped again
-pools.py     how the job's actors fit that cluster
-feed.py      the source as a Ray Data datasource
-strikes.py   which rows are suspected of having killed an actor
-arrivals.py  finished rows, as they come out of the chain
-breaker.py   ends a run whose storage gives it nothing
+cluster.py    a Ray to run on: the one that is there, or a local one that is stopped again
+pools.py      how the job's actors fit that cluster
+parts.py      how much of the input one chain takes
+feed.py       the source as a Ray Data datasource; pace.py: how far it runs ahead
+reading.py    the first half of the chain, which a job and its measuring share
+settling.py   each clip's own keep, measured before the job; purse.py: what all captioners spend from
+strikes.py    which rows are suspected of having killed an actor
+arrivals.py   finished rows, as they come out of the chain
+breaker.py    ends a run whose storage gives it nothing
+metrics.py    the books, for Prometheus
 """

@@ -26,6 +26,12 @@ The folder is named by the bare fingerprint: a `fingerprint=` folder beside the 
 
 Every file is sealed: its metadata hold the SHA-256 of the file itself (see seal.py), so `verify` finds any flipped bit.
 Small files are merged by `compact`, under readers (compact.py has its own decision record).
+
+log.py      what is done and what failed, and the commit of new rows; parts.py: the files it is made of
+lease.py    one run writes to an output at a time
+runs.py     what a run leaves beside its rows
+ids.py      names made from content: of a setting, of an annotation
+verify.py   every file and invariant, checked
 """
 
 from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS, SCHEMA_VERSION

@@ -1,7 +1,8 @@
 """The page: one self-contained HTML file that shows what a job was asked, what it cost and what it says.
 
 build.py      write_page: everything gathered, put together, written
-cards.py      rows -> the clips of the gallery, at most so many, each with its answers
+gallery.py    the gallery, held to a size that a browser opens with ease
+cards.py      ... rows -> its clips, each with its answers
 kept.py       selections -> for every visual token, when it left
 thumbs.py     the clips' frames, read again by the job's own rules
 runs.py       the runs behind the rows, and their throughput

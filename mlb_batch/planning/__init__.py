@@ -7,6 +7,7 @@ frozen.py     ... which is kept under OUTPUT, so that later runs with more video
 identity.py   the fingerprint, and the key of the frozen schedule
 tally.py      the job at that keep, in every measure
 advice.py     what the user should know before it starts
+record.py     Plan: all of it as one value
 build.py      plan(): all of it together
 text.py       describe(): the plan for people
 """

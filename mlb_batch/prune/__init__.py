@@ -2,6 +2,11 @@
 
 A method is a frozen dataclass with `schedule` (where tokens leave: arithmetic, no model) and `pick` (which stay: a
 pure function of a View). Adding one is a file with both and a line in METHODS.
+
+adatp.py, mlb.py   reconstructions of two papers; PROVENANCE.md labels every step
+similarity.py      two families that ask no query; baselines.py: what all are held against
+view.py            what a method sees, and what it answers
+scores.py          tensor helpers that methods share
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""What there is to annotate: a manifest, a glob or a prefix becomes a stream of videos with their prompts."""
+"""What there is to annotate: a manifest, a glob or a prefix becomes a stream of videos with their prompts.
+
+model.py      the nouns: Video, Prompt, Inspection
+read.py       the input read twice: to check all of it, and as the stream
+table.py      manifest files, row by row; listing.py: a glob or a prefix
+uris.py       which uris may be opened
+clips.py      long videos become clips
+questions.py  the prompts of one row
+"""
 
 from mlb_batch.source.clips import clip_spans
 from mlb_batch.source.model import Inspection, Prompt, Video

@@ -2,6 +2,13 @@
 
 `folder(name)` is the packaged, trained checkpoint; where none is packaged it is one with random weights, built once
 from code into the user's cache. Nothing heavy is imported here, so that planning a job stays light.
+
+world.py          a seed -> a clip whose truth is known (truth.py), drawn by render.py
+scenes.py         still scenes, for the image model
+questions.py      what can be asked and said of them, in the words of words.py
+clips.py          sample clips as real files
+architectures.py  the models' shapes; tokenizer.py; build.py: all of it as a checkpoint folder
+train/            how the shipped weights were made
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Videos in, sampled frames at the model's input size out. The only package that imports `av`.
 
 fetch.py       a uri -> a file to read from, and its version:
-remote.py        what is in storage, fetched as far as it is wanted (fsspec)
+remote.py        what is in storage, fetched as far as it is wanted (fsspec); objects.py: one file as its store gives it
 refusals.py      what storage says, as a video's error or the job's end
 sandbox.py     Reader, Prober: the supervisors of
 process.py       one killable child process, in which
-child.py         a loop runs
+child.py         a loop runs; shared.py: pixels between the two
 parts.py         over a file that may have holes
 frames.py          read_frames: container -> timeline -> sampling -> runs -> model size
 container.py   opening safely, and what is wrong with a file that does not open
@@ -17,6 +17,8 @@ straight.py    ... and by the long way, where packets do not say what they hold
 packets.py     packets out of a container, frames out of packets
 resize.py      a raw frame -> upright RGB at the model's input size
 probe.py       what the headers say
+values.py      what goes into reading and comes out of it
+write.py       the other way: frames -> an .mp4, for sample clips
 """
 
 from mlb_batch.video.fetch import version_of
