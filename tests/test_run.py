@@ -89,7 +89,7 @@ def test_a_very_long_input_goes_through_one_chain_after_the_other(
     monkeypatch.setattr(sys.modules["mlb_batch.run"], "chain", lambda *given: (begun.append(given), chain(*given))[1])
     clips(tmp_path / "videos", 6)
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
-    for limit, seen, annotated, chains in ((6, 6, 10, 2), (None, 7, 2, 3)):
+    for limit, seen, annotated, chains in ((5, 5, 8, 2), (None, 7, 4, 3)):
         begun.clear()
         summary = run(spec(tmp_path), limit=limit)
         assert len(begun) == chains
@@ -98,6 +98,18 @@ def test_a_very_long_input_goes_through_one_chain_after_the_other(
         assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == 2 * (seen - 1)
         assert limit is None or summary["errors_by_class"] == {"not_video": 2}
         assert classes(tmp_path / "out") == {"not_video": 2}
+
+
+def test_a_limit_counts_rows_also_where_one_of_them_is_more_than_one_video_of_a_long_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlb_batch.chain.parts.PART_VIDEOS", 2)
+    partly_bad = [{"uri": str(path), "ask": " "} for path in clips(tmp_path / "videos", 4)]
+    given = {"manifest": str(manifest(tmp_path / "videos.jsonl", partly_bad))}
+    asked = [PROMPTS[0], {"id": "q", "kind": "qa", "column": "ask"}]
+    summary = run(spec(tmp_path, input=given, prompts=asked), limit=3)
+    assert (summary["expected"], summary["annotated"]) == (6, 3)
+    assert summary["errors_by_class"] == {"bad_prompt": 3}
 
 
 def test_what_is_new_is_computed_beside_what_stands(tmp_path: Path) -> None:

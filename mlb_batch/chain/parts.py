@@ -30,8 +30,6 @@ class Part:
 
 
 def parts(share: float, limit: int | None, takers: int) -> Iterator[Part]:
-    """For as long as one asks: how many videos there are shows only when they have passed."""
+    """For as long as one asks: how many videos there are shows only when they have passed, even of so many rows."""
     for begin in count(0, PART_VIDEOS):
-        if limit is not None and begin >= limit:
-            return
         yield Part(share, limit, begin, begin + PART_VIDEOS, Pace(takers))
