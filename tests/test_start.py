@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -68,4 +69,17 @@ def test_a_sigterm_before_there_is_anything_to_commit_has_the_exit_code_of_any_o
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, ""), err
     assert not list((tmp_path / "out").rglob("*lease*")), "the next run would have to wait"
+    until(lambda: not left_behind(mark), "the end of Ray's processes")
+
+
+def test_a_sigterm_to_the_whole_process_group_is_for_the_driver_to_answer(tmp_path: Path) -> None:
+    """As `timeout` sends it. Ray is there until it has: its core would end this process without a word."""
+    clips(tmp_path / "videos", 20)
+    mark = uuid.uuid4().hex
+    process = start(MLB_BATCH, "run", str(job_file(tmp_path)), MARK=mark)
+    until(lambda: list((tmp_path / "out").glob("runs/*/progress.json")) or process.poll() is not None, "the run")
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and '"stopped": "SIGTERM"' in out, (out, err)
+    assert all(line.startswith("done ") for line in err.splitlines()), err
     until(lambda: not left_behind(mark), "the end of Ray's processes")

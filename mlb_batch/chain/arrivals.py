@@ -20,7 +20,7 @@ from mlb_batch.spec import LimitsSpec
 from mlb_batch.work import items
 
 TICK_S = 1.0
-PARTING_S = 5.0  # for what is on its way, so that Ray Data ends while Ray is there; else it starts a Ray of its own
+PARTING_S = 5.0  # for what is on its way, so that Ray Data ends while Ray is there
 AHEAD = 4  # tables; when the driver falls behind, the chain waits
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,7 @@ CLIPS_A_LOOK = 8
 # An actor that dies while it starts (a node goes) is started again so often in a row; 0, the default, would end the
 # job, and -1 would start for ever what can't start.
 STARTING_DEATHS = 5
+LOOK_S = 0.05
 LEAVING_S = 10.0  # that Ray's processes have to end by themselves once it is told to
 STARTS = 3  # of a local Ray, which gives its processes 30 s to come up, whatever else the machine does
 
@@ -62,9 +64,17 @@ def _shut_down(others: Sequence[Process]) -> None:
     started = [one for one in children(os.getpid()) if one not in others]
     theirs = [*started, *(one for each in started for one in below(each.pid))]
     _on_sigterm(signal.SIG_IGN)
+    threading.Thread(target=_end_once_left, args=(theirs,), daemon=True).start()
     ray.shutdown()
     _on_sigterm(signal.SIG_IGN)  # once more: Ray's core has put back what the system does
     end(theirs, LEAVING_S)
+
+
+def _end_once_left(theirs: Sequence[Process]) -> None:
+    """`ray.shutdown` asks them to end by SIGTERM, to which they are deaf, and gives each a second to answer."""
+    while ray.is_initialized():
+        time.sleep(LOOK_S)
+    end(theirs, patience_s=0)
 
 
 def _on_sigterm(handler: Any) -> None:
@@ -97,7 +107,7 @@ def start_local(num_cpus: int | None) -> None:
     # Ray Data's actors always have arguments in the object store, which makes Ray's core print an alarm at every start.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for _ in range(STARTS):
-        with _stderr_of_others_closed() as stderr, _time_limit(stderr):
+        with _stderr_of_others_closed() as stderr, _time_limit(stderr), _deaf_to_sigterm():
             try:
                 return _init_local(num_cpus)
             except Exception as error:  # Ray has no narrower one for it
@@ -116,6 +126,18 @@ def _init_local(num_cpus: int | None) -> None:
         logging_level=logging.ERROR,
         _system_config={"enable_metrics_collection": False},
     )
+
+
+@contextmanager
+def _deaf_to_sigterm() -> Iterator[None]:
+    """What is started here stays so: a SIGTERM that all of a process group gets (`timeout` and Slurm send it so) is the
+    driver's to answer, and Ray is to be there until it has. This process hears of it later.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
