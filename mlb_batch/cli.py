@@ -253,8 +253,8 @@ def annotate() -> None:
 
 
 def _to_the_end(command: Callable[[], object]) -> NoReturn:
-    # Read where ray is imported, which no command has done yet: else a thread of Ray Data that outlives its run starts a
-    # Ray of its own.
+    # Ray reads it when it is imported, which no command has done yet: else a thread of Ray Data that outlives its run
+    # starts a Ray of its own.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     # Until a run has something to commit (then it answers by itself): its lease is given back on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))

@@ -1,6 +1,6 @@
 """How much of the input one chain takes: all of it, as a rule, and a very long input one part after the other.
 
-Ray Data keeps a record of every block that passed until its chain ends, some 3 KB a video in the driver: a month of
+Ray Data keeps a record of every block that passed until its chain ends, 1 to 3 KB a video in the driver: a month of
 videos would be tens of gigabytes. A new chain begins with none, and costs one start of the actors.
 """
 
