@@ -34,8 +34,8 @@ CLIPS_A_LOOK = 8
 # An actor that dies while it starts (a node goes) is started again so often in a row; 0, the default, would end the
 # job, and -1 would start for ever what can't start.
 STARTING_DEATHS = 5
-LOOK_S = 0.05
-LEAVING_S = 10.0  # that Ray's processes have to end by themselves once it is told to
+LOOK_S = 0.05  # between two looks at whether this process has left Ray
+LEAVING_S = 10.0  # that Ray's processes have to be gone, and then once more
 STARTS = 3  # of a local Ray, which gives its processes 30 s to come up, whatever else the machine does
 
 

@@ -1,4 +1,4 @@
-"""The engine: pruned inference on transformers' own modules, exact and batched. Knows no Ray and no storage.
+"""The engine: pruned inference on transformers' own modules, exact and batched. Knows no Ray.
 
 captioner.py   frames in, text out: all of what follows as one object
 values.py      what goes into it and comes out
