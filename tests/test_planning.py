@@ -668,6 +668,24 @@ def test_two_stages_that_have_no_room_for_an_answer_are_refused(clips_folder: Pa
         assert means.method.fits(means.shape, clip) == fits
 
 
+def test_one_prompt_without_room_is_said_and_priced_at_nothing(clips_folder: Path, tmp_path: Path) -> None:
+    """Two stages want room for a frame beside each prompt; one that leaves none is no fault of the job's."""
+    means = setup(image_job(clips_folder, tmp_path / "out", 8))
+    rows = [{"id": p.stem, "uri": str(p), "q": "What is it?"} for p in sorted(clips_folder.iterdir())]
+    prompts = [{"id": "q", "kind": "qa", "column": "q"}]
+    given = manifest(tmp_path / "short.parquet", rows[1:])
+    short = plan(job(clips_folder, tmp_path / "out", input=given, prompts=prompts, model="embedded:tiny-image",
+                     prune={"method": "mlb-g"}))  # fmt: skip
+    rows[0]["q"] = "What colour is it? " * 800
+    assert 4_096 - 144 < len(Prompter(means.checkpoint).suffix("qa", rows[0]["q"])) <= 4_096
+    given = manifest(tmp_path / "long.parquet", rows)
+    long = plan(job(clips_folder, tmp_path / "out", input=given, prompts=prompts, model="embedded:tiny-image",
+                    prune={"method": "mlb-g"}))  # fmt: skip
+    assert (long.prompts, long.planned, long.keep) == (short.prompts + 1, short.planned, short.keep)
+    assert any(line.startswith("1 prompts can't be asked") for line in long.warnings)
+    assert not any("can't be asked" in line for line in short.warnings)
+
+
 def test_an_answer_that_outgrows_the_context_is_said(clips_folder: Path, tmp_path: Path) -> None:
     frames, model = {"count": 10}, "embedded:tiny-image"
     for new_tokens, beyond in ((16, False), (4_000, True)):

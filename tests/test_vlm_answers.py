@@ -230,6 +230,17 @@ def test_a_bad_prompt_fails_alone() -> None:
     assert isinstance(alone, Answer) and replace(alone, model_s=0.0) == replace(first[1], model_s=0.0)
 
 
+def test_a_prompt_beside_which_two_stages_have_no_room_fails_alone() -> None:
+    """It has fewer tokens than are taken, and none of its neighbours is what it would be without it."""
+    made = Captioner(resolve("embedded:tiny-image"), Settings(make("mlb"), 300_000, 4, device="cpu"))
+    frames = np.random.default_rng(0).integers(0, 256, (4, 72, 72, 3), dtype=np.uint8)
+    good, long = ask("g"), ask("l", "What colour is it? " * 800)
+    ((failed, answer),) = made.annotate([Clip(frames, (long, good))])
+    assert isinstance(failed, RowError) and failed.error_class == "bad_prompt" and "no room" in failed.message
+    ((alone,),) = made.annotate([Clip(frames, (good,))])
+    assert isinstance(answer, Answer) and replace(answer, model_s=0.0) == replace(alone, model_s=0.0)
+
+
 def saying(token: int) -> Captioner:
     """One whose model says the same token for ever."""
     made = captioner(name="none")

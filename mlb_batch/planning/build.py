@@ -15,7 +15,7 @@ from mlb_batch.cost.estimate import TWO_SIDED_99, ratio_total
 from mlb_batch.cost.flops import Bill, trunk_lengths
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.cost.solve import Pricer
-from mlb_batch.errors import BudgetError
+from mlb_batch.errors import BudgetError, RowError
 from mlb_batch.planning.advice import Findings, advice
 from mlb_batch.planning.frozen import Solved, thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
@@ -39,19 +39,24 @@ def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = No
     means = setup(spec)
     refuse_window(means.checkpoint)
     device = load(means.checkpoint.revision, spec.model.device, spec.model.dtype)
-    case = Case(spec.budget, _pricer(spec, means, device), _surveyed(spec, means, inspection), spec.frames.count)
-    _refuse_without_room(means, case.clips)
+    prompter = Prompter(means.checkpoint)
+    _refuse_without_room(means, prompter)
+    found = _surveyed(spec, means, prompter, inspection)
+    case = Case(spec.budget, _pricer(spec, means, device), found, spec.frames.count)
     key = key_of(spec, means)
     frozen = None if replan else thaw(spec, key)
     return _assembled(spec, means, case, device, key, frozen or solve(case), reused=frozen is not None)
 
 
-def _refuse_without_room(means: Setup, clips: Counter[ClipShape]) -> None:
-    if not all(means.method.fits(means.shape, clip) for clip in clips):
+def _refuse_without_room(means: Setup, prompter: Prompter) -> None:
+    """Where not even a word could be asked. A longer prompt without room is its own row's error."""
+    try:
+        prompter.asked(means.method, "qa", "a")
+    except RowError:
         raise BudgetError(
-            "generate.max_new_tokens: with the longest prompt it leaves no room in the model's context for a frame; "
+            "generate.max_new_tokens: it leaves no room in the model's context for a prompt and a frame; "
             "ask for shorter answers"
-        )
+        ) from None
 
 
 def settle(spec: JobSpec, priced: Plan, sample: Sequence[Redundant], complete: bool) -> Plan:
@@ -87,11 +92,9 @@ def _pricer(spec: JobSpec, means: Setup, device: Calibration | None) -> Pricer:
     return Pricer(means.shape, means.method, measure, means.pair_shape)
 
 
-def _surveyed(spec: JobSpec, means: Setup, inspection: Inspection | None) -> Survey:
-    prompter = Prompter(means.checkpoint)
-
+def _surveyed(spec: JobSpec, means: Setup, prompter: Prompter, inspection: Inspection | None) -> Survey:
     def length(prompt: Prompt) -> int:
-        return len(prompter.suffix(prompt.kind, prompt.text, prompt.choices))
+        return len(prompter.asked(means.method, prompt.kind, prompt.text, prompt.choices))
 
     layout = Layout(spec.frames, spec.clips, means.shape.side, len(prompter.prefix), means.shape.trailer)
     return survey(videos(spec, inspection), layout, length)

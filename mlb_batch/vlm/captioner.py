@@ -83,7 +83,7 @@ class Captioner:
 
     def _suffix(self, ask: Ask) -> tuple[int, ...] | RowError:
         try:
-            return self._prompter.suffix(ask.kind, ask.text, ask.choices)
+            return self._prompter.asked(self.settings.method, ask.kind, ask.text, ask.choices)
         except RowError as error:
             return error
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mlb_batch.cost import features as pair_cost
 from mlb_batch.cost.schedule import ClipShape, Schedule
-from mlb_batch.errors import RowError
 from mlb_batch.prune.scores import neighbour_cosine, spread
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
@@ -76,8 +75,7 @@ class Preparer:
 
     def _input(self, source: Source, encoded: list[int], seen: Seen, meter: Meter) -> ClipInput:
         shape = self.clip_shape(source)
-        if not self.settings.method.fits(self.decoder.shape, shape):
-            raise RowError("bad_prompt", "the prompt leaves no room in the model's context for a frame and an answer")
+        assert self.settings.method.fits(self.decoder.shape, shape), "a prompt without room is refused before"
         keep = self._keep(source, seen)
         schedule = self._schedule(source, keep)
         used = spread(schedule.frames, shape.frames)

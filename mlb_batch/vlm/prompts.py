@@ -11,7 +11,9 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import ModelError, RowError
+from mlb_batch.prune import Pruning
 from mlb_batch.vlm.checkpoint import Checkpoint, read_json
 from mlb_batch.vlm.choices import LETTERS, choice_text
 
@@ -35,7 +37,8 @@ class Prompter:
             self.tokenizer.chat_template = read_json(beside).get("chat_template")
         if not self.tokenizer.chat_template:
             raise ModelError(f"{checkpoint.name}: its tokenizer has no chat template; add chat_template.jinja to it")
-        self._kind, keys, default = _PLACEHOLDER[checkpoint.shape.family]
+        self._shape = checkpoint.shape
+        self._kind, keys, default = _PLACEHOLDER[self._shape.family]
         self._placeholder = next((checkpoint.config[k] for k in keys if k in checkpoint.config), default)
         added = self.tokenizer.added_tokens_decoder.values()
         # Without the spaces around one: a space that comes in breaks it only between characters that are none.
@@ -52,6 +55,18 @@ class Prompter:
             raise ModelError(f"the chat template puts the prompt before the {self._kind}; it must stand behind it")
         if len(suffix) > MAX_PROMPT_TOKENS:
             raise RowError("bad_prompt", f"the prompt has {len(suffix)} tokens; at most {MAX_PROMPT_TOKENS} are taken")
+        return suffix
+
+    def asked(self, method: Pruning, kind: str, text: str, choices: Sequence[str] = ()) -> tuple[int, ...]:
+        """The same, of a prompt beside which a two-stage method has room: alone, so that no neighbour fails with it."""
+        suffix, side = self.suffix(kind, text, choices), self._shape.side
+        clip = ClipShape(1, side, side, len(self.prefix), self._shape.trailer, (len(suffix),))
+        if not method.fits(self._shape, clip):
+            raise RowError(
+                "bad_prompt",
+                f"the prompt has {len(suffix)} tokens, which leaves no room in the model's context of "
+                f"{self._shape.decoder.context} for a frame and an answer",
+            )
         return suffix
 
     def letter_ids(self, count: int) -> list[list[int]]:
