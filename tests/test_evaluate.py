@@ -282,6 +282,22 @@ def test_tables_keep_right_answers_and_a_judges_scores_apart(endpoint: Endpoint,
         assert ("## Judge's score (0 to 5), the mean over kinds" in text) == (over == "kind")
 
 
+@pytest.mark.parametrize(("unanswered", "recall"), [("wrong", 0.4), ("apart", 0.8)])
+def test_captions_are_compared_where_both_were_made(unanswered: str, recall: float) -> None:
+    """A cell that makes no caption of what is hard has no better ones."""
+    truth = "A red ring moves left. A blue ring moves left."
+    items = [Item(str(n), f"v{n}", "caption", "?", truth) for n in range(10)]
+    every = [cell("none", "none", 1.0), cell("ours", "adatp")]
+    easy = {str(n): truth if n < 4 else "" for n in range(5)}
+    hard = {str(n): "A green star moves up." for n in range(5, 10)}
+    said = {"none": answered(easy | hard), "ours": answered(easy)}
+    rows = {one.name: results("made", one, items, said[one.name], None) for one in every}
+    found = estimates(rows, every, Counting(unanswered=unanswered), SamplingSpec(replicates=200))
+    by_metric = {row["metric"]: row for row in found if row["cell"] == "ours" and row["by"] == "all"}
+    assert by_metric["precision"]["value"] == 1 and by_metric["recall"]["value"] == pytest.approx(recall)
+    assert by_metric["precision"]["minus_none"] == by_metric["recall"]["minus_none"] == 0
+
+
 def test_a_difference_is_counted_on_the_questions_that_both_answered() -> None:
     """Where a cell could not answer what is hard, it is not better for it."""
     items = [Item(str(n), f"v{n}", "open", "?", "yes", tags={"kind": "easy" if n < 5 else "hard"}) for n in range(10)]

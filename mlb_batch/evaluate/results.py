@@ -146,7 +146,7 @@ def _marked(item: Item, aspect: str, answers: Answers, verdicts: Mapping[str, Ve
     marks: Row = {"points": NOT_SCORED, "score": NOT_SCORED, "hits": 0, "facts_said": 0, "facts_true": 0,
                   "invented": [], "missed": []}  # fmt: skip
     if item.id not in answers.said:
-        return marks
+        return {**marks, "facts_true": caption_facts("", item.answer).true} if item.kind == "caption" else marks
     said = answers.said[item.id]["text"]
     if item.kind == "caption":
         found = caption_facts(said, item.answer)

@@ -30,6 +30,11 @@ class Metric:
     of_row: Callable[[Row], tuple[float, float]]
     is_share: bool = True
 
+    def counts(self, row: Row) -> bool:
+        """Whether it can be held against another cell's; a caption that states nothing can."""
+        silent = self.name == "precision" and row["kind"] == "caption" and row["answered"]
+        return silent or self.of_row(row)[1] > 0
+
 
 @dataclass(frozen=True)
 class Counting:
@@ -47,11 +52,14 @@ def metrics(counting: Counting) -> tuple[Metric, ...]:
             return 0, float(counting.unanswered == "wrong")
         return (row["points"], 1) if row["points"] >= 0 else (0, 0)
 
+    def recall(row: Row) -> tuple[float, float]:
+        return (row["hits"], row["facts_true"]) if row["answered"] or counting.unanswered == "wrong" else (0, 0)
+
     return (
         Metric("accuracy", accuracy),
         Metric("score", lambda row: (row["score"], 1) if row["score"] >= 0 else (0, 0), is_share=False),
         Metric("precision", lambda row: (row["hits"], row["facts_said"])),
-        Metric("recall", lambda row: (row["hits"], row["facts_true"])),
+        Metric("recall", recall),
     )
 
 
@@ -94,13 +102,16 @@ class _Table:
             metric.name: np.array([metric.of_row(row) for row in rows], dtype=float).reshape(-1, 2)
             for metric in metrics(counting)
         }
+        self._counts = {
+            metric.name: np.array([metric.counts(row) for row in rows], dtype=bool) for metric in metrics(counting)
+        }
 
     def share(self, metric: str, by: str, group: str, beside: _Table | None = None) -> Share:
-        """Beside another cell, of answers: only on questions that count in both, so that a difference is paired."""
+        """Beside another cell: only on questions that count in both, so that a difference is paired."""
         chosen = slice(None) if by == "all" else self._of[by] == group
         worth, clips = self._worth[metric][chosen], self._clips[chosen]
-        if beside and metric in OF_ANSWERS:
-            worth = worth * (beside._worth[metric][chosen, 1:] > 0)
+        if beside:
+            worth = worth * beside._counts[metric][chosen, None]
         reached_C, of_C = (np.bincount(clips, worth[:, i], minlength=self._number).astype(float) for i in (0, 1))
         return Share(reached_C, of_C)
 
@@ -116,8 +127,8 @@ class _Table:
     def differ(self, other: _Table, metric: str, by: str, group: str) -> tuple[int, int]:
         """Questions that this cell has right and the other wrong, and the other way about, where both count."""
         chosen = slice(None) if by == "all" else self._of[by] == group
-        (mine, my_most), (its, its_most) = (table._worth[metric][chosen].T for table in (self, other))
-        both = (my_most > 0) & (its_most > 0)
+        mine, its = (table._worth[metric][chosen, 0] for table in (self, other))
+        both = self._counts[metric][chosen] & other._counts[metric][chosen]
         return int((both & (mine > its)).sum()), int((both & (mine < its)).sum())
 
 
