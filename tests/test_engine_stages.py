@@ -67,7 +67,10 @@ class Picker:
     def _groups(self, s: int, score: list[float]) -> Groups:
         scan, pool = self.scan, self.options.get("pool", "argmax")
         if not self.options.get("grid", True):
-            return [[(i, 1.0)] for i in statements.best(score, scan.kept[s])]
+            tail = min(scan.tail, scan.kept[s])
+            body = len(score) - tail
+            chosen = [*statements.best(score[:body], scan.kept[s] - tail), *range(body, len(score))]
+            return [[(i, 1.0)] for i in chosen]
         groups = statements.gridded(scan.segments[s], self.side, self.side, score, scan.cells[s], scan.tail, pool)
         assert len(groups) == scan.kept[s]
         return groups
@@ -109,8 +112,6 @@ def clips_of(draw: st.DrawFn, spec: Spec, most: int = 8) -> list[Case]:
 
 def scanned(data: st.DataObject, spec: Spec, name: str, agreement: Agreement) -> None:
     options = data.draw(st.fixed_dictionaries({"room": st.just(16)}, optional=OPTIONS))
-    if name != "mlb":
-        options.pop("tail", None)
     method = pruning(name, options, data.draw(st.sampled_from(["per_prompt", "per_video"])))
     keep = data.draw(st.sampled_from([20_000, 150_000, 300_000, 600_000, WHOLE]))
     plain = {"grid": name != "segattn", **options}

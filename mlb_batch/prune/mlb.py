@@ -24,7 +24,7 @@ from mlb_batch.prune.view import Merge, Pick, View
 
 @dataclass(frozen=True)
 class Mlb:
-    """The whole method; presets: `segattn` (no grid), `mlb-g` (GAPool alone), `mlb` (GAPool and VSTail)."""
+    """The whole method; presets: `segattn` (neither), `mlb-g` (GAPool alone), `mlb` (GAPool and VSTail)."""
 
     grid: bool = True  # tokens compete inside a cell; otherwise over the whole segment
     pool: str = field(default="argmax", metadata={"one_of": ("argmax", "weighted", "mean")})
@@ -118,7 +118,7 @@ class Mlb:
         assert view.attention_HN is not None and view.cell is not None
         score_N = over_heads(view.attention_HN, self.heads)
         if not self.grid:
-            return top(score_N, keep)
+            return _best_and_tail(score_N, keep, min(view.tail, keep))
         body = len(score_N) - min(view.tail, len(score_N))
         group_N = cell_of(view, body)
         if self.pool == "argmax":
@@ -147,6 +147,12 @@ def cell_of(view: View, body: int) -> Tensor:
     cells = int(body_group.max()) + 1 if body else 0
     tail_group = cells + torch.arange(len(cell_N) - body, device=cell_N.device)
     return torch.cat([body_group, tail_group])
+
+
+def _best_and_tail(score_N: Tensor, keep: int, tail: int) -> Tensor:
+    """Without a grid: the last tokens, and of those before them the best."""
+    body = len(score_N) - tail
+    return torch.cat([top(score_N[:body], keep - tail), torch.arange(body, len(score_N), device=score_N.device)])
 
 
 def _best_of_cells(score_N: Tensor, group_N: Tensor, body: int) -> Tensor:
