@@ -23,7 +23,7 @@ from mlb_batch.errors import ModelError
 from mlb_batch.prune import make
 from mlb_batch.vlm.captioner import Captioner, Settings
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
-from mlb_batch.vlm.defaults import refuse_window
+from mlb_batch.vlm.defaults import not_applied, refuse_window
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.preprocess import FrameRecipe, frame_recipe, paired_recipe
@@ -182,6 +182,60 @@ def test_a_small_file_that_is_damaged_is_named(name: str, spoilt: str, place: Pa
         Captioner(resolve(str(place)), Settings(make("none", {}), WHOLE, 1, device="cpu"))
 
 
+def change(path: Path, *keys: str, to: Any) -> None:
+    """One value of a JSON file."""
+    whole = json.loads(path.read_text()) if path.is_file() else {}
+    part = whole
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = to
+    path.write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("text_config",), [1], "text_config"), (("text_config", "num_attention_heads"), 0, "num_attention_heads"),
+        (("text_config", "num_attention_heads"), "4", "num_attention_heads"),
+        (("text_config", "hidden_size"), 1.5, "hidden_size"), (("vision_config", "patch_size"), -1, "patch_size"),
+        (("text_config", "rope_parameters"), {"rope_type": "yarn", "factor": None}, "RoPE"),
+        (("text_config", "rope_parameters"), {"rope_type": "linear", "factor": "2"}, "RoPE"),
+        (("text_config", "rope_parameters"), {"rope_type": "foo"}, "'foo'"),
+        (("text_config", "rope_parameters"), 2, "rope_parameters"),
+        (("quantization_config",), {"quant_method": "awq"}, "quantised"),
+        (("text_config", "quantization_config"), {"quant_method": "fp8"}, "quantised"),
+    ],
+)  # fmt: skip
+def test_a_config_that_no_model_can_have_is_refused(keys: tuple[str, ...], value: Any, said: str, place: Path) -> None:
+    change(place / "config.json", *keys, to=value)
+    with pytest.raises(ModelError, match=said):
+        _ = resolve(str(place)).shape
+
+
+def test_weights_under_another_name_are_refused_by_the_plan(place: Path) -> None:
+    (place / "model.safetensors").rename(place / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"neither model\.safetensors nor"):
+        resolve(str(place))
+    (place / "weights.safetensors").rename(place / "model.safetensors")
+    change(place / "model.safetensors.index.json", "weight_map", to=["model.safetensors"])
+    with pytest.raises(ModelError, match="weight_map"):
+        resolve(str(place))
+
+
+def test_what_transformers_cannot_load_is_the_users_to_mend(place: Path) -> None:
+    config = json.loads((place / "config.json").read_text())
+    change(place / "config.json", "text_config", "intermediate_size", to=config["text_config"]["intermediate_size"] + 8)
+    with pytest.raises(ModelError, match="can't load it"):
+        load(resolve(str(place)), torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("eos", ["</s>", [2, "</s>"], 2.5])
+def test_a_token_to_stop_at_is_a_number(eos: Any, place: Path) -> None:
+    change(place / "generation_config.json", "eos_token_id", to=eos)
+    with pytest.raises(ModelError, match="eos_token_id"):
+        list(not_applied(resolve(str(place))))  # by the plan
+
+
 @pytest.mark.parametrize("layer", [None, [], "last", 99, [-1, -99]])
 def test_a_feature_layer_that_is_none_is_refused(layer: Any, place: Path) -> None:
     config = json.loads((place / "config.json").read_text())
@@ -305,9 +359,20 @@ def test_a_config_means_what_transformers_own_processor_takes_it_for(
 
 
 def test_a_way_of_resizing_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    for change in ({"resample": 4}, {"do_resize": False}):
-        files = {"preprocessor_config.json": processor_config("llava", 336) | change}
+    for other in ({"resample": 4}, {"resample": [3]}, {"do_resize": False}):
+        files = {"preprocessor_config.json": processor_config("llava", 336) | other}
         with pytest.raises(ModelError, match="does not resize"):
+            frame_recipe(published(tmp_path, {"model_type": "llava"}, files))
+
+
+def test_colours_by_one_number_or_none(tmp_path: Path) -> None:
+    """One is for all channels, as transformers takes it."""
+    files = {"preprocessor_config.json": processor_config("llava", 336) | {"image_mean": 0.5, "image_std": 0.25}}
+    found = frame_recipe(published(tmp_path, {"model_type": "llava"}, files))
+    assert (found.mean, found.std) == ((0.5,) * 3, (0.25,) * 3)
+    for wrong in ("0.5", [0.5], [0.5, None, 0.5]):
+        files = {"preprocessor_config.json": processor_config("llava", 336) | {"image_mean": wrong}}
+        with pytest.raises(ModelError, match="image_mean"):
             frame_recipe(published(tmp_path, {"model_type": "llava"}, files))
 
 

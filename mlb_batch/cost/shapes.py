@@ -34,6 +34,7 @@ _CLIP_L = dict(model_type="clip_vision_model", hidden_size=1024, intermediate_si
                num_attention_heads=16, image_size=336, patch_size=14)  # fmt: skip
 _SO400M = dict(model_type="siglip_vision_model", hidden_size=1152, intermediate_size=4304, num_hidden_layers=26,
                num_attention_heads=14, image_size=384, patch_size=14)  # fmt: skip
+_ROPES = ("default", "linear", "dynamic", "yarn", "llama3")
 _FAMILIES: dict[str, dict[str, Any]] = {
     "llava": dict(text="llama", vision=_CLIP_L, layer=-2, strategy="default", pooled=False, trailer=0),
     "llava_next": dict(text="llama", vision=_CLIP_L, layer=-2, strategy="default", pooled=False, trailer=0),
@@ -110,8 +111,9 @@ def model_shape(config: Config) -> ModelShape:
     if family not in _FAMILIES:
         raise ModelError(f"model_type {family!r} has no known architecture here; supported: {', '.join(_FAMILIES)}")
     known = _FAMILIES[family]
-    text = {"model_type": known["text"], **(config.get("text_config") or {})}
-    vision = config.get("vision_config") or known["vision"]
+    text = {"model_type": known["text"], **_part(config, "text_config")}
+    vision = _part(config, "vision_config") or known["vision"]
+    _refuse_quantised(config, text)
     layer = config.get("vision_feature_layer", known["layer"])
     feature_layers = [layer] if isinstance(layer, int) else layer
     if not (isinstance(feature_layers, list) and feature_layers and all(isinstance(i, int) for i in feature_layers)):
@@ -128,35 +130,57 @@ def model_shape(config: Config) -> ModelShape:
     )
 
 
+def _part(config: Config, name: str) -> Config:
+    part = config.get(name) or {}
+    if not isinstance(part, Mapping):
+        raise ModelError(f"config.json: {name} is {part!r}, and must be an object; copy the checkpoint again")
+    return part
+
+
+def _count(config: Config, name: str) -> int:
+    value = config[name]
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(f"config.json: {name} is {value!r}, and must be a whole number; copy the checkpoint again")
+    return value
+
+
+def _refuse_quantised(*configs: Config) -> None:
+    if any(config.get("quantization_config") for config in configs):
+        raise ModelError(
+            "its weights are quantised, which is not supported; use the checkpoint that they were made from"
+        )
+
+
 def _decoder_shape(text: Config) -> DecoderShape:
     kind = text["model_type"]
     if kind not in _TEXT_DEFAULTS:
         raise ModelError(f"text model {kind!r} is not supported; supported: {', '.join(_TEXT_DEFAULTS)}")
     _check_rope(text)
     c = _TEXT_DEFAULTS[kind] | {k: v for k, v in text.items() if v is not None}
-    heads = c["num_attention_heads"]
+    hidden, heads = _count(c, "hidden_size"), _count(c, "num_attention_heads")
     # Left out, these are the class's own default; a null that is written down means as many as heads.
     kv_heads = (_TEXT_DEFAULTS[kind] | dict(text)).get("num_key_value_heads") or heads
     return DecoderShape(
-        layers=c["num_hidden_layers"],
-        hidden=c["hidden_size"],
-        ffn=c["intermediate_size"],
+        layers=_count(c, "num_hidden_layers"),
+        hidden=hidden,
+        ffn=_count(c, "intermediate_size"),
         heads=heads,
-        kv_heads=kv_heads,
-        head_dim=c.get("head_dim", c["hidden_size"] // heads),
-        vocab=c["vocab_size"],
-        context=_context(c["max_position_embeddings"], _rope(text)),
+        kv_heads=_count({"num_key_value_heads": kv_heads}, "num_key_value_heads"),
+        head_dim=_count({"head_dim": hidden // heads} | c, "head_dim"),
+        vocab=_count(c, "vocab_size"),
+        context=_context(_count(c, "max_position_embeddings"), _rope(text)),
     )
 
 
 def _check_rope(text: Config) -> None:
     """LongRoPE has two sets of frequencies and goes by a sequence's length; here all positions are by one set."""
-    if _rope_type(_rope(text)) == "longrope":
-        raise ModelError("rope_type 'longrope' is not supported; use a checkpoint with another, like yarn or llama3")
+    kind = _rope_type(_rope(text))
+    if kind not in _ROPES:
+        raise ModelError(f"rope_type {kind!r} is not supported; use a checkpoint with one of {', '.join(_ROPES)}")
 
 
 def _rope(text: Config) -> Config:
-    return text.get("rope_parameters") or text.get("rope_scaling") or {}
+    return _part(text, "rope_parameters") or _part(text, "rope_scaling")
 
 
 def _rope_type(rope: Config) -> str:
@@ -167,8 +191,10 @@ def _context(positions: int, rope: Config) -> int:
     """Some configs give what their scaling of RoPE reaches, others what it begins with (`dynamic` is no fixed one)."""
     if _rope_type(rope) not in ("linear", "yarn"):
         return positions
-    begins_with = rope.get("original_max_position_embeddings") or positions
-    return max(positions, int(begins_with * rope.get("factor", 1.0)))
+    begins_with, factor = rope.get("original_max_position_embeddings") or positions, rope.get("factor", 1.0)
+    if not (isinstance(begins_with, int) and isinstance(factor, int | float)):
+        raise ModelError(f"config.json: its RoPE is scaled by no number ({dict(rope)}); copy the checkpoint again")
+    return max(positions, int(begins_with * factor))
 
 
 def _vision_shape(vision: Config, feature_layers: list[int]) -> VisionShape:
@@ -176,18 +202,18 @@ def _vision_shape(vision: Config, feature_layers: list[int]) -> VisionShape:
     if kind not in _VISION_DEFAULTS:
         raise ModelError(f"vision tower {kind!r} is not supported; supported: {', '.join(_VISION_DEFAULTS)}")
     c = _VISION_DEFAULTS[kind] | {k: v for k, v in vision.items() if v is not None}
-    total = c["num_hidden_layers"]
+    total = _count(c, "num_hidden_layers")
     # hidden_states holds the embeddings first: index i is what i layers give, and -1 what all of them do.
     taken = [i if i >= 0 else total + 1 + i for i in feature_layers]
     if not all(0 < i <= total for i in taken):
         raise ModelError(f"vision_feature_layer {feature_layers} does not lie in a tower of {total} layers")
     return VisionShape(
         layers=max(taken),
-        hidden=c["hidden_size"],
-        ffn=c["intermediate_size"],
-        channels=c["num_channels"],
-        patch_size=c["patch_size"],
-        image_size=c["image_size"],
+        hidden=_count(c, "hidden_size"),
+        ffn=_count(c, "intermediate_size"),
+        channels=_count(c, "num_channels"),
+        patch_size=_count(c, "patch_size"),
+        image_size=_count(c, "image_size"),
         class_token=kind == "clip_vision_model",
     )
 

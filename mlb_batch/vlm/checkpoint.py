@@ -19,6 +19,7 @@ from mlb_batch.cost.shapes import ModelShape, model_shape
 from mlb_batch.errors import ModelError
 
 _EMBEDDED = "embedded:"
+_INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _CONTENT = (".safetensors", ".json", ".jinja", ".model", ".txt")
 # What the listings of one or the other filesystem say of a file's version.
@@ -64,6 +65,8 @@ def _local(name: str, folder: Path) -> Checkpoint:
         pickled = [p.name for p in folder.iterdir() if p.suffix in _PICKLED]
         found = f" (it has {', '.join(pickled)}: pickled weights can run code and are refused)" if pickled else ""
         raise ModelError(f"model.id: {name!r} holds no .safetensors weights{found}; convert them to safetensors")
+    if not any((folder / weights).is_file() for weights in ("model.safetensors", _INDEX)):
+        raise ModelError(f"model.id: {name!r} holds neither model.safetensors nor {_INDEX}; give the weights that name")
     _refuse_damaged(name, folder)
     return Checkpoint(name, folder, read_json(config), _content_hash(folder))
 
@@ -81,9 +84,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _refuse_damaged(name: str, folder: Path) -> None:
     """By the weights' headers, before anything is held: the captioners would find out one after the other."""
-    index = folder / "model.safetensors.index.json"
-    listed = read_json(index).get("weight_map", {}).values() if index.is_file() else ()
-    if missing := sorted(file for file in set(listed) if not (folder / file).is_file()):
+    index = folder / _INDEX
+    listed = read_json(index).get("weight_map") if index.is_file() else {}
+    if not isinstance(listed, dict):
+        raise ModelError(f"{index}: its weight_map is no object; copy the checkpoint again")
+    if missing := sorted(file for file in set(listed.values()) if not (folder / str(file)).is_file()):
         raise ModelError(f"model.id: {name!r} has no {missing[0]}, which its index lists; copy the checkpoint again")
     for path in sorted(folder.glob("*.safetensors")):
         try:

@@ -39,13 +39,19 @@ def refuse_window(checkpoint: Checkpoint) -> None:
 def generation_config(checkpoint: Checkpoint) -> Any:
     """As `generate` takes it: from its own file, or where there is none from config.json."""
     path = checkpoint.folder / "generation_config.json"
-    if not path.is_file():
-        return GenerationConfig.from_model_config(_config(checkpoint))
     try:
-        return GenerationConfig.from_dict(read_json(path))
+        found = (
+            GenerationConfig.from_dict(read_json(path))
+            if path.is_file()
+            else GenerationConfig.from_model_config(_config(checkpoint))
+        )
     except ValueError as error:
         said = f"generation_config.json can't be read ({str(error).splitlines()[0]}); mend or remove it"
         raise ModelError(f"{checkpoint.name}: {said}") from error
+    stop = found.eos_token_id
+    if not all(isinstance(token, int) for token in (stop if isinstance(stop, list) else [stop or 0])):
+        raise ModelError(f"{checkpoint.name}: eos_token_id is {stop!r}, and must be a token's number or a list of some")
+    return found
 
 
 def not_applied(checkpoint: Checkpoint) -> Iterator[str]:

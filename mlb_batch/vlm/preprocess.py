@@ -80,14 +80,23 @@ def _sides(size: Any, square: bool) -> Mapping[str, int]:
 def _recipe(checkpoint: Checkpoint, config: Mapping[str, Any], resize: tuple[int, int] | int,
             crop: tuple[int, int] | None, usual: tuple[Colour, Colour]) -> FrameRecipe:  # fmt: skip
     resample = config.get("resample", 3)
-    if resample not in _RESAMPLE or config.get("do_resize") is False:
+    if not isinstance(resample, int) or resample not in _RESAMPLE or config.get("do_resize") is False:
         known = ", ".join(f"{number} ({name})" for number, name in _RESAMPLE.items())
         raise ModelError(f"{checkpoint.name}: its processor does not resize by a filter that is known here ({known})")
-    mean, std = config.get("image_mean") or usual[0], config.get("image_std") or usual[1]
+    mean, std = (_colour(checkpoint, config, name, usual[i]) for i, name in enumerate(("image_mean", "image_std")))
     if config.get("do_normalize") is False:
         mean, std = (0.0,) * 3, (1.0,) * 3
-    scale = 1.0 if config.get("do_rescale") is False else config.get("rescale_factor", 1 / 255)
-    return FrameRecipe(resize, crop, _RESAMPLE[resample], tuple(mean), tuple(std), scale)
+    scale = 1.0 if config.get("do_rescale") is False else config.get("rescale_factor") or 1 / 255
+    return FrameRecipe(resize, crop, _RESAMPLE[resample], mean, std, scale)
+
+
+def _colour(checkpoint: Checkpoint, config: Mapping[str, Any], name: str, usual: Colour) -> Colour:
+    """Three numbers, or one for all channels."""
+    value = config.get(name) or usual
+    each = (value,) * 3 if isinstance(value, int | float) else value
+    if not (isinstance(each, list | tuple) and len(each) == 3 and all(isinstance(one, int | float) for one in each)):
+        raise ModelError(f"{checkpoint.name}: its processor's {name} is {value!r}, and must be three numbers")
+    return tuple(each)
 
 
 def _check_size(checkpoint: Checkpoint, recipe: FrameRecipe) -> None:

@@ -92,7 +92,7 @@ class Prompter:
         conversation: list[Any] = [message]
         try:
             rendered = str(self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-        except (TemplateError, TypeError) as error:  # one for text alone, for instance
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:  # one for text alone, for instance
             raise ModelError(f"the chat template takes no message with a {self._kind} and a text: {error}") from error
         # The template writes its own control tokens; only where it writes no opening one is the tokenizer's added.
         bos = self.tokenizer.bos_token
