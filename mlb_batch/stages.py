@@ -81,7 +81,7 @@ class ReadFrames:
                 yield read_table(self._read(clip))
 
     def _cut(self, work: Work) -> list[Work]:
-        """A long video becomes its clips; where they end is only known now, from its header."""
+        """A long video becomes its clips; where they end is only known now."""
         if self._clips is None or self._history is None or not work.asks or work.video.problem is not None:
             return [work]
         video = work.video
@@ -90,13 +90,12 @@ class ReadFrames:
             video = replace(video, problem=(spans.error_class, spans.message))
             return [replace(work, video=video, in_storage=in_storage(spans))]
         if not spans:
-            return [work]  # without a duration the video is one clip, or the error that reading it gives
+            return [work]  # nothing of it lies in the video, which is the error that reading it gives
         cut = [self._history.work(video, work.version, span) for span in spans]
         return [replace(cut[0], before=work.before), *cut[1:]]
 
     def _spans(self, video: Video) -> list[tuple[float, float]]:
-        duration_s = self._reader.probe(video.uri).duration_s
-        return clip_spans(duration_s, self._clips, video.start_s, video.end_s) if duration_s else []
+        return clip_spans(self._reader.lasting_s(video.uri), self._clips, video.start_s, video.end_s)
 
     def _read(self, work: Work) -> Read:
         if not work.asks:

@@ -28,7 +28,7 @@ def clip_spans(
     step_s = clips.every_s - clips.overlap_s
     count = int((last_s - first_s) / step_s) + 1
     if count > MOST_CLIPS:
-        raise RowError("too_long", f"{count:,} clips, by its header; of one video at most {MOST_CLIPS:,} are made")
+        raise RowError("too_long", f"{count:,} clips; of one video at most {MOST_CLIPS:,} are made")
     spans: list[tuple[float, float]] = []
     for n in range(count):
         begin_s = first_s + n * step_s

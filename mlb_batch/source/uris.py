@@ -123,7 +123,10 @@ def _suspicious(uri: str) -> str | None:
     if scheme and not uri.startswith("//", scheme.end()):
         return "a scheme without //"
     if scheme_of(uri) in ("http", "https"):
-        host = urlsplit(uri).netloc
+        try:
+            host = urlsplit(uri).netloc
+        except ValueError:
+            return "no web address"
         if "@" in host:
             return "a user name in the host"
         if is_metadata(host):

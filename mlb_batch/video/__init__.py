@@ -17,6 +17,7 @@ straight.py    ... and by the long way, where packets do not say what they hold
 packets.py     packets out of a container, frames out of packets
 resize.py      a raw frame -> upright RGB at the model's input size
 probe.py       what the headers say
+length.py      how long the pictures last
 values.py      what goes into reading and comes out of it
 write.py       the other way: frames -> an .mp4, for sample clips
 """

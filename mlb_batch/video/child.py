@@ -25,6 +25,7 @@ from typing import Any
 
 from mlb_batch.errors import RowError
 from mlb_batch.video.frames import Known, read_frames
+from mlb_batch.video.length import lasting_s
 from mlb_batch.video.parts import Parts, Range
 from mlb_batch.video.probe import probe
 from mlb_batch.video.shared import Lender
@@ -92,13 +93,16 @@ def work(
 ) -> tuple[dict[str, Any], list[int]]:  # fmt: skip
     """The answer, and the descriptor of the memory that its pixels lie in, where the supervisor hasn't got it."""
     try:
-        if "sampling" not in job:
-            return {"header": asdict(probe(parts or path, Limits(**job["limits"])))}, []
+        limits = Limits(**job["limits"])
+        if job["wanted"] == "header":
+            return {"header": asdict(probe(parts or path, limits))}, []
+        if job["wanted"] == "length":
+            return {"lasting_s": lasting_s(path, limits, parts, known)}, []
         frames = read_frames(
             path,
             Sampling(**job["sampling"]),
             frame_size(job["size"]),
-            Limits(**job["limits"]),
+            limits,
             job["start_s"],
             job["end_s"],
             shared.allocate,

@@ -9,6 +9,7 @@ the frames' times (old AVI, invisible frames), every frame is read, in order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import av
@@ -53,17 +54,19 @@ def read_frames(
     where the pixels go. With `parts`, `source` is their path and has holes: what is needed is brought. `known`: what
     an earlier clip of the same file found out.
     """
-    deadline = Deadline(limits.video_s, (lambda: parts.waited_s) if parts is not None else (lambda: 0.0))
+    deadline = deadline_of(limits, parts)
     clip, known = _Clip(sampling, size, limits, deadline, start_s, end_s, allocate), known or Known()
     if parts is not None:
         frames = _from_parts(clip, parts, known)
         if frames is not None:
             return frames
         parts.bring_all()
-    if known.timeline is None:
-        with opened(source, limits) as (container, stream):
-            known.timeline = scan(container, stream, deadline)
-    return _from_whole(clip, Video(source, limits, deadline), known.timeline)
+    return _from_whole(clip, Video(source, limits, deadline), known)
+
+
+def deadline_of(limits: Limits, parts: Parts | None) -> Deadline:
+    """From now on; the time in which parts are brought does not count, their fetcher keeps it."""
+    return Deadline(limits.video_s, (lambda: parts.waited_s) if parts is not None else (lambda: 0.0))
 
 
 @dataclass
@@ -72,7 +75,21 @@ class Known:
 
     listed: Timeline | None = None
     timeline: Timeline | None = None
+    frames: tuple[Timeline, Trouble] | None = None  # where the packets don't tell
     needs_whole: bool = False
+
+
+def known_packets(video: Video, known: Known) -> Timeline:
+    if known.timeline is None:
+        with opened(video.source, video.limits) as (container, stream):
+            known.timeline = scan(container, stream, video.deadline)
+    return known.timeline
+
+
+def known_frames(video: Video, known: Known) -> tuple[Timeline, Trouble]:
+    if known.frames is None:
+        known.frames = scan_frames(video, known_packets(video, known))
+    return known.frames
 
 
 @dataclass(frozen=True)
@@ -113,16 +130,19 @@ def _from_parts(clip: _Clip, parts: Parts, known: Known) -> Frames | None:
     return _frames(clip, parts.path, timeline, wanted, film)
 
 
-def _from_whole(clip: _Clip, video: Video, timeline: Timeline) -> Frames:
-    wanted = _wanted(timeline, clip)
-    film = _Film(clip.size, clip.allocate, len(wanted))
-    try:
-        trouble = read_runs(video, timeline, wanted, film.put)
-    except NotAsListed:
-        timeline, trouble = scan_frames(video, timeline)
+def _from_whole(clip: _Clip, video: Video, known: Known) -> Frames:
+    timeline = known_packets(video, known)
+    if timeline.trusted:
         wanted = _wanted(timeline, clip)
         film = _Film(clip.size, clip.allocate, len(wanted))
-        read_positions(video, wanted, film.put)
+        with suppress(NotAsListed):
+            trouble = read_runs(video, timeline, wanted, film.put)
+            _refuse_unreadable(timeline, wanted, len(film.ranks), trouble)
+            return _frames(clip, video.source, timeline, wanted, film)
+    timeline, trouble = known_frames(video, known)
+    wanted = _wanted(timeline, clip)
+    film = _Film(clip.size, clip.allocate, len(wanted))
+    read_positions(video, wanted, film.put)
     _refuse_unreadable(timeline, wanted, len(film.ranks), trouble)
     return _frames(clip, video.source, timeline, wanted, film)
 

@@ -1,6 +1,7 @@
 """Which frames of a clip are wanted: pure arithmetic on the frames' times.
 
-A clip is the frames whose times lie in [start, end); where none does, the one frame that is on screen at its start.
+A clip is the frames whose times lie in [start, end); where none does, the one frame that is on screen at its start
+(before the first picture, as where sound begins earlier, the first).
 
 uniform    The rule of LLaVA-OneVision's and LLaVA-NeXT's reference code: of the clip's n frames, in order of time,
            those at linspace(0, n - 1, count), rounded down. It counts frames, also where their rate varies, as the
@@ -26,8 +27,8 @@ def clip_frames(times_s: Floats, end_of_video_s: float, start_s: float | None, e
     """Indices of the clip's frames. Times are sorted. Empty where the clip lies outside the video."""
     start = 0 if start_s is None else int(np.searchsorted(times_s, start_s, side="left"))
     end = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s, side="left"))
-    if start >= end and start > 0 and start_s is not None and start_s < end_of_video_s:
-        start, end = start - 1, start
+    if start >= end and start_s is not None and start_s < end_of_video_s:
+        start, end = max(0, start - 1), max(1, start)
     return np.arange(start, end, dtype=np.int64)
 
 

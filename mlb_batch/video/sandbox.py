@@ -38,7 +38,7 @@ class Prober:
 
     def probe(self, uri: str) -> Header:
         """Raises RowError, and JobError where no video is to blame."""
-        answer = self._answer(uri, {})
+        answer = self._answer(uri, {"wanted": "header"})
         return Header(**answer["header"])
 
     def close(self) -> None:
@@ -113,11 +113,15 @@ class Prober:
 
 
 class Reader(Prober):
-    """Sampled frames."""
+    """Sampled frames, and how long a video lasts."""
 
     def __init__(self, sampling: Sampling, size: FrameSize, limits: Limits, entry: Sequence[str] = ENTRY) -> None:
         super().__init__(limits, entry)
-        self._job = {"sampling": asdict(sampling), "size": asdict(size)}
+        self._job = {"wanted": "frames", "sampling": asdict(sampling), "size": asdict(size)}
+
+    def lasting_s(self, uri: str) -> float:
+        """Seconds, as far as there are pictures. Raises RowError."""
+        return float(self._answer(uri, {"wanted": "length"})["lasting_s"])
 
     def read(
         self, uri: str, start_s: float | None = None, end_s: float | None = None, version: str | None = None

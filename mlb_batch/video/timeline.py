@@ -117,8 +117,10 @@ def _times_are_the_frames(entries: list[_Entry], container: InputContainer, stre
     begins_anew = any(later < earlier for earlier, later in pairwise(dts))  # recordings one behind the other
     if None in pts or len(set(pts)) < len(pts) or begins_anew:
         return False
-    stores_order_only = container.format.name in TIMELESS and stream.codec_context.has_b_frames
-    return not stores_order_only
+    name, codec = container.format.name, stream.codec_context
+    # MXF says of H.264 in which order frames are shown, and not by how much later than they are decoded.
+    stores_order_only = name in TIMELESS or (name == "mxf" and codec.name == "h264")
+    return not (stores_order_only and codec.has_b_frames)
 
 
 def _promised(
