@@ -7,6 +7,7 @@ A method's own options are checked by `plan`, which knows the methods.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -52,9 +53,6 @@ class InputSpec(_Part):
                 raise ValueError(f"{', '.join(given)}: only a manifest has columns; use manifest instead of videos")
         if len(set(self.columns)) < len(self.columns):
             raise ValueError("columns names a column twice")
-        for prefix in self.allow or ():
-            if prefix.rstrip("/") in ("http:", "https:"):
-                raise ValueError(f"allow: {prefix!r} must name its host, like https://videos.example.com/")
         return self
 
 
@@ -193,6 +191,9 @@ class OutputSpec(_Part):
     @model_validator(mode="after")
     def _outlasts_the_job(self) -> Self:
         path = local_path(self.uri)
+        if path and re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:", self.uri) and "://" not in self.uri:
+            raise ValueError(f"{self.uri} has a scheme without //; write it like s3://bucket/prefix, or a folder as "
+                             f"./{self.uri}")  # fmt: skip
         if path and UNPACKED in path.parts:
             raise ValueError(f"{self.uri} would lie in Ray's copy of the working directory, and be deleted with it "
                              "some time after the job; give a uri or an absolute path")  # fmt: skip
@@ -258,7 +259,7 @@ class JobSpec(_Part):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobSpec:
-        written = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+        written = spec_text.dump_yaml(dict(data))
         plain = spec_text.expand_environment(yaml.safe_load(written))
         try:
             spec = cls.model_validate(plain)

@@ -58,6 +58,18 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what one or the other version of YAML would take for more than a word."""
+
+
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+def dump_yaml(data: dict[str, Any]) -> str:
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes plain values only
@@ -184,7 +196,7 @@ def without_webhook(written: str) -> str:
     if not isinstance(url, str) or _ENV.fullmatch(url):
         return written
     data["notify"] = {**notify, "webhook": f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/..."}
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return dump_yaml(data)
 
 
 _TEMPLATE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Texts = Annotated[tuple[Name, ...], Field(strict=False)]
-Uri = Annotated[str, Field(min_length=1, max_length=4096)]
+_NO_HOST = ("", "file", "local", "memory")
+
+
+def _place(uri: str) -> str:
+    """An empty ${BUCKET} would make a bucket of the folder's name, and a password be a part of every row's uri."""
+    scheme, separator, rest = uri.partition("://")
+    host = rest.partition("/")[0]
+    if separator and not host and scheme.lower() not in _NO_HOST:
+        raise ValueError(f"must name a bucket or a host behind {scheme}://")
+    if scheme.lower() in ("http", "https") and "@" in host:
+        raise ValueError("must hold no user name or password: a uri is written into every row")
+    return uri
+
+
+Uri = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_place)]
 
 
 def _bounds(value: object) -> object:

@@ -99,7 +99,7 @@ def filesystem(uri: str, tries: int = 1) -> tuple[Any, str]:
         driver = DRIVERS.get(scheme)
         remedy = f"{scheme}:// needs the package {driver}: pip install {driver}" if driver else str(error)
         raise OutputError(f"{uri}: can't open this storage: {remedy}") from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # some filesystems connect at once
         raise OutputError(f"{uri}: can't open this storage: {error}") from None
 
 

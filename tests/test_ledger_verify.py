@@ -13,6 +13,7 @@ import pytest
 import yaml
 from ledger_rows import FINGERPRINT, annotation, error, row_id, selection
 
+from mlb_batch.chain.strikes import Trace
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Ledger, RunFolder, compact, publish, read_current, tidy, verify
 from mlb_batch.ledger.parts import KINDS, parse_name, part_bytes
@@ -106,6 +107,20 @@ def test_a_damaged_file_stops_a_run_with_its_name(output: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(OutputError, match=f"{path.name} is damaged"):
         Ledger(str(output), FINGERPRINT, "run-2")
+
+
+def test_what_runs_keep_beside_their_rows_is_checked_too(output: Path) -> None:
+    """What captioners died on, and the canary's own outputs."""
+    Trace(str(output), FINGERPRINT, "run-1").write({"a clip": 1}, at_work=False)
+    rival = Ledger(f"{output}/canary/none", OTHER, "run-1")
+    rival.commit(ROWS[:4], [])
+    assert verify(str(output)) == []
+    for path in (output / f"strikes/{FINGERPRINT}.json", next((output / "canary").rglob("*.parquet"))):
+        sound = path.read_bytes()
+        path.write_bytes(sound.replace(b"1", b"3", 1))
+        assert str(path.relative_to(output)) in {one.path for one in verify(str(output))}
+        path.write_bytes(sound)
+    assert Trace(str(output), FINGERPRINT, "run-2").read() == (False, {"a clip": 1})
 
 
 def test_doubled_rows_strays_and_misplaced_files_are_found(output: Path) -> None:

@@ -714,7 +714,7 @@ def test_videos_that_do_not_say_how_long_they_are(clips_folder: Path, tmp_path: 
     priced = plan(job(streamed, tmp_path / "out", input=given_, budget=hourly))
     assert any("1 videos don't say how long" in line for line in priced.warnings)
     cut = plan(job(streamed, tmp_path / "out", input=given_, clips={"every_s": 1.0}))
-    assert any("planned as one clip, and cut when it is read" in line for line in cut.warnings)
+    assert any("planned as one clip, and cut when read" in line for line in cut.warnings)
 
 
 def test_what_a_checkpoint_asks_for_in_vain_is_said(clips_folder: Path, tmp_path: Path) -> None:

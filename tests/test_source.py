@@ -92,6 +92,11 @@ def test_a_column_of_an_extension_type_is_refused_by_name(tmp_path: Path) -> Non
         "'seen' is of the type extension<arrow.bool8>; cast it"
         in mistakes(job(str(tmp_path / "v.parquet"), columns=["seen"]))[0]
     )
+    listed = pa.ListArray.from_arrays([0, 1], values)
+    nested = {"listed": listed, "inside": pa.StructArray.from_arrays([listed], ["it"])}
+    pq.write_table(pa.table({"uri": ["a.mp4"], **nested}), tmp_path / "n.parquet")
+    for name in nested:
+        assert f"'{name}' is of the type" in mistakes(job(str(tmp_path / "n.parquet"), columns=[name]))[0]
 
 
 def test_json_columns_keep_the_types_of_another_night_where_those_hold_them(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_the_whole_job_of_the_interface_loads(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(spec)).as_written() == spec.as_written()
 
 
+@pytest.mark.parametrize("word", ["1e9", "08", "1:30", "0x1f", "yes", "null", "~", "1_000", "2026-11-29", "1."])
+def test_a_job_as_it_is_kept_can_be_run_again(word: str, tmp_path: Path) -> None:
+    """Two versions of YAML are read: what either takes for more than a word is quoted."""
+    spec = load(tmp_path, LEAST, f"name={json.dumps(word)}")
+    (tmp_path / "kept.yaml").write_text(spec.as_written(), encoding="utf-8")
+    assert JobSpec.load(tmp_path / "kept.yaml") == spec and spec.name == word
+
+
 def test_settings_are_applied_over_the_file(tmp_path: Path) -> None:
     spec = load(
         tmp_path,
@@ -150,7 +158,12 @@ MISTAKES: list[tuple[str, str]] = [
     ("prompts=[{id: a, kind: qa, text: b}, {id: a, kind: qa, text: c}]", "prompts: the id 'a' is used twice"),
     ("input.manifest=a.parquet", "input: give exactly one of manifest"),
     ("input.id_column=id", "input: id_column: only a manifest has columns"),
-    ("input.allow=['https://']", "input: allow: 'https://' must name its host"),
+    ("input.allow=['https://']", "input.allow[0]: must name a bucket or a host behind https://"),
+    ("input.allow=['HTTP:///']", "input.allow[0]: must name a bucket or a host behind HTTP://"),
+    ("input.allow=['https://me:secret@videos.example.com/']", "input.allow[0]: must hold no user name or password"),
+    ("output=s3:///annotations", "output.uri: must name a bucket or a host behind s3://"),
+    ("output=s3:/bucket/annotations", "output: s3:/bucket/annotations has a scheme without //"),
+    ("output=file:relative", "output: file:relative has a scheme without //"),
     ("input={manifest: a.xlsx}", "input: manifest must end in .parquet, .jsonl or .csv, got 'a.xlsx'"),
     ("output=null", "output: "),
     ("budget={ratio: 0.5, pflops: 3}", "budget: ratio and pflops are both set; keep one, and set the others to null"),

@@ -69,6 +69,8 @@ NEVER = [
     "https://videos.example.com@evil.net/pub/a.mp4",
     "https://evil.net/?https://videos.example.com/pub/a.mp4",
     "https://videos.example.com:8443/pub/a.mp4",
+    "https://[videos.example.com/pub/a.mp4",
+    "https://videos.example.com\u2100/pub/a.mp4",
     "gopher://host/a",
     "rtmp://host/a",
     "rtsp://host/a",

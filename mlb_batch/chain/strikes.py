@@ -13,7 +13,6 @@ everything once a run has died without an end. A run that nothing happens to wri
 from __future__ import annotations
 
 import faulthandler
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import ray
 
 from mlb_batch.errors import JobError
+from mlb_batch.ledger.seal import BrokenSeal, sealed_json, unsealed_json
 from mlb_batch.storage import Store, hurried, open_store
 
 STRIKES = 3
@@ -41,16 +41,16 @@ class Trace:
     def read(self) -> tuple[bool, dict[str, int]]:
         """Whether the last run died, and what it left."""
         try:
-            left = json.loads(self._store.read(self._name))
+            left = unsealed_json(self._store.read(self._name))
             return bool(left["run"]), {str(key): int(count) for key, count in left["begun"].items()}
         except FileNotFoundError:
             return False, {}
-        except (ValueError, KeyError, TypeError):
+        except (BrokenSeal, KeyError, TypeError, ValueError):
             return True, {}  # damaged: the careful reading of it
 
     def write(self, begun: Mapping[str, int], at_work: bool = True) -> None:
         value = {"run": self._run_id if at_work else "", "begun": dict(begun)}
-        self._store.replace(self._name, json.dumps(value).encode())
+        self._store.replace(self._name, sealed_json(value))
 
 
 class Record:

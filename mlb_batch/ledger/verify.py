@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,13 +30,14 @@ from mlb_batch.ledger.parts import (
 )
 from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC
 from mlb_batch.ledger.seal import BrokenSeal, check_seal, check_text_seal, unsealed_json
-from mlb_batch.storage import Store, open_store
+from mlb_batch.storage import Store, join, open_store
 
 _READERS = 4
 _DELETE_AND_RUN = "delete this file and run the same job again: it computes the rows that are missing"
 _RUN = "run the same job again: it computes the rows that are missing"
 _COMPACT = "run `mlb-batch compact` again: it finishes what was cut off"
 _SOLVE = "the next run solves the budget again, which may come to another fingerprint"
+_CAREFUL = "run the same job again: it goes row by row where one may kill, and writes it anew"
 _FOREIGN, _AWAY = "not written by this project", "move it elsewhere"
 # What a run that has ended leaves; one that was killed may have any of them.
 _DOCUMENTS = (SPEC, "plan.json", "environment.json", "progress.json", "summary.json")
@@ -67,6 +68,14 @@ def verify(output_uri: str) -> list[Finding]:
     """Empty where every file is whole, no row stands twice, and nothing that was committed is gone. OutputError where
     no run has left anything.
     """
+    findings, met = _checked(output_uri)
+    if not met:  # a mistyped place isn't sound
+        raise OutputError(f"{output_uri}: no run is recorded here; is it the output.uri of a job that was started?")
+    return findings
+
+
+def _checked(output_uri: str) -> tuple[list[Finding], bool]:
+    """What is wrong, and whether anything is there."""
     store = open_store(output_uri)
     findings: list[Finding] = []
     records = _Records()
@@ -87,9 +96,12 @@ def verify(output_uri: str) -> list[Finding]:
         findings += [Finding(f"{kind}/{name}", _FOREIGN, _AWAY) for name in strays]
     with_files = {fingerprint for (_, fingerprint), one in seen.items() if one.files}
     current = list(_check_current(store, with_files, records.complete))
-    if not (seen or records.met or current):  # a mistyped place isn't sound
-        raise OutputError(f"{output_uri}: no run is recorded here; is it the output.uri of a job that was started?")
-    return findings + current
+    for name in store.list("strikes"):
+        findings += _check_text(store, f"strikes/{name}", _CAREFUL)
+    for rival in store.list("canary"):
+        inside, _ = _checked(join(output_uri, f"canary/{rival}"))
+        findings += [replace(one, path=f"canary/{rival}/{one.path}") for one in inside]
+    return findings + current, bool(seen or records.met or current)
 
 
 def _check_folder(

@@ -47,7 +47,7 @@ def _source(plan: Plan, found: Findings) -> Iterator[str]:
     if untimed and found.spec.budget.kind == "pflops_per_hour_of_video":
         yield f"{count(untimed)} videos don't say how long they are: they add nothing to a budget by the hour"
     if untimed and found.spec.clips:
-        yield f"{count(untimed)} videos don't say how long they are: each is planned as one clip, and cut when it is read"
+        yield f"{count(untimed)} videos don't say how long they are: each is planned as one clip, and cut when read"
     seen = found.case.survey.seen
     if unaskable := found.case.scaled(sum(one.asked - sum(len(clip.suffixes) for clip in one.clips) for one in seen)):
         yield f"{count(unaskable)} prompts can't be asked of this model (empty, or too long), and will end in errors/"

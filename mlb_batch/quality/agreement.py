@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -53,11 +53,14 @@ def _overlap(one: set[str], other: set[str]) -> float:
     return 2 * len(one & other) / (len(one) + len(other)) if one or other else 1.0
 
 
-def answers(output: str, fingerprint: str) -> dict[Key, Row]:
+def answers(output: str, fingerprint: str, among: Container[Key] | None = None) -> dict[Key, Row]:
+    """All, or those `among`: of a month of rows, a canary compares a share."""
     found: dict[Key, Row] = {}
     for table in rows_of(open_store(output), "annotations", fingerprint, COLUMNS):
         for row in table.to_pylist():
-            found[row["video_id"], row["clip_start_s"], row["clip_end_s"], row["prompt_id"]] = row
+            key = (row["video_id"], row["clip_start_s"], row["clip_end_s"], row["prompt_id"])
+            if among is None or key in among:
+                found[key] = row
     return found
 
 

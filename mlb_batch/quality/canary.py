@@ -23,14 +23,16 @@ def canary(spec: JobSpec, annotate: Annotate) -> tuple[dict[str, Any], dict[str,
     own = annotate(spec, share)
     if own["stopped"]:
         return {}, own
-    said = {spec.prune.method: answers(own["output"], own["fingerprint"])}
+    rivals: dict[str, dict[Key, Row]] = {}
     flops = 0
     for method in spec.canary_rivals:
         summary = annotate(rival(spec, method, rival_output(spec, method)), share)
         if summary["stopped"]:
             return {}, summary
-        said[method] = answers(summary["output"], summary["fingerprint"])
+        rivals[method] = answers(summary["output"], summary["fingerprint"])
         flops += summary["flops_executed"]
+    theirs = set[Key]().union(*rivals.values())
+    said = {spec.prune.method: answers(own["output"], own["fingerprint"], theirs), **rivals}
     found = {"share": share, "flops_executed": flops, **compared(spec.prune.method, said)}
     _stop_if_too_far(spec, found)
     return found, None

@@ -3,8 +3,8 @@
 A question column holds a text, a list of texts, or a list of {id, question, choices}; or JSON text of one of these.
 Its prompts' ids: an entry's own id; the job's prompt id for a single text; for a text in a list, the prompt id, a dot
 and eight digits of the text's hash, so that a list may grow or change its order without renaming what is done. The same
-text twice in a list is one question. A null, an empty text and an empty list are no questions. A question is data: no
-{name} is replaced in it.
+text twice in a list is one question. A null, an empty text and an empty list are no questions; a null or an empty text
+in a list is one that can't be asked. A question is data: no {name} is replaced in it.
 """
 
 from __future__ import annotations

@@ -91,11 +91,21 @@ def _check_columns(spec: JobSpec) -> pa.Schema | None:
         problems += [
             f"input.columns: {name!r} is of the type {declared.field(name).type}; cast it to a plain one"
             for name in spec.input.columns
-            if name in declared.names and isinstance(declared.field(name).type, pa.BaseExtensionType)
+            if name in declared.names and _is_extended(declared.field(name).type)
         ]
     if problems:
         raise SpecError("\n".join(problems))
     return declared
+
+
+def _is_extended(kind: pa.DataType) -> bool:
+    """A type of somebody's own, or one that holds such a one."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return True
+    inside = kind.value_type if pa.types.is_dictionary(kind) else None
+    return any(_is_extended(kind.field(i).type) for i in range(kind.num_fields)) or bool(
+        inside and _is_extended(inside)
+    )
 
 
 def _no_column(spec: JobSpec, name: str, known: list[str]) -> str:
