@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from ray_nodes import until
-from small_jobs import MLB_BATCH, clips, descendants, job_file, start
+from ray_nodes import free_ports, healthy, serving, until
+from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, start
 
 SOON = "import mlb_batch.chain.cluster as cluster; cluster.START_S = 0.5; cluster.start_local(2)"
 
@@ -20,6 +23,17 @@ import sys
 from mlb_batch.chain.cluster import connected
 from mlb_batch.cli import ended
 sys.exit(ended(connected().__enter__))
+"""
+JOINS_SOON = f"import mlb_batch.chain.cluster as cluster; cluster.JOIN_S = 0.5\n{ONCE}"
+# What a head says of itself, as one of another Ray would say it.
+AGED = """
+import json, sys
+from ray._common.usage import usage_constants, usage_lib
+from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+from ray._raylet import GcsClient
+head = GcsClient(address=sys.argv[1])
+told = json.dumps({**usage_lib.get_cluster_metadata(head), "ray_version": "2.9.3"}).encode()
+head.internal_kv_put(usage_constants.CLUSTER_METADATA_KEY, told, True, KV_NAMESPACE_CLUSTER)
 """
 
 
@@ -54,6 +68,68 @@ def test_what_ray_cannot_start_with_is_one_line(name: str, value: str) -> None:
     )
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == 1 and line.startswith("failed: Ray can't start: ") and value in line
+
+
+def joined(script: str, address: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "127.0.0.1", "127.0.0.1:", ":6379", "head:99999", "a..b:6379",
+     "head:6379/", "x y:6379", "me@head:6379", "Auto"],
+)  # fmt: skip
+def test_what_is_no_address_of_a_head_is_the_users_mistake(address: str) -> None:
+    ended = joined(ONCE, address)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2 and line.startswith(f"error: RAY_ADDRESS={address}: ") and "10.0.0.5:6379" in line
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "no-such-host.invalid"])
+def test_where_nothing_listens_the_job_fails_at_once_and_can_be_run_again(host: str) -> None:
+    ended = joined(ONCE, f"{host}:{free_ports(1)[0]}")
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 1 and line.startswith(f"failed: RAY_ADDRESS={host}:")
+    assert "nothing answers there" in line and "run the same command again" in line
+
+
+def test_what_listens_and_is_no_head_is_not_waited_for_without_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ended = joined(JOINS_SOON, f"127.0.0.1:{other.getsockname()[1]}")
+    assert ended.returncode == 1 and "is it the port of a cluster's head?" in ended.stderr.splitlines()[-1]
+
+
+@contextmanager
+def silent() -> Iterator[int]:
+    """A port that neither answers nor refuses: those who wait to be let in are as many as may."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        stack.enter_context(socket.create_connection(full.getsockname()))
+        yield full.getsockname()[1]
+
+
+def test_a_sigterm_while_a_cluster_does_not_answer_gives_the_lease_back_at_once(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
+    with silent() as port:
+        process = start(MLB_BATCH, "run", str(job_file(tmp_path)), RAY_ADDRESS=f"127.0.0.1:{port}")
+        asks = f"0100007F:{port:04X} 02"  # as the system lists a connection that was asked for
+        until(lambda: asks in Path("/proc/net/tcp").read_text() or process.poll() is not None, "the knock")
+        process.terminate()
+        out, err = process.communicate(timeout=5)
+    assert (process.returncode, out, err) == (143, "", "")
+    assert not list((tmp_path / "out").rglob("*lease*"))
+
+
+def test_a_cluster_of_another_ray_is_the_users_to_mend() -> None:
+    head = serving(healthy, 1)
+    try:
+        subprocess.run([sys.executable, "-c", AGED, head.address], check=True, timeout=60)
+        ended = joined(ONCE, head.address)
+    finally:
+        kill_all(head.process)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
+    assert f"error: RAY_ADDRESS={head.address}: Version mismatch: " in ended.stderr and "Ray: 2.9.3" in ended.stderr
 
 
 @pytest.mark.parametrize("at_work", ["mlb_batch.video.child", "gcs_server"])

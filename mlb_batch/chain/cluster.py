@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -15,15 +17,19 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
-from mlb_batch.errors import JobError
+from mlb_batch.errors import ClusterError, JobError
 from mlb_batch.processes import Process, below, children, end
 from mlb_batch.stop import STOPPED
 from mlb_batch.storage_errors import first_line
 
 # Of one start. Ray has limits of its own, but its core can wait for ever for a raylet that never answers.
 START_S = 180.0
+# Of joining a cluster: to reach its port, and to be answered there. Ray itself asks for ten minutes where no head is,
+# and hears of a signal between two attempts of 40 s each.
+KNOCK_S, JOIN_S = 10.0, 60.0
 
 Nodes = list[Mapping[str, float]]
+_HEAD = re.compile(r"(?P<host>[\w-]{1,63}(\.[\w-]{1,63})*|\[[\da-f:]+\]):(?P<port>\d{1,5})", re.ASCII | re.IGNORECASE)
 
 # A few source rows, one clip with its frames, a few results: what one task hands on. Ray Data's 128 MB would put a
 # whole manifest into one block, and one block is read by one actor.
@@ -84,8 +90,9 @@ def _on_sigterm(handler: Any) -> None:
 
 def _start() -> None:
     try:
-        if os.environ.get("RAY_ADDRESS"):  # also set inside a submitted job
-            _join()
+        named = os.environ.get("RAY_ADDRESS") or "local"
+        if named != "local":  # also set inside a submitted job
+            _join(named)
         else:
             cores = len(os.sched_getaffinity(0))
             start_local(num_cpus=2 if cores < 2 else None)  # reading and captioning take turns on a single core
@@ -95,19 +102,46 @@ def _start() -> None:
         raise JobError(f"Ray can't start: {first_line(error)}; run the same command again once it can") from error
 
 
-def _join() -> None:
+def _join(named: str) -> None:
+    if named != "auto":
+        _knock(named)
+    late = f"no Ray answered at RAY_ADDRESS={named} within {JOIN_S:.0f} s: is it the port of a cluster's head?"
     try:
-        ray.init(logging_level=logging.WARNING)
+        with _time_limit(2, JOIN_S, late):
+            ray.init(logging_level=logging.WARNING)
     except ConnectionError as error:  # it is down, or too busy to answer in time
         raise JobError(f"{error}, which RAY_ADDRESS names; run the same command again once it answers") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Version mismatch"):
+            raise
+        ray.shutdown()  # it is half joined
+        raise ClusterError(f"RAY_ADDRESS={named}: {' '.join(str(error).split())}; run the job with the versions that "
+                           "the cluster has, or the cluster with those of the job") from None  # fmt: skip
+
+
+def _knock(named: str) -> None:
+    """ClusterError where it is no address of a head, JobError where nothing listens: that may pass."""
+    head = _HEAD.fullmatch(named)
+    if not head or int(head["port"]) > 65535:
+        raise ClusterError(
+            f"RAY_ADDRESS={named}: a run joins a cluster by its head's host and port, like 10.0.0.5:6379, or by auto "
+            "on a machine of the cluster (http:// is for `ray job submit` alone, and ray:// can't carry a run); "
+            "unset it for a Ray of this machine's own"
+        )
+    try:
+        socket.create_connection((head["host"].strip("[]"), int(head["port"])), KNOCK_S).close()
+    except OSError as error:
+        raise JobError(f"RAY_ADDRESS={named}: nothing answers there ({error.strerror or error}); run the same command "
+                       "again once the cluster is up, or mend the address") from error  # fmt: skip
 
 
 def start_local(num_cpus: int | None) -> None:
     """A Ray of this process alone; None: as many CPUs as there are. Raises JobError on a machine too busy for one."""
     # Ray Data's actors always have arguments in the object store, which makes Ray's core print an alarm at every start.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    late = f"Ray did not start within {START_S:.0f} s"
     for _ in range(STARTS):
-        with _stderr_of_others_closed() as stderr, _time_limit(stderr), _deaf_to_sigterm():
+        with _stderr_of_others_closed() as stderr, _time_limit(stderr, START_S, late), _deaf_to_sigterm():
             try:
                 return _init_local(num_cpus)
             except Exception as error:  # Ray has no narrower one for it
@@ -141,15 +175,14 @@ def _deaf_to_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _time_limit(stderr: int) -> Iterator[None]:
+def _time_limit(stderr: int, most_s: float, late: str) -> Iterator[None]:
     """Ends this process: where Ray's core waits no exception reaches, and its processes go with the one they are of."""
 
     def end() -> None:
-        line = f"Ray did not start within {START_S:.0f} s; run the same command again to resume\n"
-        os.write(stderr, line.encode())
+        os.write(stderr, f"{late}; run the same command again to resume\n".encode())
         os._exit(1)
 
-    timer = threading.Timer(START_S, end)
+    timer = threading.Timer(most_s, end)
     timer.daemon = True
     timer.start()
     try:
