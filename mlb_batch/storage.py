@@ -70,7 +70,10 @@ def local_path(uri: str) -> Path | None:
     """The path that a plain path or a file:// uri names; None for any other storage."""
     if scheme_of(uri) not in ("file", "local"):
         return None
-    path = Path(uri.partition("://")[2] if "://" in uri else uri).expanduser()
+    try:
+        path = Path(uri.partition("://")[2] if "://" in uri else uri).expanduser()
+    except RuntimeError:  # what pathlib has for it
+        raise OutputError(f"{uri}: this machine knows no home folder of that name; write the path in full") from None
     return Path(os.path.normpath(path.absolute()))  # without following links: it is a name
 
 

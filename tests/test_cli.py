@@ -64,6 +64,8 @@ def test_plan_run_status_report_verify(tmp_path: Path, here: Command) -> None:
         ({"frames": {"count": "many"}}, "frames.count"),
         ({"budget": {"ratio": 0.5, "pflops": 1}}, "budget"),
         ({"input": {"videos": "/nowhere/*.mp4"}}, "/nowhere"),
+        ({"input": {"videos": "~nosuchuser/*.mp4"}}, "~nosuchuser/*.mp4: this machine knows no home folder"),
+        ({"output": "~nosuchuser/out"}, "~nosuchuser/out: this machine knows no home folder"),
         ({"model": "embedded:huge"}, "huge"),
         ({"prune": {"method": "magic"}}, "magic"),
         ({"prune": {"method": "fastv", "options": {"depth": 3}}}, "depth"),
@@ -84,8 +86,9 @@ def test_a_mistake_is_one_clear_line_and_ray_never_starts(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("run", "no-such.yaml"), ("status", "no-such-output"), ("report", "no-such-output"), ("run",), ("dance",)],
-)
+    [("run", "no-such.yaml"), ("status", "no-such-output"), ("report", "no-such-output"), ("status", "~nosuchuser/out"),
+     ("run",), ("dance",)],
+)  # fmt: skip
 def test_wrong_arguments_are_the_users_mistake(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
