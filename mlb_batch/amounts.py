@@ -18,15 +18,15 @@ def percent(share: float) -> str:
 def amount(number: int, unit: str) -> str:
     """12.3 PFLOPs; time in hours, minutes or seconds."""
     if unit == "nanoseconds":
-        return _time(number / 1e9)
+        return _time(number)
     for size, prefix in _PREFIXES:
         if number >= size:
             return f"{number / size:,.4g} {prefix}{unit}" if len(unit) < 6 else f"{number / size:,.4g} {prefix} {unit}"
     return f"{number} {unit}"
 
 
-def _time(seconds: float) -> str:
-    for size, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= size:
-            return f"{seconds / size:,.2f} {name}"
-    return f"{seconds:.2f} seconds"
+def _time(nanoseconds: int) -> str:
+    for size, name in ((3600 * 10**9, "hours"), (60 * 10**9, "minutes")):
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:,.2f} {name}"
+    return f"{nanoseconds / 10**9:.2f} seconds"

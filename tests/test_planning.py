@@ -320,6 +320,24 @@ def test_time_and_price_follow_the_calibration(clips_folder: Path, tmp_path: Pat
     assert priced.fingerprint == unknown.fingerprint  # measuring a device changes no text
 
 
+def test_what_is_left_for_tokens_is_no_question_where_all_are_kept(clips_folder: Path, tmp_path: Path) -> None:
+    said = "before the first visual token is kept"
+    whole = plan(job(clips_folder, tmp_path / "out", prune={"method": "none"}))
+    assert not any(said in line for line in whole.warnings)
+    floor = plan(job(clips_folder, tmp_path / "out", budget={"ratio": 0.9})).budget.floor
+    for times, warned in ((1.5, True), (2.5, False)):
+        tight = plan(job(clips_folder, tmp_path / "out", budget={"pflops": times * floor / 1e15}))
+        assert any(said in line for line in tight.warnings) == warned
+
+
+@pytest.mark.parametrize("kind", ["pflops", "pflops_per_hour_of_video", "gpu_hours"])
+def test_a_budget_may_be_any_number(kind: str, clips_folder: Path, tmp_path: Path) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget={kind: 1e300})
+    calibrate(spec)
+    priced = plan(spec)
+    assert priced.keep == WHOLE and 0 <= priced.budget.use < 1e-200 and "e+300" in describe(priced)
+
+
 @pytest.mark.parametrize("budget", [{"ratio": 0.01}, {"pflops": 1e-9}, {"ratio": 1e-6, "scope": "total"}])
 def test_a_budget_below_the_floor_says_what_would_do(
     budget: dict[str, Any], clips_folder: Path, tmp_path: Path

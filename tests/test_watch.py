@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,11 @@ def test_every_metric_is_documented_and_carries_the_books(books: Books) -> None:
     assert found["gpu_hours"][""] == pytest.approx(1.0, rel=0.01) and found["cost"][""] == pytest.approx(3.0, rel=0.01)
     books.price_per_gpu_hour = None
     assert "cost" not in values(books)
+
+
+def test_a_budget_that_no_float_holds_is_exported_as_the_largest(books: Books) -> None:
+    books.plan = replace(books.plan, budget=replace(books.plan.budget, limit=10**315))
+    assert values(books)["budget_limit"][""] == sys.float_info.max and "0% of the budget" in line(books)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ ray_mlb_batch_cost                     GPU-hours times limits.price_per_gpu_hour
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
@@ -85,7 +86,7 @@ def values(books: Books) -> dict[str, dict[str, float]]:
         "eta_s": -1 if books.eta_s is None else books.eta_s,
         "wall_s": books.wall_s,
         "budget_spent": books.spent,
-        "budget_limit": books.plan.budget.limit,
+        "budget_limit": min(books.plan.budget.limit, sys.float_info.max),
         "busy_share": books.busy_share,
         "gpu_hours": books.gpu_hours,
         "cost": books.price,

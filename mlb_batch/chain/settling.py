@@ -7,6 +7,7 @@ Either way the captioners then spend from one purse, so that the job never excee
 from __future__ import annotations
 
 from contextlib import closing
+from fractions import Fraction
 
 from ray.data import DataContext
 
@@ -66,7 +67,7 @@ def grants(priced: Plan, ledger: Ledger) -> Grants | None:
     if priced.content is None:
         return None
     budget = priced.budget
-    left = max(0, priced.prompts - len(ledger.done())) / max(1, priced.prompts)
+    left = Fraction(max(0, priced.prompts - len(ledger.done())), max(1, priced.prompts))
     spent = budget.spent(ledger.total(budget.columns))
     # Time is not in the rows: there the share of the annotations that are left stands in for it.
     limit = budget.limit - spent if budget.unit != "nanoseconds" else int(budget.limit * left)

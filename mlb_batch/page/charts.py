@@ -10,7 +10,8 @@ from mlb_batch.page.runs import Step
 
 def bar(parts: Sequence[tuple[str, float]], of: float, mark: float | None = None, thin: bool = False) -> str:
     """Parts (a CSS class and an amount) side by side on a line that is `of` long; `mark`: a limit across it."""
-    shapes, start = [], 0.0
+    shapes: list[str] = []
+    start: float = 0  # whole for a bill, which is measured by a budget that no float may hold
     for name, amount in parts:
         if amount > 0 and of > 0:
             shapes.append(f'<rect class="{name}" x="{_share(start, of)}" width="{_share(amount, of)}" height="100%"/>')

@@ -134,7 +134,7 @@ def _meter(paid: int, limit: int, unit: str, plan: Json) -> str:
     return (
         '<ul class="bars"><li><div class="name"><span><strong>The budget</strong> '
         f"({what})</span><span>{amount(paid, unit)} of {amount(limit, unit)}, "
-        f"{percent(paid / limit)}</span></div>{bar([('used', paid)], 1.02 * length, limit)}</li></ul>"
+        f"{percent(paid / limit)}</span></div>{bar([('used', paid)], length + length // 50, limit)}</li></ul>"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from mlb_batch import tiny
 from mlb_batch.amounts import amount, count, percent
@@ -16,7 +17,7 @@ from mlb_batch.planning.solving import Case, shared_selection
 from mlb_batch.spec import JobSpec
 from mlb_batch.vlm.defaults import not_applied
 
-FLOOR_SHARE = 0.5  # of the budget, spent before the first visual token is kept
+FLOOR_SHARE = Fraction(1, 2)  # of the budget, spent before the first visual token is kept; any whole number times it
 OUTSIDE_SHARE = 0.5  # of the pruned job, in parts that pruning does not make cheaper
 MUCH_BETTER = 1.25  # times the tokens that another choice would keep
 TIME_GAP = 1.5  # how much more of vanilla's time than of its FLOPs a plan takes
@@ -108,7 +109,7 @@ def _budget(plan: Plan, found: Findings) -> Iterator[str]:
             f"the schedule that an earlier run froze now costs {percent(budget.use)} of the budget as written; "
             "--replan solves again (and annotates anew)"
         )
-    elif budget.floor > FLOOR_SHARE * budget.limit:
+    elif plan.method != "none" and budget.floor > FLOOR_SHARE * budget.limit:
         yield (
             f"{percent(budget.floor / budget.limit)} of the budget is spent before the first visual token is kept: "
             "fewer frames, or a cheaper method, leave more for tokens"
