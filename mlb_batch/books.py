@@ -126,9 +126,14 @@ class Books:
         return self.model_s / max(self.model_s + self.idle_s, 1e-9)
 
     @property
-    def spent(self) -> int:
-        """In the budget's own measure, where that counts operations."""
+    def spent(self) -> int | None:
+        """In the budget's own measure; None where that is time: a captioner's seconds hold more than it counts."""
         return self.plan.budget.spent(self.cost)
+
+    @property
+    def budget(self) -> int | None:
+        """What `spent` may come to."""
+        return None if self.spent is None else self.plan.budget.limit
 
     def check(self, stopped: str) -> None:
         """Every expected annotation has an outcome; anything else is a fault of the run, not of a row."""
@@ -152,7 +157,7 @@ class Books:
             "skipped_failed": self.counts.skipped_failed,
             "to_retry": self.to_retry,
             "videos": self.counts.videos,
-            "flops_budget": self.plan.budget.limit,
+            "flops_budget": self.budget,
             "flops_spent_of_budget": self.spent,
             **{name: self.cost[name] for name in ("flops_planned", "flops_executed", "flops_vanilla")},
             "wall_s": round(wall_s, 3),

@@ -99,9 +99,8 @@ def line(books: Books) -> str:
     parts += [f"failed {books.unresolved:,}", f"left {books.left:,}", f"{books.rate:.3g}/s"]
     if books.eta_s is not None:
         parts.append(f"ETA {clock(books.eta_s)}")
-    if books.spent:
-        budget = books.plan.budget
-        parts.append(f"{books.spent:.3g} {budget.unit}, {books.spent / budget.limit:.0%} of the budget")
+    if books.spent and books.budget:
+        parts.append(f"{books.spent:.3g} {books.plan.budget.unit}, {books.spent / books.budget:.0%} of the budget")
     if books.model_s:
         parts.append(f"starved by {books.starved_by}")
     return " · ".join(parts)

@@ -97,6 +97,15 @@ def test_a_budget_that_no_float_holds_is_exported_as_the_largest(books: Books) -
     assert values(books)["budget_limit"][""] == sys.float_info.max and "0% of the budget" in line(books)
 
 
+def test_operations_are_held_against_no_budget_of_time(books: Books) -> None:
+    timed = replace(books.plan.budget, kind="gpu_hours", unit="nanoseconds", limit=3600 * 10**9)
+    books.plan = replace(books.plan, budget=timed)
+    told = snapshot(books, "running")
+    assert "budget" not in line(books) and "nanoseconds" not in describe({"run_id": "r", **told})
+    assert told["flops_budget"] is None and told["flops_spent_of_budget"] is None and told["flops_executed"] == 30
+    assert {"budget_spent", "budget_limit"}.isdisjoint(values(books))
+
+
 @pytest.mark.slow
 def test_the_cluster_exports_the_metrics(tmp_path: Path) -> None:
     head = serving(healthy, 2)

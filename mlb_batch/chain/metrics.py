@@ -15,8 +15,8 @@ ray_mlb_batch_annotations_per_s        outcomes a second, over the whole run
 ray_mlb_batch_eta_s                    seconds to the end at that rate; -1 while it can't be told
 ray_mlb_batch_wall_s                   seconds since the run began; only grows
 ray_mlb_batch_flops{kind}              operations: executed, planned, vanilla (the same clips unpruned); only grows
-ray_mlb_batch_budget_spent             spent of the budget, in the budget's own measure; only grows
-ray_mlb_batch_budget_limit             the budget in the same measure
+ray_mlb_batch_budget_spent             spent of the budget, in its own measure; absent where that is time; only grows
+ray_mlb_batch_budget_limit             the budget in the same measure; absent where that is time
 ray_mlb_batch_busy_share               share of their time, 0 to 1, that captioners were at work
 ray_mlb_batch_step_s{step}             seconds of reading, model and writing, summed over their actors; only grows
 ray_mlb_batch_starved_by{step}         1 for what the run waits for most (reading, model or writing), 0 for the others
@@ -86,7 +86,7 @@ def values(books: Books) -> dict[str, dict[str, float]]:
         "eta_s": -1 if books.eta_s is None else books.eta_s,
         "wall_s": books.wall_s,
         "budget_spent": books.spent,
-        "budget_limit": min(books.plan.budget.limit, sys.float_info.max),
+        "budget_limit": None if books.budget is None else min(books.budget, sys.float_info.max),
         "busy_share": books.busy_share,
         "gpu_hours": books.gpu_hours,
         "cost": books.price,

@@ -70,5 +70,5 @@ def grants(priced: Plan, ledger: Ledger) -> Grants | None:
     left = Fraction(max(0, priced.prompts - len(ledger.done())), max(1, priced.prompts))
     spent = budget.spent(ledger.total(budget.columns))
     # Time is not in the rows: there the share of the annotations that are left stands in for it.
-    limit = budget.limit - spent if budget.unit != "nanoseconds" else int(budget.limit * left)
+    limit = int(budget.limit * left) if spent is None else budget.limit - spent
     return Grants(limit, int(budget.content_floor * left), priced.content)

@@ -32,9 +32,9 @@ class Budget:
     def columns(self) -> tuple[str, ...]:
         return paid_columns(self.scope, self.convention)
 
-    def spent(self, sums: Mapping[str, int]) -> int:
-        """By the sums of those columns."""
-        return paid(self.scope, self.convention, sums)
+    def spent(self, sums: Mapping[str, int]) -> int | None:
+        """By the sums of those columns; None where the budget is time, which is in no row."""
+        return None if self.unit == "nanoseconds" else paid(self.scope, self.convention, sums)
 
     @property
     def use(self) -> float:
