@@ -15,6 +15,7 @@ import socket
 import ssl
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import SplitResult, urlsplit
@@ -39,16 +40,22 @@ def announced(run: Run[P]) -> Run[P]:
 
     @functools.wraps(run)
     def wrapper(spec: JobSpec, /, *rest: P.args, **named: P.kwargs) -> dict[str, Any]:
+        word: dict[str, Any] = {}
         try:
-            summary = run(spec, *rest, **named)
-        except MlbBatchError as error:
-            code = 2 if isinstance(error, UserError) else 1
-            announce(spec, {"output": spec.output.uri, "exit_code": code, "error": str(error)})
-            raise
-        announce(spec, summary)
-        return summary
+            word = run(spec, *rest, **named)
+            return word
+        finally:
+            announce(spec, word or {"output": spec.output.uri, **_broken(sys.exception())})
 
     return wrapper
+
+
+def _broken(error: BaseException | None) -> dict[str, Any]:
+    """What the command ends with, and why: of a mistake of the program's own, the kind too, as a traceback has it."""
+    if isinstance(error, MlbBatchError):
+        return {"exit_code": 2 if isinstance(error, UserError) else 1, "error": str(error)}
+    code = error.code if isinstance(error, SystemExit) else 130 if isinstance(error, KeyboardInterrupt) else 1
+    return {"exit_code": code, "error": "".join(traceback.format_exception_only(error)).strip()}
 
 
 def announce(spec: JobSpec, word: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from mlb_batch.chain import metrics
 from mlb_batch.chain.metrics import METRICS, values
 from mlb_batch.errors import InputError, OutputError, SpecError
 from mlb_batch.ledger import Lease, RunFolder
-from mlb_batch.notify import Undelivered, post
+from mlb_batch.notify import Undelivered, announced, post
 from mlb_batch.planning import plan
 from mlb_batch.progress import describe, latest, line, snapshot
 from mlb_batch.spec import JobSpec
@@ -202,6 +202,28 @@ def test_a_run_posts_its_summary_and_hides_the_address(
         path.read_text(errors="replace") for path in (tmp_path / "out").rglob("*") if path.is_file()
     )  # fmt: skip
     assert "s3cr3t" not in everything
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero"),
+        (OutputError("held by another run"), 2, "held by another run"),
+        (SystemExit(143), 143, "SystemExit: 143"),
+        (KeyboardInterrupt(), 130, "KeyboardInterrupt"),
+    ],
+)
+def test_a_run_that_breaks_is_told_whatever_broke_it(
+    tmp_path: Path, error: BaseException, code: int, told: str
+) -> None:
+    def breaks(_: JobSpec) -> dict[str, Any]:
+        raise error
+
+    with receiver() as (address, got), pytest.raises(type(error)) as raised:
+        announced(breaks)(spec(tmp_path, notify={"webhook": address}))
+    assert raised.value is error
+    word = {"name": "annotations", "output": str(tmp_path / "out"), "exit_code": code, "error": told}
+    assert [one for _, one in got] == [word]
 
 
 def test_an_answer_that_is_no_success_is_said_and_changes_nothing(tmp_path: Path) -> None:
