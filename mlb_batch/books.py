@@ -33,6 +33,9 @@ class Books:
     retry: RetrySpec
     gpus: float = 0.0  # that the captioners hold
     price_per_gpu_hour: float | None = None
+    limit: int | None = None  # of the input's rows, and the share of their videos: what this run is asked for
+    share: float = 1.0
+    end: str | None = None  # why nothing more comes: "" where all that was asked for has passed
     counts: Counts = field(default_factory=Counts)
     annotated: int = 0
     errors_by_class: Counter[str] = field(default_factory=Counter)
@@ -90,9 +93,20 @@ class Books:
         return self.counts.skipped_done + self.annotated + self.unresolved
 
     @property
-    def left(self) -> int:
-        """By the plan, which may be an estimate; by what was met, where that is more."""
-        return max(0, max(self.plan.prompts, self.counts.expected) - self.finished)
+    def asked(self) -> int | None:
+        """By the plan, which may be an estimate; by what was met, where that is more, or all. None of a share: how many
+        fall in it shows only when they pass.
+        """
+        if self.end == "":
+            return self.counts.expected
+        if self.share < 1:
+            return None
+        videos = self.plan.videos if self.limit is None else min(self.limit, self.plan.videos)
+        return max(self.plan.prompts * videos // max(1, self.plan.videos), self.counts.expected)
+
+    @property
+    def left(self) -> int | None:
+        return None if self.asked is None else max(0, self.asked - self.finished)
 
     @property
     def rate(self) -> float:
@@ -101,7 +115,9 @@ class Books:
 
     @property
     def eta_s(self) -> float | None:
-        return round(self.left / self.rate, 1) if self.rate else None
+        if self.left is None or not self.rate or self.end is not None:
+            return None
+        return round(self.left / self.rate, 1)
 
     @property
     def starved_by(self) -> str:
@@ -220,6 +236,7 @@ class Uncommitted:
 
 def closed(spec: JobSpec, books: Books, stopped: str, **run: Any) -> dict[str, Any]:
     """The summary, once the books were found to add up; `run`: what else is to be known of it."""
+    books.end = stopped
     books.check(stopped)
     summary = {**books.as_json(), "stopped": stopped, **run}
     return summary | {"exit_code": exit_code(spec, summary), "complete": complete(spec, books, summary)}

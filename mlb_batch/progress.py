@@ -36,7 +36,7 @@ class Progress:
         if console.is_terminal:
             columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
             self._bar = Bar(*columns, console=console, transient=False)
-            self._task = self._bar.add_task("starting", total=max(1, books.plan.prompts))
+            self._task = self._bar.add_task("starting", total=books.asked)
 
     def __enter__(self) -> Progress:
         self._write("starting")
@@ -51,9 +51,8 @@ class Progress:
             return
         self._tick_s = now
         self._also(self._books)
-        finished = self._books.finished
         if self._bar:
-            self._bar.update(self._task, completed=finished, description=line(self._books))
+            self._draw(self._bar)
         elif now - self._line_s >= LINE_EVERY_S:
             print(line(self._books), file=sys.stderr, flush=True)
             self._line_s = now
@@ -63,17 +62,16 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar:
-            self._bar.update(self._task, completed=self._books.finished, description=line(self._books))
+            self._draw(self._bar)
             self._bar.stop()
         else:
             print(line(self._books), file=sys.stderr, flush=True)
-        if kind is None:  # on the way out of an error the storage may be what broke
+        if kind is None:  # the run's last word: all that it leaves is there; on the way out of an error it may not be
             self._also(self._books)
-            self._write("closing")
+            self._write("ended")
 
-    def ended(self) -> None:
-        """The run's last word: from then on all that it leaves is there."""
-        self._write("ended")
+    def _draw(self, bar: Bar) -> None:
+        bar.update(self._task, completed=self._books.finished, total=self._books.asked, description=line(self._books))
 
     def _write(self, state: str) -> None:
         self._folder.write_json("progress", snapshot(self._books, state))
@@ -96,7 +94,10 @@ def line(books: Books) -> str:
     parts = [f"done {books.annotated + books.counts.skipped_done:,}"]
     if books.counts.skipped_done:
         parts[0] += f" ({books.counts.skipped_done:,} by earlier runs)"
-    parts += [f"failed {books.unresolved:,}", f"left {books.left:,}", f"{books.rate:.3g}/s"]
+    parts.append(f"failed {books.unresolved:,}")
+    if books.left is not None:
+        parts.append(f"left {books.left:,}")
+    parts.append(f"{books.rate:.3g}/s")
     if books.eta_s is not None:
         parts.append(f"ETA {clock(books.eta_s)}")
     if books.spent and books.budget:

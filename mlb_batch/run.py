@@ -65,27 +65,26 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
         folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
         if priced.clips and not stop.reason:  # what was solved for nothing is no schedule for what comes later
             freeze(spec, priced)
-        books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour)
+        books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
-        with (
-            DataContext.current(data_context()),
-            Progress(books, folder, Metrics(spec.name, run_id).show) as progress,
-            lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
-            closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, grants(priced, ledger)),
-                               sizes.readers[1], spec.limits, share, limit)) as arrivals,
-            Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,  # first out: Ray may be going too
-        ):  # fmt: skip
-            while not (stopped := stop.reason) and (outcomes := next(arrivals, None)) is not None:
-                books.add(outcomes)
-                rows.add(outcomes)
-                progress.show()
-        summary = closed(spec, books, stopped, run_id=run_id, fingerprint=priced.fingerprint, rows_written=rows.written,
-                         limit=limit, share=share, canary=seen, output=output)  # fmt: skip
-        folder.write_json("summary", summary)
-        progress.ended()
-        if summary["complete"]:
-            ledger.fill_gaps()
-            publish(output, priced.fingerprint, run_id)
+        with Progress(books, folder, Metrics(spec.name, run_id).show) as progress:
+            with (
+                DataContext.current(data_context()),
+                lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
+                closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, grants(priced, ledger)),
+                                   sizes.readers[1], spec.limits, share, limit)) as arrivals,
+                Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,  # first out: Ray may be going too
+            ):  # fmt: skip
+                while not (stopped := stop.reason) and (outcomes := next(arrivals, None)) is not None:
+                    books.add(outcomes)
+                    rows.add(outcomes)
+                    progress.show()
+            summary = closed(spec, books, stopped, run_id=run_id, fingerprint=priced.fingerprint, limit=limit,
+                             share=share, rows_written=rows.written, canary=seen, output=output)  # fmt: skip
+            folder.write_json("summary", summary)
+            if summary["complete"]:
+                ledger.fill_gaps()
+                publish(output, priced.fingerprint, run_id)
         return summary
 
 

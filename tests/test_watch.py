@@ -64,6 +64,36 @@ def test_status_says_what_is_asked_of_it(books: Books) -> None:
     assert "killed, or its node is gone" in describe({"run_id": "r", **silent})
 
 
+def test_what_is_left_is_of_what_the_run_was_asked_for(books: Books) -> None:
+    assert (books.asked, books.left) == (8, 2)
+    books.limit = 3
+    assert (books.asked, books.left) == (6, 0), "three of four videos, of which six annotations have come"
+    books.limit = 9
+    assert (books.asked, books.left) == (8, 2), "there are no more than four"
+    books.end = "SIGTERM"
+    assert books.left == 2 and books.eta_s is None and "ETA" not in line(books)
+    books.end, books.share = None, 0.5
+    assert books.left is None and "left" not in line(books) and "ETA" not in line(books)
+    assert (
+        snapshot(books, "running")["left"] is None and "left" not in values(books) and values(books)["eta_s"][""] == -1
+    )
+    books.end = ""
+    assert books.left == 0 and "left 0" in line(books) and "ETA" not in line(books)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("changes", [{}, {"canary": {"share": 0.5, "against": []}}])
+def test_an_ended_run_has_nothing_left_that_it_was_not_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    clips(tmp_path / "videos", 4)
+    run(spec(tmp_path, **changes), limit=1)
+    told = [json.loads(path.read_text()) for path in (tmp_path / "out" / "runs").glob("*/progress.json")]
+    assert [(one["state"], one["left"], one["eta_s"]) for one in told] == [("ended", 0, None)] * (1 + bool(changes))
+    said = capsys.readouterr().err + describe(latest(str(tmp_path / "out")))
+    assert "left 0" in said and "left 6" not in said and "ETA" not in said
+
+
 def test_what_a_run_waits_for(books: Books) -> None:
     assert books.starved_by == "reading" and "starved by reading" in line(books)
     books.add([Outcome(model_s=400.0)])
