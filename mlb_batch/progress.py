@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from calendar import timegm
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,9 +15,11 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from mlb_batch.books import STEPS, Books
-from mlb_batch.errors import OutputError
+from mlb_batch.errors import MlbBatchError, OutputError
 from mlb_batch.ledger import RunFolder
 from mlb_batch.ledger.runs import run_ids
+from mlb_batch.storage import hurried
+from mlb_batch.storage_errors import first_line
 
 TICK_S = 1.0  # rows may come by the hundred a second
 LINE_EVERY_S = 10.0
@@ -61,20 +64,38 @@ class Progress:
             self._file_s = now
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None:
+            self._books.end = said(error)
         if self._bar:
             self._draw(self._bar)
             self._bar.stop()
         else:
             print(line(self._books), file=sys.stderr, flush=True)
-        if kind is None:  # the run's last word: all that it leaves is there; on the way out of an error it may not be
-            self._also(self._books)
-            self._write("ended")
+        if error is not None:
+            failed(self._folder, error, snapshot(self._books, "failed"))
+            return
+        self._also(self._books)
+        self._write("ended")  # the run's last word: all that it leaves is there
 
     def _draw(self, bar: Bar) -> None:
         bar.update(self._task, completed=self._books.finished, total=self._books.asked, description=line(self._books))
 
     def _write(self, state: str) -> None:
         self._folder.write_json("progress", snapshot(self._books, state))
+
+
+def failed(folder: RunFolder, error: BaseException, told: Mapping[str, Any] | None = None) -> None:
+    """The last word of a run that broke, over what it had told. Its storage may be what broke: that is waited for in a
+    hurry only, and what it says now is not the error.
+    """
+    with hurried(), suppress(MlbBatchError):
+        told = told or folder.read_json("progress") or {}
+        folder.write_json("progress", {**told, "state": "failed", "error": said(error)})
+
+
+def said(error: BaseException) -> str:
+    """One line; of what was not raised on purpose, its kind too."""
+    return first_line(error) if isinstance(error, MlbBatchError) else repr(error)
 
 
 def snapshot(books: Books, state: str) -> dict[str, Any]:
@@ -126,7 +147,9 @@ def describe(progress: dict[str, Any]) -> str:
     """A progress file for people. A running job renews its file; one that is long silent was killed."""
     silent_s = time.time() - timegm(time.strptime(progress["updated_at"], TIME_FORMAT))
     state = progress["state"]
-    if state != "ended" and silent_s > SILENT_S:
+    if state == "failed":
+        state = f"failed: {progress['error']}"
+    elif state != "ended" and silent_s > SILENT_S:
         state = f"silent for {clock(silent_s)}: killed, or its node is gone; run the same command to resume"
     return "\n".join([f"run {progress['run_id']}: {state}", progress["line"], *_details(progress)])
 

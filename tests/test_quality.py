@@ -14,6 +14,7 @@ from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
 from mlb_batch import JobSpec, plan, run
 from mlb_batch.errors import JobError, SpecError
 from mlb_batch.ledger import read_current, verify
+from mlb_batch.progress import describe, latest
 from mlb_batch.quality import canary, preview
 from mlb_batch.quality.agreement import Pair, agreement, pairs
 
@@ -107,6 +108,8 @@ def test_a_canary_that_falls_too_far_stops_the_job_and_keeps_what_was_done(tmp_p
     job = {**PRUNED, "prune": {"method": "random"}, "budget": {"ratio": 0.5}, "generate": {"max_new_tokens": 24}}
     with pytest.raises(JobError, match=r"the canary stopped the job: \d+ answers agree to [\d.]+% .* 100\.0%"):
         run(spec(tmp_path, **job, canary={"share": 0.99, "against": ["none"], "least_agreement": 1.0}))
+    told = latest(str(tmp_path / "out"))
+    assert told["state"] == "failed" and told["annotated"] > 0 and "the canary stopped the job" in describe(told)
     before = len(table(tmp_path / "out"))
     assert before > 0 and read_current(str(tmp_path / "out")) is None
     whole = run(spec(tmp_path, **job))  # without it the job goes on from there

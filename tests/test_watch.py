@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ from mlb_batch.errors import InputError, OutputError, SpecError
 from mlb_batch.ledger import Lease, RunFolder
 from mlb_batch.notify import Undelivered, announced, post
 from mlb_batch.planning import plan
-from mlb_batch.progress import describe, latest, line, snapshot
+from mlb_batch.progress import Progress, describe, latest, line, snapshot
 from mlb_batch.spec import JobSpec
 from mlb_batch.work import Counts, Outcome
 
@@ -92,6 +93,32 @@ def test_an_ended_run_has_nothing_left_that_it_was_not_asked_for(
     assert [(one["state"], one["left"], one["eta_s"]) for one in told] == [("ended", 0, None)] * (1 + bool(changes))
     said = capsys.readouterr().err + describe(latest(str(tmp_path / "out")))
     assert "left 0" in said and "left 6" not in said and "ETA" not in said
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_failed_is_said_to_have_failed_with_its_own_line(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "annotations").write_text("a file, where rows are to go")
+    with pytest.raises(OutputError, match=r"annotations/.* can't be a folder") as raised:
+        run(spec(tmp_path))
+    told = latest(str(tmp_path / "out"))
+    assert (told["state"], told["error"], told["eta_s"]) == ("failed", str(raised.value), None)
+    later = describe({**told, "updated_at": "2020-01-01T00:00:00Z"})
+    assert f": failed: {raised.value}\n" in later and "killed" not in later and "ETA" not in later
+
+
+def test_an_error_is_not_hidden_by_a_storage_that_broke_too(tmp_path: Path, books: Books) -> None:
+    out = tmp_path / "progress"
+    with (
+        pytest.raises(ZeroDivisionError),
+        Progress(books, RunFolder(str(out), "the-run"), lambda _: None),
+    ):
+        assert latest(str(out))["state"] == "starting"
+        shutil.rmtree(out)
+        out.write_text("a file")
+        raise ZeroDivisionError
+    assert out.read_text() == "a file"
 
 
 def test_what_a_run_waits_for(books: Books) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mlb_batch.errors import JobError
+from mlb_batch.ledger import RunFolder
+from mlb_batch.progress import failed
 from mlb_batch.quality.agreement import Key, Row, agreement, answers, pairs
 from mlb_batch.quality.rivals import rival, rival_output
 from mlb_batch.spec import JobSpec
@@ -34,7 +36,9 @@ def canary(spec: JobSpec, annotate: Annotate) -> tuple[dict[str, Any], dict[str,
     theirs = set[Key]().union(*rivals.values())
     said = {spec.prune.method: answers(own["output"], own["fingerprint"], theirs), **rivals}
     found = {"share": share, "flops_executed": flops, **compared(spec.prune.method, said)}
-    _stop_if_too_far(spec, found)
+    if error := _too_far(spec, found):
+        failed(RunFolder(own["output"], own["run_id"]), error)  # its own pass went well, but not what it was for
+        raise error
     return found, None
 
 
@@ -50,14 +54,13 @@ def compared(method: str, said: dict[str, dict[Key, Row]]) -> dict[str, Any]:
     return out
 
 
-def _stop_if_too_far(spec: JobSpec, found: dict[str, Any]) -> None:
+def _too_far(spec: JobSpec, found: dict[str, Any]) -> JobError | None:
     least = spec.canary.least_agreement
-    if least is None:
-        return
     measured = found["against"].get("none")  # the unpruned job has nothing to fall from
-    if measured and measured["rows"] and measured["agreement"] < least:
-        raise JobError(
+    if least is not None and measured and measured["rows"] and measured["agreement"] < least:
+        return JobError(
             f"the canary stopped the job: {measured['rows']} answers agree to {measured['agreement']:.1%} with the "
             f"unpruned ones, and canary.least_agreement is {least:.1%}; raise the budget, change the method, or lower "
             "it. What was annotated stays"
         )
+    return None
