@@ -35,7 +35,7 @@ COUNTED = ("kind", "status", "finish_reason", "method")
 
 
 def report(output_uri: str, fingerprint: str | None = None) -> dict[str, Any]:
-    """The numbers of one fingerprint: the one asked for, else the newest run's, else the current one."""
+    """The numbers of one fingerprint: the one asked for, else the newest run's, ended or not, else the current one."""
     return undisturbed(lambda: _report(output_uri, fingerprint))
 
 
@@ -44,8 +44,9 @@ def _report(output_uri: str, fingerprint: str | None) -> dict[str, Any]:
     known = sorted({one for kind in ("annotations", "errors") for one in list_fingerprints(store, kind)})
     if fingerprint is not None and fingerprint not in known:
         raise OutputError(f"{output_uri}: no rows of fingerprint {fingerprint}; there are {', '.join(known) or 'none'}")
-    summary = _newest_summary(output_uri, fingerprint)
-    fingerprint = fingerprint or _newest_fingerprint(output_uri, known, summary, current)
+    run_id, planned = _newest_run(output_uri, fingerprint)
+    fingerprint = fingerprint or planned or _without_runs(output_uri, known, current)
+    ended, summary = _newest_summary(output_uri, fingerprint)
     done, annotations = _count_annotations(store, fingerprint)
     errors = _count_errors(store, fingerprint, done)
     return {
@@ -57,28 +58,37 @@ def _report(output_uri: str, fingerprint: str | None) -> dict[str, Any]:
         "errors": errors,
         "reconciliation": _reconcile(annotations["annotations"], errors["unresolved"], summary),
         "last_run": summary,
+        "unfinished_run": run_id if run_id != ended else None,
         "how_to_read": how_to_read(output_uri, fingerprint, current),
     }
 
 
-def _newest_summary(output_uri: str, fingerprint: str | None) -> dict[str, Any] | None:
+def _newest_run(output_uri: str, fingerprint: str | None) -> tuple[str, str]:
+    """Of this fingerprint, or of any: its id and its fingerprint, whatever became of it; "" where none is recorded."""
+    for run_id in reversed(run_ids(output_uri)):
+        folder = RunFolder(output_uri, run_id)
+        planned = (folder.read_json("plan") or folder.read_json("summary") or {}).get("fingerprint")
+        if planned and fingerprint in (None, planned):
+            return run_id, str(planned)
+    return "", ""
+
+
+def _newest_summary(output_uri: str, fingerprint: str) -> tuple[str, dict[str, Any] | None]:
+    """And the run that left it."""
     for run_id in reversed(run_ids(output_uri)):
         summary = RunFolder(output_uri, run_id).read_json("summary")
-        if summary is not None and fingerprint in (None, summary.get("fingerprint")):
-            return summary
-    return None
+        if summary is not None and summary.get("fingerprint") == fingerprint:
+            return run_id, summary
+    return "", None
 
 
-def _newest_fingerprint(
-    output_uri: str, known: Sequence[str], summary: Mapping[str, Any] | None, current: Mapping[str, Any]
-) -> str:
-    for source in (summary or {}, current):
-        if source.get("fingerprint"):
-            return str(source["fingerprint"])
+def _without_runs(output_uri: str, known: Sequence[str], current: Mapping[str, Any]) -> str:
+    if current.get("fingerprint"):
+        return str(current["fingerprint"])
     if len(known) == 1:
         return known[0]
     if known:
-        several = f"{output_uri}: several fingerprints and no finished run"
+        several = f"{output_uri}: several fingerprints and no recorded run"
         raise OutputError(f"{several}; name one with --fingerprint: {', '.join(known)}")
     raise OutputError(f"{output_uri}: no annotations are here; is it the output.uri of a job that has run?")
 
@@ -145,6 +155,8 @@ def to_text(numbers: dict[str, Any]) -> str:
         f"status       {_counts(numbers['by_status'])}",
         f"unresolved   {errors['unresolved']:,}  ({errors['failed_attempts']:,} failed attempts in all)",
     ]
+    if numbers["unfinished_run"]:
+        lines.insert(1, f"not ended    run {numbers['unfinished_run']}; `mlb-batch status` says how it stands")
     if check["expected"] is not None:
         lines.append(
             f"expected     {check['expected']:,}, accounted for {check['accounted']:,}, lost {check['lost']:,}"

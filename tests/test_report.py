@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ledger_rows import FINGERPRINT, annotation, error, row_id
+from small_jobs import clips, spec
 
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Ledger, RunFolder, publish
+from mlb_batch.page import write_page
+from mlb_batch.planning import plan
 from mlb_batch.report import how_to_read, printable, report, to_text
 
 HUGE = 2**62
@@ -119,6 +122,27 @@ def test_a_parquet_file_of_other_hands_is_named(output: str) -> None:
 def test_a_place_without_annotations_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no annotations are here"):
         report(str(tmp_path))
+
+
+def test_the_newest_run_is_shown_whether_it_has_ended_or_not(output: str, tmp_path: Path) -> None:
+    assert report(output)["unfinished_run"] is None
+    later, other = "20260102-run", "fedcba9876543210"
+    RunFolder(output, "20260102-compaction").write_spec("output: x\n")
+    clips(tmp_path / "videos", 1)
+    RunFolder(output, later).write_json("plan", {**plan(spec(tmp_path)).to_json(), "fingerprint": other})
+    for rows in (0, 1):
+        if rows:
+            Ledger(output, other, later).commit([annotation(1, other)], [])
+        numbers = report(output)
+        assert (numbers["fingerprint"], numbers["annotations"], numbers["last_run"]) == (other, rows, None)
+        assert numbers["unfinished_run"] == later and f"not ended    run {later};" in to_text(numbers)
+        assert write_page(output, tmp_path / "page.html")["annotations"] == rows
+        assert f"Run {later} has not ended" in (tmp_path / "page.html").read_text()
+    assert report(output, FINGERPRINT)["unfinished_run"] is None and report(output, FINGERPRINT)["annotations"] == 5
+    RunFolder(output, later).write_json("summary", {"fingerprint": other, "expected": 1})
+    assert report(output)["unfinished_run"] is None and report(output)["reconciliation"]["expected"] == 1
+    RunFolder(output, "20260103-run").write_json("plan", {"fingerprint": other})
+    assert report(output)["unfinished_run"] == "20260103-run" and report(output)["last_run"]["expected"] == 1
 
 
 def test_an_unfinished_run_among_several_fingerprints_asks_for_one(tmp_path: Path) -> None:

@@ -18,18 +18,24 @@ Json = Mapping[str, Any]
 
 
 def lead(numbers: Json) -> str:
-    """The page in a sentence or two."""
-    sums, unresolved = numbers["sums"], numbers["errors"]["unresolved"]
+    """The page in a few sentences."""
+    sums = numbers["sums"]
     said = f"<strong>{_many(numbers['annotations'], 'answer')}</strong> about {_many(numbers['videos'], 'video')}"
     if sums["num_visual_tokens"]:
         said += f", from {percent(sums['num_kept_tokens'] / sums['num_visual_tokens'])} of the visual tokens"
     if sums["flops_vanilla"]:
         said += f", at <strong>{percent(sums['flops_executed'] / sums['flops_vanilla'])}</strong> of unpruned compute"
+    return f"{said}. {_not_answered(numbers)}"
+
+
+def _not_answered(numbers: Json) -> str:
+    unresolved, unfinished = numbers["errors"]["unresolved"], numbers["unfinished_run"]
+    said = f"Run {escaped(unfinished)} has not ended: more may come. " if unfinished else ""
     if not unresolved:
-        return f"{said}. Nothing is unresolved."
+        return said or "Nothing is unresolved."
     kinds = len(numbers["errors"]["by_class"])
     verb = "ends" if unresolved == 1 else "end"
-    return f"{said}. {_many(unresolved, 'further answer')} {verb} as errors of {_many(kinds, 'kind')}."
+    return f"{said}{_many(unresolved, 'further answer')} {verb} as errors of {_many(kinds, 'kind')}."
 
 
 def tiles(numbers: Json, spent: tuple[int, int, str] | None, newest: Run | None) -> str:
