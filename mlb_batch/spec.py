@@ -274,8 +274,11 @@ class JobSpec(_Part):
         return tuple(name for name in self.canary.against if name != self.prune.method)
 
     def as_written(self) -> str:
-        """The job as YAML, with ${ENV} still unexpanded: what a run keeps of it holds no secret."""
-        return spec_text.without_webhook(self._as_written)
+        """The job as YAML, with ${ENV} still unexpanded: what a run keeps of it holds no secret. Once its input is
+        anchored, so it is here: whoever follows it later stands in another folder.
+        """
+        places = self.input.model_dump(mode="json", include={"manifest", "videos", "allow"})
+        return spec_text.without_webhook(spec_text.with_places(self._as_written, places))
 
     def changed(self, **parts: Any) -> JobSpec:
         """The same job with some of its top-level keys replaced."""

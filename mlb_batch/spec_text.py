@@ -188,6 +188,18 @@ def is_web_address(url: str) -> bool:
         return False
 
 
+def with_places(written: str, places: Mapping[str, Any]) -> str:
+    """The job as written, but for these places of its input; one that is written with ${ENV} stays so."""
+    data = yaml.safe_load(written) or {}
+    given = data.get("input") or {}
+    changed = {key: place for key, place in places.items()
+               if given.get(key) not in (None, place) and not _ENV.search(str(given[key]))}  # fmt: skip
+    if not changed:
+        return written
+    data["input"] = {**given, **changed}
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
 def without_webhook(written: str) -> str:
     """The job as written, less the path of a webhook that is given in the open."""
     data = yaml.safe_load(written) or {}

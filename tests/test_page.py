@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import s3fs
+import yaml
 from browser import CHROMIUM, Browser, Page, browser
 from ledger_rows import FINGERPRINT, annotation, error
-from small_jobs import clips, job, job_file, mlb_batch
+from small_jobs import clips, job, job_file, manifest, mlb_batch, spec
 
+from mlb_batch import run
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Ledger, RunFolder, publish
 from mlb_batch.page import write_page
@@ -371,6 +373,27 @@ def test_the_page_of_the_fingerprint_that_is_asked_for(tmp_path: Path) -> None:
 def opened_briefly(folder: Path) -> None:
     clips(folder / "videos", 1)
     opened(folder).commit([annotation(1)], [])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("place", ["manifest", "videos"])
+def test_the_pictures_of_a_job_with_a_relative_input_are_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (path,) = clips(tmp_path / "videos", 1)
+    manifest(tmp_path / "list.jsonl", [{"uri": f"videos/{path.name}"}])
+    source = {"manifest": "list.jsonl", "allow": ["videos"]} if place == "manifest" else {"videos": "videos/*.mp4"}
+    monkeypatch.chdir(tmp_path)
+    absolute = {key: [str(tmp_path / "videos")] if key == "allow" else str(tmp_path / str(name))
+                for key, name in source.items()}  # fmt: skip
+    assert plan(spec(tmp_path, input=source)).fingerprint == plan(spec(tmp_path, input=absolute)).fingerprint
+    run(spec(tmp_path, input=source))
+    monkeypatch.chdir("/")
+    write_page(str(tmp_path / "out"), tmp_path / "page.html")
+    shown = (tmp_path / "page.html").read_text()
+    assert "1 of 1 clips with their frames" in shown and "forbidden" not in shown
+    (written,) = (tmp_path / "out" / "runs").glob("*/spec.yaml")
+    assert yaml.safe_load(written.read_text())["input"] == absolute
 
 
 def test_a_token_leaves_once() -> None:

@@ -229,6 +229,8 @@ def test_the_environment_is_expanded_in_uris_only_and_never_kept(
     assert spec.name == "${PLACE}"
     assert "canary" not in spec.as_written() and "${PLACE}/out" in spec.as_written()
     assert JobSpec.from_dict(yaml.safe_load(spec.as_written())) == spec
+    elsewhere = spec.model_copy(update={"input": spec.input.model_copy(update={"videos": "/canary/in/"})})
+    assert elsewhere.as_written() == spec.as_written()
     monkeypatch.delenv("PLACE")
     assert "input.videos: the environment variable PLACE is not set" in mistake(tmp_path, text)
 
