@@ -6,7 +6,7 @@ MlbBatchError
 │   ├── InputError       the manifest or the videos' place: missing, empty, duplicate ids
 │   ├── ModelError       the model: unknown architecture, pickled weights, no such folder
 │   ├── BudgetError      the budget: below the floor, over what the job can cost
-│   ├── ClusterError     the cluster: the job asks for more than it has
+│   ├── ClusterError     the cluster: the job asks for more than it has, or it can't be joined so
 │   └── OutputError      the output: held by another run, written by another schema
 ├── JobError             exit 1: the job itself failed (storage gone, credentials expired); run it again to resume
 └── RowError             one annotation failed; it becomes a row of errors/ and the job goes on
