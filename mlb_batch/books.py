@@ -256,7 +256,8 @@ def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
 
 def complete(spec: JobSpec, books: Books, summary: dict[str, Any]) -> bool:
     """All of the input was gone through, and nothing is left that another run of the same command would try, or no more
-    than the job allows. Where nothing was asked there is nothing that readers could be sent to.
+    than the job allows. Where nothing was asked there is nothing that readers could be sent to, and what a plan that is
+    not settled came to is not the job's last word.
     """
     whole = not summary["stopped"] and summary["limit"] is None and summary["share"] == 1 and summary["expected"] > 0
-    return whole and (exit_code(spec, summary) == 0 or books.to_retry == 0)
+    return books.plan.settled and whole and (exit_code(spec, summary) == 0 or books.to_retry == 0)

@@ -63,7 +63,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)
         folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
-        if priced.clips and not stop.reason:  # what was solved for nothing is no schedule for what comes later
+        if priced.clips and priced.settled:  # what was solved for nothing is no schedule for what comes later
             freeze(spec, priced)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)

@@ -197,7 +197,7 @@ class Measure:
     def __call__(self, table: pa.Table) -> pa.Table:
         clips = [_clip(clip) for clip in reads(table) if clip.frames is not None]
         measured = [attempt(partial(self._captioner.measure, clip), "model_error") for clip in clips]
-        # What can't be measured is left to the run proper, where it is an error row.
+        # What can't be measured is left to the run proper, where it is an error row; `settle` allows for it.
         return item_table([one for one in measured if one is not None and not isinstance(one, RowError)])
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_jobs import spec, table
+from small_jobs import classes, manifest, spec, table
 
 from mlb_batch import run
 from mlb_batch.chain import settling
+from mlb_batch.ledger import verify
 from mlb_batch.planning import plan
 from mlb_batch.spec import JobSpec
 from mlb_batch.video.write import write_mp4
@@ -61,6 +62,21 @@ def test_a_run_that_is_stopped_while_it_measures_stops_there(tmp_path: Path) -> 
     assert (late["stopped"], late["exit_code"], late["annotated"]) == ("deadline", 3, 0)
     job = content_job(tmp_path)
     assert plan(job).content is None and run(job)["annotated"] == 8
+    assert plan(job).content is not None
+
+
+def test_where_nothing_can_be_measured_nothing_is_solved_for_later(tmp_path: Path) -> None:
+    """The videos of the first night are not uploaded yet; the second night's get what their own content asks for."""
+    out, later = tmp_path / "out", tmp_path / "videos"
+    rows = [{"uri": str(later / f"{'still' if n % 2 else 'moving'}{n:03}.mp4")} for n in range(4)]
+    job = content_job(tmp_path, input={"manifest": str(manifest(tmp_path / "m.jsonl", rows)), "allow": ["/"]})
+    first = run(job)
+    assert (first["exit_code"], first["annotated"], first["complete"]) == (3, 0, False)
+    assert classes(out) == {"not_found": 8} and not (out / "plans").exists() and verify(str(out)) == []
+    write_clips(later, 4)
+    limit = plan(job).budget.limit
+    assert run(job)["annotated"] == 8
+    assert 0.95 * limit <= spent(table(out)) <= limit and verify(str(out)) == []
     assert plan(job).content is not None
 
 

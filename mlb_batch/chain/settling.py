@@ -6,6 +6,7 @@ Either way the captioners then spend from one purse, so that the job never excee
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from fractions import Fraction
 
@@ -33,15 +34,19 @@ SAMPLE = 500  # of more, about so many
 
 
 def settled(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, stop: Stop) -> Plan:
-    """The plan with each clip's own keep solved; as it is where there is nothing to solve, it was solved before, or
-    the run is to stop.
+    """The plan with each clip's own keep solved; as it is where there is nothing to solve, it was solved before, no
+    clip can be measured, or the run is to stop.
     """
-    if priced.budget.allocation != "content" or priced.content is not None:
+    if priced.settled:
         return priced
     share = 1.0 if priced.clips <= FULL_PASS else SAMPLE / priced.clips
     with DataContext.current(data_context()):
         measured = _measured(spec, priced, sizes, found, share, stop)
-    return priced if stop.reason else settle(spec, priced, measured, complete=share == 1.0)
+    if stop.reason:
+        return priced
+    if not measured:  # at the keep that `equal` gives, whatever can be read after all is within the limit
+        print("allocation content: no clip could be measured; the next run solves it", file=sys.stderr, flush=True)
+    return settle(spec, priced, measured)
 
 
 def _measured(

@@ -229,8 +229,14 @@ def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding
         for missing in sorted(wanted - set(names)):
             yield Finding(f"{folder}/{missing}", "the file is gone", "nothing brings it back; no row depends on it")
     plan = sound.get("plan.json", {})
-    if summary.get("rows_written") and plan.get("clips"):  # others may have ended before there was one to freeze
+    if summary.get("rows_written") and _frozen(plan):
         records.plans.add(f"{plan['key']}.json")
+
+
+def _frozen(plan: Mapping[str, Any]) -> bool:
+    """Whether the run kept its schedule: not where there was nothing to solve, or allocation `content` was not."""
+    unsettled = plan.get("budget", {}).get("allocation") == "content" and plan["content"] is None
+    return bool(plan.get("clips")) and not unsettled
 
 
 def _check_plan(store: Store, name: str) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any
 
 from mlb_batch.cost.allocate import ContentRule, Redundant, floor_keep, solve_all, solve_sample
@@ -32,6 +33,7 @@ from mlb_batch.vlm.prompts import Prompter
 
 # Of one row in a committed file of 256: measured on captions of random words with an English-like frequency.
 ROW_BYTES, TOKEN_BYTES, FRAME_BYTES = 220, 3, 3
+ENOUGH = 30  # measured clips: what fewer say of the others has no interval to rely on
 
 
 def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = None) -> Plan:
@@ -59,13 +61,23 @@ def _refuse_without_room(means: Setup, prompter: Prompter) -> None:
         ) from None
 
 
-def settle(spec: JobSpec, priced: Plan, sample: Sequence[Redundant], complete: bool) -> Plan:
-    """The plan with allocation `content` solved, once the redundancy of all clips (or of a random sample) is known."""
+def settle(spec: JobSpec, priced: Plan, measured: Sequence[Redundant]) -> Plan:
+    """The plan with allocation `content` solved, once the redundancy of clips is known; as it is where that of none is.
+
+    Clips that could not be measured (not uploaded yet, say) may come under this schedule later, so what was measured is
+    a sample of all. Few are filled up with clips that never repeat themselves, the dearest that there can be. To count
+    every missing one as that would leave most of the budget unspent for good, after one night of many; should they be
+    dearer than the sample says, the purse holds the limit.
+    """
+    if not measured:
+        return priced
     means = pinned(spec, priced.revision, priced.pair_revision)
     pricer, budget = pricer_of(spec, means), priced.budget
-    if complete:
-        rule = solve_all(pricer, sample, budget.limit, priced.keep)
+    if len(measured) >= priced.clips:
+        rule = solve_all(pricer, measured, budget.limit, priced.keep)
     else:
+        missing = max(0, min(ENOUGH, priced.clips) - len(measured))
+        sample = [*measured, *((clip, 0.0) for clip, _ in islice(cycle(measured), missing))]
         rule = solve_sample(pricer, sample, priced.clips, budget.planned, budget.limit, priced.keep)
     return with_content(spec, means, priced, rule)
 

@@ -105,6 +105,11 @@ class Plan:
     warnings: tuple[str, ...]
     pair_revision: str | None = None  # of the paired model, where one looks; older plans don't say
 
+    @property
+    def settled(self) -> bool:
+        """Whether later runs can follow it: under allocation `content`, once that is solved."""
+        return self.budget.allocation != "content" or self.content is not None
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
