@@ -63,15 +63,15 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
                         target_file_mb=spec.output.target_file_mb)  # fmt: skip
         folder = RunFolder(output, run_id)
         folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
-        if priced.clips and priced.settled:  # what was solved for nothing is no schedule for what comes later
-            freeze(spec, priced)
+        freeze(spec, priced)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)
+        purse = grants(spec, priced, found, ledger, stop)
         history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
         with Progress(books, folder, Metrics(spec.name, run_id).show) as progress:
             with (
                 DataContext.current(data_context()),
                 lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
-                closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, grants(priced, ledger)),
+                closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, purse),
                                    sizes.readers[1], spec.limits, share, limit)) as arrivals,
                 Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,  # first out: Ray may be going too
             ):  # fmt: skip

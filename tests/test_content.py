@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_jobs import classes, manifest, spec, table
+from ledger_rows import FINGERPRINT, annotation
+from small_jobs import classes, clips, manifest, spec, table
 
 from mlb_batch import run
 from mlb_batch.chain import settling
-from mlb_batch.ledger import verify
+from mlb_batch.chain.feed import looked_up
+from mlb_batch.chain.parts import Part
+from mlb_batch.chain.spent import spent_on
+from mlb_batch.ledger import DoneIds, Ledger, annotation_id, verify
 from mlb_batch.planning import plan
+from mlb_batch.source import inspect
 from mlb_batch.spec import JobSpec
+from mlb_batch.stop import Stop
 from mlb_batch.video.write import write_mp4
+from mlb_batch.work import Ask, History, Work
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SIZE = 64
@@ -91,6 +100,47 @@ def test_a_large_job_is_solved_on_a_sample_and_never_spends_more(tmp_path: Path,
     assert run(job)["annotated"] == 28, "the rest, from what the first run left in the purse"
     rows = table(out)
     assert len(rows) == 48 and spent(rows) <= limit
+
+
+@pytest.mark.slow
+def test_a_night_of_other_videos_has_a_purse_of_its_own(tmp_path: Path) -> None:
+    write_clips(tmp_path / "videos", 4)
+    job, out = content_job(tmp_path), tmp_path / "out"
+    first = run(job)
+    before = table(out)
+    for n, path in enumerate(sorted((tmp_path / "videos").iterdir())):
+        if n % 2:
+            path.rename(path.with_stem(f"{path.stem}-again"))  # another video
+        else:
+            os.utime(path, (0, 0))  # another version of the same one
+    second = run(job)
+    assert (second["annotated"], second["fingerprint"]) == (8, first["fingerprint"])
+    rows = [row for row in table(out) if row not in before]
+    assert sorted(row["keep_ratio"] for row in rows) == sorted(row["keep_ratio"] for row in before)
+    assert spent(rows) == spent(before) <= plan(job).budget.limit
+
+
+@pytest.mark.parametrize("cut", [None, {"every_s": 1}])
+def test_only_what_was_spent_on_this_input_counts(cut: dict[str, Any] | None, tmp_path: Path) -> None:
+    videos, job = clips(tmp_path / "videos", 3), spec(tmp_path, clips=cut)
+    found, nothing = inspect(job), History(FINGERPRINT, DoneIds(), {}, job.retry)
+    ledger = Ledger(str(tmp_path / "out"), FINGERPRINT, "run")
+
+    def row(work: Work, ask: Ask) -> dict[str, Any]:
+        """As a clip of it, where the videos are cut: its id is known only when the video is opened."""
+        clip = replace(work, start_s=0.0, end_s=1.0) if cut else work
+        video, version, prompt = clip.video.video_id, clip.version, ask.prompt
+        name = annotation_id(video, version, clip.start_s, clip.end_s, prompt, FINGERPRINT)
+        asked = {"prompt_id": prompt.id, "kind": prompt.kind, "prompt": prompt.text}
+        return annotation(0, annotation_id=name, video_id=video, video_version=version, flops_prefill=10, **asked)
+
+    stop = Stop(None)
+    assert spent_on(job, found, ledger, ["flops_prefill"], stop) == {}
+    ledger.commit([row(work, ask) for work in looked_up(job, found, nothing, Part()) for ask in work.asks], [])
+    assert spent_on(job, found, ledger, ["flops_prefill"], stop) == {"rows": 6, "flops_prefill": 60}
+    videos[0].rename(videos[0].with_stem("other"))
+    os.utime(videos[1], (0, 0))
+    assert spent_on(job, inspect(job), ledger, ["flops_prefill"], stop) == {"rows": 2, "flops_prefill": 20}
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def together(works: Iterable[Work]) -> Iterator[list[Work]]:
 def unfinished(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
     """The videos that need work; the counts of those that don't ride on the next one that is sent."""
     before = Counts()
-    for work in _looked_up(spec, found, history, part):
+    for work in looked_up(spec, found, history, part):
         before += Counts(videos=1)
         if work.asks or before.videos >= FLUSH_VIDEOS:
             yield replace(work, before=before)
@@ -86,7 +86,7 @@ def unfinished(spec: JobSpec, found: Inspection, history: History, part: Part) -
         yield replace(last, counts=Counts(), before=before)
 
 
-def _looked_up(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
+def looked_up(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
     """In the source's order, with the versions of a few hundred videos looked up ahead."""
     chosen = (video for video in videos(spec, found, part.limit) if _chosen(video, part.share))
     stream = islice(chosen, part.begin, part.end)

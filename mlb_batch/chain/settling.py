@@ -18,6 +18,7 @@ from mlb_batch.chain.parts import Part
 from mlb_batch.chain.pools import Pools
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.reading import captioners, clips_with_frames
+from mlb_batch.chain.spent import ROWS, spent_on
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.cost.allocate import Redundant
 from mlb_batch.engine import Engine
@@ -67,13 +68,14 @@ def _measured(
     return sorted(out, key=repr)  # whatever the order they came in, the same rule comes out
 
 
-def grants(priced: Plan, ledger: Ledger) -> Grants | None:
-    """The purse of a job whose clips have keeps of their own, less what earlier runs have spent from it."""
+def grants(spec: JobSpec, priced: Plan, found: Inspection, ledger: Ledger, stop: Stop) -> Grants | None:
+    """The purse of a job whose clips have keeps of their own, less what earlier runs have spent on the same input."""
     if priced.content is None:
         return None
     budget = priced.budget
-    left = Fraction(max(0, priced.prompts - len(ledger.done())), max(1, priced.prompts))
-    spent = budget.spent(ledger.total(budget.columns))
+    sums = spent_on(spec, found, ledger, budget.columns, stop)
+    left = Fraction(max(0, priced.prompts - sums[ROWS]), max(1, priced.prompts))
+    spent = budget.spent(sums)
     # Time is not in the rows: there the share of the annotations that are left stands in for it.
     limit = int(budget.limit * left) if spent is None else budget.limit - spent
     return Grants(limit, int(budget.content_floor * left), priced.content)

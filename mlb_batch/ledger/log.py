@@ -6,7 +6,6 @@ import datetime
 import itertools
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,7 @@ Row = Mapping[str, Any]
 # A lease that was ours a moment ago can't be another's as soon as this (see lease.py); a create that took longer looks
 # again at what stands.
 ASLEEP_S = 10.0
+ROWS_AT_ONCE = 10_000  # as Python's objects, which take ten times the memory
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,11 @@ class Ledger:
     def _logs(self) -> tuple[_Log, ...]:
         return self._annotations, self._errors, self._selections
 
-    def total(self, columns: Sequence[str]) -> Counter[str]:
-        """The sums of whole-number columns over all committed annotations."""
-        sums: Counter[str] = Counter()
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """These columns of all committed annotations, as Python's numbers: the FLOPs of many don't fit in 64 bits."""
         for part in read_parts(self._store, "annotations", self.fingerprint, self._annotations.files, columns):
-            # As Python's numbers: the FLOPs of one large file don't fit in 64 bits.
-            sums.update({name: sum(part.rows[name].to_pylist()) for name in columns})
-        return sums
+            for some in part.rows.to_batches(max_chunksize=ROWS_AT_ONCE):
+                yield from some.to_pylist()
 
     def commit(self, annotations: Sequence[Row], errors: Sequence[Row], selections: Sequence[Row] = ()) -> int:
         """Write the rows that aren't there yet, durably; returns how many of annotations and errors were written.

@@ -23,8 +23,10 @@ class Solved:
 
 
 def freeze(spec: JobSpec, plan: Plan) -> None:
-    """Keep the plan's solved schedule for later runs of the same job. `run` calls this once it holds the output."""
-    if plan.reused:
+    """Keep the plan's solved schedule for later runs of the same job. `run` calls this once it holds the output. What
+    was solved for nothing is no schedule for what comes later.
+    """
+    if plan.reused or not plan.clips or not plan.settled:
         return
     solved = {"keep": plan.keep, "frames": plan.frames, "content": plan.content and dataclasses.asdict(plan.content)}
     told = {"fingerprint": plan.fingerprint, "videos": plan.videos, "budget": dataclasses.asdict(plan.budget)}
