@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from ledger_rows import FINGERPRINT, annotation
 from small_jobs import classes, clips, manifest, spec, table
 
@@ -17,6 +19,7 @@ from mlb_batch.chain import settling
 from mlb_batch.chain.feed import looked_up
 from mlb_batch.chain.parts import Part
 from mlb_batch.chain.spent import spent_on
+from mlb_batch.errors import JobError
 from mlb_batch.ledger import DoneIds, Ledger, annotation_id, verify
 from mlb_batch.planning import plan
 from mlb_batch.source import inspect
@@ -100,6 +103,23 @@ def test_a_large_job_is_solved_on_a_sample_and_never_spends_more(tmp_path: Path,
     assert run(job)["annotated"] == 28, "the rest, from what the first run left in the purse"
     rows = table(out)
     assert len(rows) == 48 and spent(rows) <= limit
+
+
+def test_a_purse_that_dies_ends_the_job_and_blames_no_clip(tmp_path: Path, monkeypatch: Any) -> None:
+    """The next run spends what is left."""
+    write_clips(tmp_path / "videos", 4)
+    job, out = content_job(tmp_path), tmp_path / "out"
+
+    def robbed(*given: Any) -> Any:
+        made = settling.grants(*given)
+        ray.kill(made._purse)
+        return made
+
+    with monkeypatch.context() as patch, pytest.raises(JobError, match="purse of allocation content is lost") as end:
+        patch.setattr(sys.modules["mlb_batch.run"], "grants", robbed)
+        run(job)
+    assert "\n" not in str(end.value) and table(out, "errors") == []
+    assert run(job)["annotated"] == 8 and {row["attempt"] for row in table(out)} == {1}
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import ray
 from mlb_batch.cost.allocate import ContentRule, Reserve
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.cost.solve import Pricer
+from mlb_batch.errors import JobError
 
 
 class Purse:
@@ -38,5 +39,9 @@ class Grants:
 
     def keep(self, pricer: Pricer, key: str, clip: ClipShape, wanted: int) -> int:
         prices = pricer.clip(clip, wanted), pricer.clip(clip, self._rule.floor)
-        granted: bool = ray.get(self._purse.grant.remote(key, *prices))
+        try:
+            granted: bool = ray.get(self._purse.grant.remote(key, *prices))
+        except ray.exceptions.RayError as error:  # no clip is to blame
+            lost = f"the purse of allocation content is lost ({type(error).__name__})"
+            raise JobError(f"{lost}; what is committed stays, run the same command to resume") from None
         return wanted if granted else self._rule.floor
