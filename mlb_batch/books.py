@@ -46,8 +46,13 @@ class Books:
     model_s: float = 0.0
     idle_s: float = 0.0
     write_s: float = 0.0
+    measuring_s: float = 0.0  # of a pass before the job proper, whose captioners held as many GPUs
     begun_s: float = field(default_factory=time.monotonic)
     first_s: float | None = None  # when something had first arrived
+
+    def measured(self) -> None:
+        """The job proper begins, which has a rate of its own."""
+        self.measuring_s, self.begun_s = self.wall_s, time.monotonic()
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         if self.first_s is None and outcomes:
@@ -86,6 +91,10 @@ class Books:
 
     @property
     def wall_s(self) -> float:
+        return self.measuring_s + self._since_s
+
+    @property
+    def _since_s(self) -> float:
         return time.monotonic() - self.begun_s
 
     @property
@@ -111,7 +120,7 @@ class Books:
     @property
     def rate(self) -> float:
         """Annotations a second, attempts that failed included: what the time goes into."""
-        return (self.annotated + self.failed) / max(self.wall_s, 1e-9)
+        return (self.annotated + self.failed) / max(self._since_s, 1e-9)
 
     @property
     def eta_s(self) -> float | None:
@@ -177,6 +186,7 @@ class Books:
             "flops_spent_of_budget": self.spent,
             **{name: self.cost[name] for name in ("flops_planned", "flops_executed", "flops_vanilla")},
             "wall_s": round(wall_s, 3),
+            "measuring_s": round(self.measuring_s, 3),
             "videos_per_s": round(self.counts.videos / wall_s, 4),
             "annotations_per_s": round(self.annotated / wall_s, 4),
             "read_s": round(self.read_s, 3),

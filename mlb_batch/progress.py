@@ -34,12 +34,25 @@ class Progress:
         """`also` is shown the books at every tick, and at the end."""
         self._books, self._folder, self._also = books, folder, also
         self._tick_s = self._line_s = self._file_s = time.monotonic()
+        self._state = ""
         console = Console(stderr=True)
         self._bar: Bar | None = None
         if console.is_terminal:
             columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
             self._bar = Bar(*columns, console=console, transient=False)
             self._task = self._bar.add_task("starting", total=books.asked)
+
+    def before(self, said: str) -> None:
+        """Called with all that is found out while there can't be a row yet."""
+        now, first = time.monotonic(), self._state != "measuring"
+        if self._bar:
+            self._bar.update(self._task, description=said)
+        elif first or now - self._line_s >= LINE_EVERY_S:
+            print(said, file=sys.stderr, flush=True)
+            self._line_s = now
+        if first or now - self._file_s >= FILE_EVERY_S:
+            self._also(self._books)
+            self._write("measuring", line=said)
 
     def __enter__(self) -> Progress:
         self._write("starting")
@@ -61,7 +74,6 @@ class Progress:
             self._line_s = now
         if now - self._file_s >= FILE_EVERY_S:
             self._write("running")
-            self._file_s = now
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is not None:
@@ -80,8 +92,9 @@ class Progress:
     def _draw(self, bar: Bar) -> None:
         bar.update(self._task, completed=self._books.finished, total=self._books.asked, description=line(self._books))
 
-    def _write(self, state: str) -> None:
-        self._folder.write_json("progress", snapshot(self._books, state))
+    def _write(self, state: str, **said: str) -> None:
+        self._folder.write_json("progress", {**snapshot(self._books, state), **said})
+        self._state, self._file_s = state, time.monotonic()
 
 
 def failed(folder: RunFolder, error: BaseException, told: Mapping[str, Any] | None = None) -> None:

@@ -56,18 +56,17 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
     run_id, output = new_run_id(), spec.output.uri
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
         tidy(output)
-        sizes = pools(spec, nodes)
-        priced = settled(spec, priced, sizes, found, stop)
-        found = found.like(written_columns(open_store(output), priced.fingerprint)) if found.holding else found
-        ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
-                        target_file_mb=spec.output.target_file_mb)  # fmt: skip
-        folder = RunFolder(output, run_id)
-        folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
-        freeze(spec, priced)
+        sizes, folder = pools(spec, nodes), RunFolder(output, run_id)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)
-        purse = grants(spec, priced, found, ledger, stop)
-        history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
         with Progress(books, folder, Metrics(spec.name, run_id).show) as progress:
+            priced = settled(spec, books, sizes, found, stop, progress)
+            found = found.like(written_columns(open_store(output), priced.fingerprint)) if found.holding else found
+            ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
+                            target_file_mb=spec.output.target_file_mb)  # fmt: skip
+            folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
+            freeze(spec, priced)
+            purse = grants(spec, priced, found, ledger, stop)
+            history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
             with (
                 DataContext.current(data_context()),
                 lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from mlb_batch.chain.feed import looked_up
 from mlb_batch.chain.parts import Part
 from mlb_batch.chain.spent import spent_on
 from mlb_batch.errors import JobError
-from mlb_batch.ledger import DoneIds, Ledger, annotation_id, verify
+from mlb_batch.ledger import DoneIds, Ledger, RunFolder, annotation_id, verify
 from mlb_batch.planning import plan
+from mlb_batch.progress import latest
 from mlb_batch.source import inspect
 from mlb_batch.spec import JobSpec
 from mlb_batch.stop import Stop
@@ -67,14 +69,26 @@ def test_a_small_job_is_solved_over_all_clips_and_run_again_does_nothing(tmp_pat
     assert (again["annotated"], again["skipped_done"], again["fingerprint"]) == (0, 20, first["fingerprint"])
 
 
-def test_a_run_that_is_stopped_while_it_measures_stops_there(tmp_path: Path) -> None:
-    """What it would have solved is solved by the next one."""
+def test_a_run_that_is_stopped_while_it_measures_stops_there(tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
+    """What it would have solved is solved by the next one, which says that it measures, and counts the time."""
     write_clips(tmp_path / "videos", 4)
     late = run(content_job(tmp_path, limits={"deadline_h": 1e-9}))
     assert (late["stopped"], late["exit_code"], late["annotated"]) == ("deadline", 3, 0)
-    job = content_job(tmp_path)
-    assert plan(job).content is None and run(job)["annotated"] == 8
-    assert plan(job).content is not None
+    job, states, write = content_job(tmp_path), list[str](), RunFolder.write_json
+
+    def noted(folder: RunFolder, name: Any, value: Any) -> None:
+        write(folder, name, value)
+        if name == "progress":
+            states.append(latest(job.output.uri)["state"])
+
+    monkeypatch.setattr(RunFolder, "write_json", noted)
+    begun_s = time.monotonic()
+    assert plan(job).content is None
+    summary = run(job)
+    assert summary["annotated"] == 8 and plan(job).content is not None
+    assert 0 < summary["measuring_s"] < summary["wall_s"] < time.monotonic() - begun_s
+    assert list(dict.fromkeys(states))[:2] == ["starting", "measuring"] and states[-1] == "ended"
+    assert "measuring clips before the job: " in capfd.readouterr().err
 
 
 def test_where_nothing_can_be_measured_nothing_is_solved_for_later(tmp_path: Path) -> None:

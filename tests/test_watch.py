@@ -132,6 +132,13 @@ def test_what_a_run_waits_for(books: Books) -> None:
     assert books.starved_by == "writing"
 
 
+def test_the_pass_that_measures_clips_is_paid_for_and_slows_no_rate(books: Books) -> None:
+    rate = books.rate
+    books.measuring_s = 1800.0
+    assert books.gpu_hours == pytest.approx(2.0, rel=0.01) and books.price == pytest.approx(6.0, rel=0.01)
+    assert books.wall_s == pytest.approx(3600, rel=0.01) and books.rate == pytest.approx(rate, rel=0.01)
+
+
 # --- metrics
 
 

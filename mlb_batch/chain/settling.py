@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from ray.data import DataContext
 
+from mlb_batch.books import Books
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context
 from mlb_batch.chain.parts import Part
@@ -24,6 +25,7 @@ from mlb_batch.cost.allocate import Redundant
 from mlb_batch.engine import Engine
 from mlb_batch.ledger import DoneIds, Ledger
 from mlb_batch.planning import Plan, settle
+from mlb_batch.progress import Progress
 from mlb_batch.source import Inspection
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import Measure
@@ -34,26 +36,29 @@ FULL_PASS = 2_000  # up to so many clips, all are looked at
 SAMPLE = 500  # of more, about so many
 
 
-def settled(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, stop: Stop) -> Plan:
-    """The plan with each clip's own keep solved; as it is where there is nothing to solve, it was solved before, no
-    clip can be measured, or the run is to stop.
+def settled(spec: JobSpec, books: Books, sizes: Pools, found: Inspection, stop: Stop, progress: Progress) -> Plan:
+    """The books' plan with each clip's own keep solved; as it is where there is nothing to solve, it was solved before,
+    no clip can be measured, or the run is to stop.
     """
+    priced = books.plan
     if priced.settled:
         return priced
     share = 1.0 if priced.clips <= FULL_PASS else SAMPLE / priced.clips
     with DataContext.current(data_context()):
-        measured = _measured(spec, priced, sizes, found, share, stop)
+        measured = _measured(spec, priced, sizes, found, share, stop, progress)
+    books.measured()
     if stop.reason:
         return priced
     if not measured:  # at the keep that `equal` gives, whatever can be read after all is within the limit
         print("allocation content: no clip could be measured; the next run solves it", file=sys.stderr, flush=True)
-    return settle(spec, priced, measured)
+    books.plan = settle(spec, priced, measured)
+    return books.plan
 
 
-def _measured(
-    spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, share: float, stop: Stop
-) -> list[Redundant]:
+def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, share: float, stop: Stop,
+              progress: Progress) -> list[Redundant]:  # fmt: skip
     """Every clip that can be read, or those of a share of the videos."""
+    about = round(share * priced.clips)
     nothing = History("", DoneIds(), {}, spec.retry)
     engine = Engine.of(spec, priced)
     out: list[Redundant] = []
@@ -65,6 +70,7 @@ def _measured(
         with arriving(measured) as arrivals:
             while not stop.reason and (some := arrivals.take()) is not None:
                 out += some
+                progress.before(f"measuring clips before the job: {len(out):,} of about {about:,}")
     return sorted(out, key=repr)  # whatever the order they came in, the same rule comes out
 
 
