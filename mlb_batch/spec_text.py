@@ -197,7 +197,7 @@ def with_places(written: str, places: Mapping[str, Any]) -> str:
     if not changed:
         return written
     data["input"] = {**given, **changed}
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return dump_yaml(data)
 
 
 def without_webhook(written: str) -> str:
