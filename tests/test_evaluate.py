@@ -350,13 +350,13 @@ def test_environment_variables_stand_for_places_as_in_a_job(tmp_path: Path, monk
     monkeypatch.setenv("DATA", "/data")
     given = spec(
         tmp_path, benchmark={"name": "mlvu", "annotations": ["${DATA}/1_plotQA.json"], "videos": "${DATA}/videos"},
-        models=["${DATA}/tiny", {"id": "${DATA}/other"}], judge={"url": "https://${DATA}", "model": "${DATA}"},
+        models=["${DATA}/tiny", {"id": "${DATA}/other"}], judge={"url": "https://judge${DATA}", "model": "${DATA}"},
         methods=[{"method": "adatp", "feature_model": "${DATA}/pair"}],
     )  # fmt: skip
     assert (given.benchmark.annotations, given.benchmark.videos) == (("/data/1_plotQA.json",), "/data/videos")
     assert [one.id for one in given.models] == ["/data/tiny", "/data/other"]
     assert given.methods[0].feature_model == "/data/pair"
-    assert given.judge and (given.judge.url, given.judge.model) == ("https:///data", "${DATA}")
+    assert given.judge and (given.judge.url, given.judge.model) == ("https://judge/data", "${DATA}")
     with pytest.raises(SpecError, match=r"benchmark\.videos: the environment variable ABSENT is not set"):
         spec(tmp_path, benchmark={"name": "mlvu", "annotations": "a.json", "videos": "${ABSENT}"})
 
@@ -573,7 +573,9 @@ def test_a_question_that_the_endpoint_refuses_stays_ungraded_and_only_where_it_r
 @pytest.mark.parametrize("url", ["ftp://host/v1", "http://user:pw@host/v1", "https://host/../v1", "file:///etc"])
 def test_a_judge_lives_at_a_plain_web_address(tmp_path: Path, url: str) -> None:
     with pytest.raises(SpecError, match=r"judge\.url"):
-        Judge(JudgeSpec(url=url, model="m"), open_store(str(tmp_path)))
+        given = spec(tmp_path, judge={"url": url, "model": "m"}).judge
+        assert given
+        Judge(given, open_store(str(tmp_path)))
 
 
 def test_judged_answers_have_a_row_an_aspect_and_twins_are_graded_once(endpoint: Endpoint, tmp_path: Path) -> None:
