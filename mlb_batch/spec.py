@@ -7,7 +7,6 @@ A method's own options are checked by `plan`, which knows the methods.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from mlb_batch import spec_text
 from mlb_batch.errors import SpecError
-from mlb_batch.spec_types import Bounds, BoundsOrAuto, Count, CountOrAuto, Name, Positive, Share, Texts, Uri
+from mlb_batch.spec_types import Bounds, BoundsOrAuto, Count, CountOrAuto, Name, Output, Positive, Share, Texts, Uri
 from mlb_batch.storage import local_path
 
 DEFAULT_RATIO = 0.273
@@ -184,16 +183,13 @@ class LimitsSpec(_Part):
 
 
 class OutputSpec(_Part):
-    uri: Uri
+    uri: Output
     target_file_mb: Count = 256  # no Parquet file grows beyond this
     commit_rows: Count = 256  # how many finished rows a kill can cost
 
     @model_validator(mode="after")
     def _outlasts_the_job(self) -> Self:
         path = local_path(self.uri)
-        if path and re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:", self.uri) and "://" not in self.uri:
-            raise ValueError(f"{self.uri} has a scheme without //; write it like s3://bucket/prefix, or a folder as "
-                             f"./{self.uri}")  # fmt: skip
         if path and UNPACKED in path.parts:
             raise ValueError(f"{self.uri} would lie in Ray's copy of the working directory, and be deleted with it "
                              "some time after the job; give a uri or an absolute path")  # fmt: skip

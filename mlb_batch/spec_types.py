@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -25,7 +26,15 @@ def _place(uri: str) -> str:
     return uri
 
 
+def _folder(uri: str) -> str:
+    """`s3:/bucket` would be a folder here."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:(?!//)", uri):
+        raise ValueError(f"has a scheme without //; write it like s3://bucket/prefix, or a folder as ./{uri}")
+    return uri
+
+
 Uri = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_place)]
+Output = Annotated[Uri, AfterValidator(_folder)]
 
 
 def _bounds(value: object) -> object:

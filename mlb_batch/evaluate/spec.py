@@ -13,7 +13,7 @@ from mlb_batch import spec_text
 from mlb_batch.errors import SpecError
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
 from mlb_batch.spec import ModelSpec
-from mlb_batch.spec_types import Count, Name, Positive, Uri
+from mlb_batch.spec_types import Count, Name, Output, Positive, Uri
 
 Label = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9_.\-]+$")]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -121,7 +121,7 @@ class SamplingSpec(_Part):
 
 
 class OutputSpec(_Part):
-    uri: Uri
+    uri: Output
 
 
 class EvalSpec(_Part):
