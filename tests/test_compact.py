@@ -91,7 +91,7 @@ def test_the_ledger_goes_on_from_what_was_merged(place: Place) -> None:
     assert after.attempts() == before.attempts() and len(after.done()) == len(before.done()) == 8
     assert after.commit([annotation(n) for n in range(9)], []) == 1, "what is done is known"
     assert names(place.uri) == ["part-000000-000003.parquet", "part-000004.parquet"]
-    assert after.total(["num_new_tokens"]) == {"num_new_tokens": 9}
+    assert sum(row["num_new_tokens"] for row in after.rows(["num_new_tokens"])) == 9
     filled(place.uri, 2, rows=9, first=1)
     compact(place.uri, "compaction-2", 256, grace_s=0)
     assert names(place.uri) == ["part-000000-000006.parquet"]
