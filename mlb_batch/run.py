@@ -71,7 +71,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
                 DataContext.current(data_context()),
                 lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
                 closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, purse),
-                                   sizes.readers[1], spec.limits, share, limit)) as arrivals,
+                                   found.first(limit), sizes.readers[1], spec.limits, share)) as arrivals,
                 Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,  # first out: Ray may be going too
             ):  # fmt: skip
                 while not (stopped := stop.reason) and (outcomes := next(arrivals, None)) is not None:

@@ -92,8 +92,8 @@ def test_when_everything_is_done_only_counts_are_sent(tmp_path: Path) -> None:
 
 def test_a_share_is_of_the_first_rows_that_a_limit_names(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 12)
-    first = [work.video.uri for work in works(tmp_path, history(), Part(limit=6)) if work.asks]
-    some = [work.video.uri for work in works(tmp_path, history(), Part(share=0.5, limit=6)) if work.asks]
+    first = [work.video.uri for work in works(tmp_path, history(), Part(end=6)) if work.asks]
+    some = [work.video.uri for work in works(tmp_path, history(), Part(share=0.5, end=6)) if work.asks]
     assert len(first) == 6 and 0 < len(some) < 6 and set(some) <= set(first)
 
 

@@ -264,7 +264,7 @@ def test_the_first_line_of_a_csv_file_may_be_empty_but_not_endless(tmp_path: Pat
 def test_a_limit_is_of_rows_whatever_their_prompts(tmp_path: Path) -> None:
     rows = [{"uri": f"{n}.mp4", "q": ["Good?", "" if n == 0 else "Fine?"]} for n in range(3)]
     spec = job(write_manifest(tmp_path, "jsonl", rows), [CAPTION, {"id": "q", "kind": "qa", "column": "q"}])
-    assert {Path(video.uri).name for video in videos(spec, limit=2)} == {"0.mp4", "1.mp4"}
+    assert {Path(video.uri).name for video in videos(spec, end=2)} == {"0.mp4", "1.mp4"}
 
 
 def test_a_json_key_that_never_occurs_is_named(tmp_path: Path) -> None:

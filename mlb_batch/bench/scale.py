@@ -124,7 +124,7 @@ def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) ->
     with (
         _grown_mb() as grown_mb,
         Uncommitted(ledger, spec.output.commit_rows, committing.append) as waiting,
-        closing(everything(way, READERS, spec.limits)) as arrivals,
+        closing(everything(way, rows, READERS, spec.limits)) as arrivals,
     ):
         for outcomes in arrivals:
             arrived += sum(len(one.annotations) for one in outcomes)

@@ -85,17 +85,14 @@ def _tables(dataset: Dataset) -> Iterator[pa.Table]:
             yield ray.get(block.ref)
 
 
-def everything(chain: Callable[[Part], Dataset], takers: int, limits: LimitsSpec, share: float = 1.0,
-               limit: int | None = None) -> Generator[list[Any]]:  # fmt: skip
-    """What arrives of the whole input, part after part; empty lists in between, while nothing does."""
-    videos, breaker = 0, Breaker(limits)
-    for part in parts(share, limit, takers):
+def everything(chain: Callable[[Part], Dataset], rows: int, takers: int, limits: LimitsSpec,
+               share: float = 1.0) -> Generator[list[Any]]:  # fmt: skip
+    """What arrives of so many rows, part after part; empty lists in between, while nothing does."""
+    breaker = Breaker(limits)
+    for part in parts(rows, share, takers):
         with arriving(chain(part), part.pace, breaker) as arrivals:
             while (outcomes := arrivals.take()) is not None:
-                videos += sum(outcome.counts.videos for outcome in outcomes)
                 yield outcomes
-        if videos < part.end:
-            return
 
 
 @contextmanager

@@ -88,8 +88,7 @@ def unfinished(spec: JobSpec, found: Inspection, history: History, part: Part) -
 
 def looked_up(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
     """In the source's order, with the versions of a few hundred videos looked up ahead."""
-    chosen = (video for video in videos(spec, found, part.limit) if _chosen(video, part.share))
-    stream = islice(chosen, part.begin, part.end)
+    stream = (video for video in videos(spec, found, part.begin, part.end) if _chosen(video, part.share))
     with ThreadPoolExecutor(STAT_THREADS) as pool:
         while ahead := list(islice(stream, AHEAD)):
             yield from pool.map(partial(_work, spec, history), ahead)

@@ -6,30 +6,27 @@ videos would be tens of gigabytes. A new chain begins with none, and costs one s
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 
 from mlb_batch.chain.pace import Pace
 
-PART_VIDEOS = 1_000_000
+PART_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Part:
-    """Of the first `limit` rows the videos whose ids fall in the share, and of these the ones from `begin` to `end`, as
-    far ahead as the pace lets them.
+    """Of the input's rows from `begin` to `end` the videos whose ids fall in the share, as far ahead as the pace lets
+    them.
     """
 
     share: float = 1.0
-    limit: int | None = None
     begin: int = 0
-    end: int = sys.maxsize
+    end: int | None = None
     pace: Pace | None = None
 
 
-def parts(share: float, limit: int | None, takers: int) -> Iterator[Part]:
-    """For as long as one asks: how many videos there are shows only when they have passed, even of so many rows."""
-    for begin in count(0, PART_VIDEOS):
-        yield Part(share, limit, begin, begin + PART_VIDEOS, Pace(takers))
+def parts(rows: int, share: float, takers: int) -> Iterator[Part]:
+    """Of rows, not of videos: what has passed is then stepped over unread."""
+    for begin in range(0, max(1, rows), PART_ROWS):
+        yield Part(share, begin, min(begin + PART_ROWS, rows), Pace(takers))

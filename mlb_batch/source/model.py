@@ -49,6 +49,10 @@ class Inspection:
     uris: tuple[str, ...] = ()  # what a glob or a prefix listed; empty for a manifest, which is read again instead
     holding: Mapping[str, tuple[pa.DataType, ...]] = field(default_factory=dict)  # JSON Lines declare no types
 
+    def first(self, limit: int | None) -> int:
+        """So many rows, or all."""
+        return self.num_rows if limit is None else min(limit, self.num_rows)
+
     def like(self, written: pa.Schema) -> Inspection:
         """With the types of then, where they hold what a column has now: 0.5 one night, then 1 and 2."""
         return replace(self, passthrough=pa.schema([self._like(column, written) for column in self.passthrough]))

@@ -44,14 +44,16 @@ def inspect(spec: JobSpec) -> Inspection:
     return _check_rows(spec, types)
 
 
-def videos(spec: JobSpec, inspection: Inspection | None = None, limit: int | None = None) -> Iterator[Video]:
-    """Every video (or those of the first rows) with its prompts, in the input's order; a row whose prompts are partly
-    bad comes in several.
+def videos(
+    spec: JobSpec, inspection: Inspection | None = None, begin: int = 0, end: int | None = None
+) -> Iterator[Video]:
+    """Every video (or those of the rows from `begin` to `end`) with its prompts, in the input's order; a row whose
+    prompts are partly bad comes in several.
     """
     inspection = inspection or inspect(spec)
     policy = UriPolicy.of(spec.input)
     asked = asked_of_rows(spec.prompts)
-    for row in islice(_rows(spec, inspection), limit):
+    for row in islice(_rows(spec, inspection), begin, end):
         uri, problem = _resolved(policy, row[spec.input.uri_column])
         video_id = uri if spec.input.id_column is None else str(row[spec.input.id_column])
         start_s, end_s = _span(spec.input, row)
