@@ -147,7 +147,22 @@ def test_large_files_go_to_a_nameless_file(
     assert len(reader.read(f"{server}/200/v.mp4").times_s) == 8
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("tempfile.tempdir", "/proc")  # a disk that takes nothing
-    assert error_class(reader, f"{server}/200/v.mp4") == "storage"
+    assert error_class(reader, f"{server}/200/another.mp4") == "storage"
+
+
+def test_the_clips_of_a_large_file_without_an_index_fetch_it_once(
+    reader: Reader, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "IN_MEMORY_BYTES", 1000)
+    made = write_video(tmp_path / "v.ts", frames=100)
+    _Handler.data = made.read_bytes() + bytes(3 << 20)
+    assert reader.lasting_s(f"{server}/200/v.ts") == pytest.approx(4.0, abs=0.1)
+    sent = _Handler.sent
+    assert sent >= len(_Handler.data)
+    for start_s in range(4):
+        frames = reader.read(f"{server}/200/v.ts", start_s, start_s + 1)
+        assert numbers(frames.pixels_FHWC)[0] == 25 * start_s and frames.bytes_read == 0
+    assert _Handler.sent == sent
 
 
 NO_ROOM = """

@@ -44,7 +44,7 @@ def version_of(uri: str, limits: Limits | None = None, clock: Clock | None = Non
 
 class Fetcher:
     """Opens one file at a time. Of a file in storage, what is here stays until another one is asked for: the clips of a
-    long video share its index.
+    long video share its index, or all of it where it has none.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -76,12 +76,7 @@ class Fetcher:
     @contextmanager
     def _remote(self, uri: str, clock: Clock, version: str | None) -> Iterator[Fetched]:
         last = self._last
-        if (
-            last is not None
-            and last.uri == uri
-            and last.is_small
-            and last.version == (version or self._now(uri, clock))
-        ):
+        if last is not None and last.uri == uri and last.version == (version or self._now(uri, clock)):
             last.begin(clock)
         else:
             self.close()

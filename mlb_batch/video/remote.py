@@ -51,11 +51,6 @@ class Remote:
     def fd(self) -> int:
         return self._copy.fileno()
 
-    @property
-    def is_small(self) -> bool:
-        """Little enough is here to be kept for a while."""
-        return sum(end - start for start, end in self._here) <= IN_MEMORY_BYTES
-
     def begin(self, clock: Clock) -> None:
         """For the next clip of the same file."""
         self._clock, self.bytes_fetched = clock, 0
