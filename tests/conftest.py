@@ -26,18 +26,14 @@ import pytest  # noqa: E402
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with two CPUs in this process, as the smallest machine has; `run` finds it and leaves it running."""
-    import ray
-
-    from mlb_batch.chain.cluster import LEAVING_S, start_local
-    from mlb_batch.processes import below, children, end
+    from mlb_batch.chain.cluster import shut_down, start_local
+    from mlb_batch.processes import children
 
     others = children(os.getpid())
     start_local(num_cpus=2)
     started = [one for one in children(os.getpid()) if one not in others]
     yield
-    theirs = [*started, *(one for each in started for one in below(each.pid))]
-    ray.shutdown()
-    end(theirs, LEAVING_S)  # they are deaf to the SIGTERM by which Ray asks them to
+    shut_down(started)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -53,21 +53,21 @@ def connected() -> Iterator[Nodes]:
     if not joined:
         _start()
         _on_sigterm(handler)  # Ray has put its own there
+    started = [one for one in children(os.getpid()) if one not in others]
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a run, the run's own lines say
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         if not joined:
-            _shut_down(others)
+            shut_down(started)
             _on_sigterm(handler)
 
 
-def _shut_down(others: Sequence[Process]) -> None:
-    """And all that a local Ray has started with it; of an actor that hangs on its way out Ray itself loses track.
+def shut_down(started: Sequence[Process]) -> None:
+    """And all that a local Ray has `started`; of an actor that hangs on its way out Ray itself loses track.
 
     Deaf to SIGTERM: what it asks for is under way, and it would end this process before its last word.
     """
-    started = [one for one in children(os.getpid()) if one not in others]
     theirs = [*started, *(one for each in started for one in below(each.pid))]
     _on_sigterm(signal.SIG_IGN)
     threading.Thread(target=_end_once_left, args=(theirs,), daemon=True).start()
