@@ -20,13 +20,13 @@ from models import Spec, folder
 from mlb_batch.cli import app, ended
 from mlb_batch.errors import BudgetError, JobError, OutputError, SpecError
 from mlb_batch.evaluate.cells import Cell, cells, short_names
-from mlb_batch.evaluate.intervals import Share, average, difference, draws, proportion
+from mlb_batch.evaluate.intervals import Share, average, difference, proportion
 from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.job import evaluate
 from mlb_batch.evaluate.judge import Judge, Question
 from mlb_batch.evaluate.results import Answers, results
 from mlb_batch.evaluate.scoring import caption_facts, named, normalised, right
-from mlb_batch.evaluate.spec import EvalSpec, JudgeSpec, SamplingSpec
+from mlb_batch.evaluate.spec import EvalSpec, JudgeSpec
 from mlb_batch.evaluate.summary import Counting, costs, estimates
 from mlb_batch.evaluate.svg import HEIGHT, Curve, Heat, Point, chart, heat_maps
 from mlb_batch.evaluate.tables import Evaluation, markdown
@@ -121,20 +121,66 @@ def test_intervals_of_a_proportion_cover_the_truth_about_95_times_in_100(p: floa
     assert naive / 600 < 0.92, "as if the questions of a clip were independent, it would cover less"
 
 
-def test_paired_differences_cover_the_truth_and_are_narrower_than_unpaired_ones() -> None:
+def differing(
+    rng: np.random.Generator, clips: int, each: int, won: float, lost: float, alike: float
+) -> tuple[Share, Share]:  # fmt: skip
+    """Two cells' answers to the same questions; in some clips (`alike`) all differ in the same way, or none does."""
+    chance = rng.random((clips, each))
+    together = rng.random(clips) < alike
+    chance[together] = chance[together][:, :1]
+    of_C, right_C = np.full(clips, float(each)), rng.integers(0, 2, clips)  # what both have right is all one to a pair
+    one_C, other_C = (chance < won).sum(1), ((chance >= won) & (chance < won + lost)).sum(1)
+    return Share(1.0 * (right_C + one_C), of_C), Share(1.0 * (right_C + other_C), of_C)
+
+
+@pytest.mark.parametrize(
+    ("clips", "each", "won", "lost", "alike"),
+    [
+        (60, 4, 0.004, 0.02, 0.5), (60, 4, 0.004, 0.02, 1), (100, 4, 0.003, 0.01, 0.5), (100, 4, 0.002, 0.01, 0),
+        (200, 4, 0.002, 0.006, 0.5), (12, 4, 0.02, 0.1, 0.5), (12, 4, 0.05, 0.15, 1), (500, 4, 0.01, 0.03, 0.3),
+        (30, 1, 0.05, 0.1, 0), (20, 1, 0, 0.02, 0), (2500, 4, 0.005, 0.01, 0.3),
+    ],
+)  # fmt: skip
+def test_paired_differences_cover_the_truth_however_few_differ(
+    clips: int, each: int, won: float, lost: float, alike: float
+) -> None:
+    rng, inside = np.random.default_rng(2), 0
+    for _ in range(400):
+        found = difference([(pair := differing(rng, clips, each, won, lost, alike))[0]], [pair[1]])
+        inside += found.low <= won - lost <= found.high
+    assert inside / 400 >= 0.93
+    assert clips * each * lost < 5 or inside / 400 <= 0.99, "where enough differ, it is no wider than it need be"
+
+
+def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
     rng = np.random.default_rng(2)
-    clips, each, drop, inside, widths, unpaired = 120, 4, 0.05, 0, [], []
-    draws_BC = draws(clips, 500, seed=0)
-    for _ in range(200):
-        one = clips_of(rng, 0.9, clips, each, 0.3)
-        lost_C = rng.binomial(one.reached_C.astype(int), drop / 0.9)
-        other = Share(one.reached_C - lost_C, one.of_C)
-        found = difference([other], [one], draws_BC)
-        inside += found.low <= -drop <= found.high
-        widths.append(found.high - found.low)
-        unpaired.append(sum((i.high - i.low) ** 2 for i in (proportion(one), proportion(other))) ** 0.5)
-    assert 0.89 <= inside / 200 <= 0.99
-    assert np.mean(widths) < 0.7 * np.mean(unpaired)
+    one = clips_of(rng, 0.9, 120, 4, 0.3)
+    other = Share(one.reached_C - rng.binomial(one.reached_C.astype(int), 0.05), one.of_C)
+    found, apart = difference([other], [one]), [proportion(one), proportion(other)]
+    assert found.high - found.low < 0.7 * sum((i.high - i.low) ** 2 for i in apart) ** 0.5
+    assert found.value == other.value - one.value and found.high - found.low < 0.05
+
+
+@pytest.mark.parametrize("kinds", [1, 4])
+def test_averages_and_their_differences_cover_the_truth(kinds: int) -> None:
+    """Of scores up to 5, and of shares that don't count the same questions: a caption states what it likes."""
+    rng, inside, apart, clips = np.random.default_rng(4), 0, 0, 40
+    for _ in range(400):
+        clip_C = rng.normal(0, 0.5, clips)  # what its questions have in common
+        of = [np.full(clips, 3.0)] * kinds
+        scores = [Share(rng.binomial(15, 1 / (1 + np.exp(-1 - clip_C))).astype(float), of_C) for of_C in of]
+        mean = average(scores, 5.0)
+        inside += mean.low <= 5 * TRUE_MEAN <= mean.high
+        said_C = rng.integers(1, 9, clips).astype(float)
+        one = [Share(rng.binomial(said_C.astype(int), 0.8).astype(float), said_C) for _ in of]
+        other = [Share(rng.binomial(3, 0.7, clips).astype(float), of_C) for of_C in of]
+        found = difference(one, other)
+        apart += found.low <= 0.1 <= found.high
+    assert 0.92 <= inside / 400 <= 0.985 and 0.92 <= apart / 400 <= 0.985
+
+
+# The mean of 1 / (1 + exp(-1 - x)) over the normal clips above.
+TRUE_MEAN = float(np.mean(1 / (1 + np.exp(-1 - np.random.default_rng(0).normal(0, 0.5, 1_000_000)))))
 
 
 def test_an_interval_is_never_nothing_at_the_ends() -> None:
@@ -146,31 +192,22 @@ def test_an_interval_is_never_nothing_at_the_ends() -> None:
 
 def test_a_difference_that_no_clip_shows_may_still_be_there() -> None:
     """Two answers that agree on a handful of clips are not known to be the same, and a right one is not all of them."""
-    rng = np.random.default_rng(3)
-    for clips, most in ((1, 1.0), (12, 1.0), (12, 5.0), (2500, 1.0)):
-        same, draws_BC = Share(most * rng.integers(0, 2, clips), np.ones(clips)), draws(clips, 200, 0)
-        found = difference([same], [same], draws_BC, most)
-        room = most * 3.8415 / (clips + 3.8415)
-        assert found.value == 0 and found.high == -found.low == pytest.approx(room, rel=1e-3)
-        whole = average([Share(np.full(clips, most), np.ones(clips))] * 2, draws_BC, most)
-        assert whole.value == whole.high == most and whole.low == pytest.approx(most - found.high)
-    missed = 0
-    for _ in range(300):  # a difference on 1 clip of 50: two of three samples of 20 clips show none
-        lost = rng.random(20) < 0.02
-        found = difference([Share(1.0 - lost, np.ones(20))], [Share(np.ones(20), np.ones(20))], draws(20, 200, 0))
-        missed += not found.low <= -0.02 <= found.high
-    assert missed / 300 < 0.08
-
-
-def test_draws_are_the_same_for_a_seed_and_draw_as_many_clips_as_there_are() -> None:
-    one, other = draws(30, 100, 7), draws(30, 100, 7)
-    assert np.array_equal(one, other) and not np.array_equal(one, draws(30, 100, 8))
-    assert (one.sum(axis=1) == 30).all()
+    rng, before = np.random.default_rng(3), 2.0
+    for clips in (1, 2, 12, 100, 2500):
+        same = Share(1.0 * rng.integers(0, 2, clips), np.ones(clips))
+        found = difference([same], [same])
+        assert found.value == 0 and found.high == -found.low and 1 / (clips + 3) < found.high < before
+        lost = difference([Share(same.of_C - (np.arange(clips) == 0), same.of_C)], [Share(same.of_C, same.of_C)])
+        assert clips <= 2 or lost.high - lost.low >= found.high - found.low, "one that differs makes nothing surer"
+        before = found.high
+        for most in (1.0, 5.0):
+            whole = average([Share(most * same.of_C, same.of_C)] * 2, most)
+            assert whole.value == whole.high == most and 0 <= whole.low < most * clips / (clips + 1)
 
 
 def test_an_average_over_kinds_weighs_each_kind_alike() -> None:
     many, few = Share(np.array([90.0, 0]), np.array([100.0, 0])), Share(np.array([0.0, 1]), np.array([0.0, 10]))
-    assert average([many, few], draws(2, 200, 0)).value == pytest.approx(0.5)
+    assert average([many, few]).value == pytest.approx(0.5)
 
 
 # Results.
@@ -209,7 +246,7 @@ def compared(counting: Counting) -> dict[tuple[str, str, str], dict[str, Any]]:
         "ours": answered({"a": "Red.", "b": "(B)", "c": "green", "told": "A red ring moves left."}, flops_prefill=26),
     }
     rows = {one.name: results("made", one, ITEMS, said[one.name], None) for one in every}
-    found = estimates(rows, every, counting, SamplingSpec())
+    found = estimates(rows, every, counting)
     spent = costs(rows["ours"], rows["none"])
     assert (spent["answered"], spent["unanswered"], spent["unanswered_by_class"]) == (4, 1, {"not_found": 1})
     assert spent["llm_flops_share"] == pytest.approx(4 * 27 / (4 * 101)) and spent["ungraded"] == 0
@@ -245,7 +282,7 @@ def test_results_are_grouped_by_the_length_of_videos_where_a_benchmark_says_it()
     items = [replace(item, tags={**item.tags, "duration": item.video}) for item in ITEMS[:3]]
     one = cell("none", "none", 1.0)
     marked = {"none": results("made", one, items, answered({"a": "red", "b": "A", "c": "blue"}), None)}
-    found = estimates(marked, [one], Counting(), SamplingSpec())
+    found = estimates(marked, [one], Counting())
     assert {row["group"]: row["value"] for row in found if row["by"] == "duration"} == {"v1": 0.5, "v2": 1.0}
 
 
@@ -256,7 +293,7 @@ def test_unanswered_questions_count_as_the_benchmark_says() -> None:
     said = {"rand": answered(told), "ours": answered({**told, "c": "blue"})}
     rows = {one.name: results("made", one, ITEMS, said[one.name], None) for one in every}
     for unanswered, better in (("wrong", 1), ("apart", 0)):  # what random never answered it has not got wrong
-        found = estimates(rows, every, Counting(unanswered=unanswered), SamplingSpec())
+        found = estimates(rows, every, Counting(unanswered=unanswered))
         ours = next(row for row in found if (row["cell"], row["metric"], row["group"]) == ("ours", "accuracy", "all"))
         assert ours["better_than_random"] == better
     by_kind = compared(Counting(average="kind"))["ours", "accuracy", "all"]
@@ -269,7 +306,7 @@ def test_tables_keep_right_answers_and_a_judges_scores_apart(endpoint: Endpoint,
     told = answered({"a": "red", "b": "B", "c": "x"})
     marked = {"c": results("made", one, ITEMS[:3], told, judge(endpoint, tmp_path))}
     for over in ("question", "kind"):
-        found = estimates(marked, [one], Counting(average=over), SamplingSpec(replicates=200))
+        found = estimates(marked, [one], Counting(average=over))
         spent = {"c": {**costs(marked["c"], marked["c"]), "peak_memory_mb": 0}}
         given = spec(tmp_path, methods=["none"])
         text = markdown(Evaluation(given, "made", "", "3 questions", 2, [one], found, spent, {}, {}, over))
@@ -292,7 +329,7 @@ def test_captions_are_compared_where_both_were_made(unanswered: str, recall: flo
     hard = {str(n): "A green star moves up." for n in range(5, 10)}
     said = {"none": answered(easy | hard), "ours": answered(easy)}
     rows = {one.name: results("made", one, items, said[one.name], None) for one in every}
-    found = estimates(rows, every, Counting(unanswered=unanswered), SamplingSpec(replicates=200))
+    found = estimates(rows, every, Counting(unanswered=unanswered))
     by_metric = {row["metric"]: row for row in found if row["cell"] == "ours" and row["by"] == "all"}
     assert by_metric["precision"]["value"] == 1 and by_metric["recall"]["value"] == pytest.approx(recall)
     assert by_metric["precision"]["minus_none"] == by_metric["recall"]["minus_none"] == 0
@@ -306,7 +343,7 @@ def test_a_difference_is_counted_on_the_questions_that_both_answered() -> None:
             "ours": answered({str(n): "yes" for n in range(4)} | {"4": "no"})}  # fmt: skip
     rows = {one.name: results("made", one, items, said[one.name], None) for one in every}
     for over in ("question", "kind"):
-        found = estimates(rows, every, Counting("apart", over), SamplingSpec())
+        found = estimates(rows, every, Counting("apart", over))
         (ours,) = [row for row in found if (row["cell"], row["metric"], row["by"]) == ("ours", "accuracy", "all")]
         assert ours["value"] == pytest.approx(0.8) and ours["minus_none"] == pytest.approx(-0.2)
         assert (ours["better_than_none"], ours["worse_than_none"]) == (0, 1)
@@ -625,7 +662,6 @@ def small(tmp_path: Path, **more: Any) -> EvalSpec:
         "methods": ["none", "random", {"method": "adatp", "feature_model": None}],
         "ratios": [0.6],
         "job": {"frames": {"count": 8}, "generate": {"max_new_tokens": 4}, "prune": {"selections": 1.0}},
-        "bootstrap": {"replicates": 200},
         "output": str(tmp_path / "out"),
     }
     return EvalSpec.from_dict({**given, **more})

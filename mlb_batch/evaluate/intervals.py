@@ -1,10 +1,12 @@
 """95 % intervals for questions that come several to a clip, and so are not independent.
 
 A proportion gets a Wilson interval at its effective number of questions: as many independent ones as would vary as much
-as these clips do. Differences between two cells, means of scores and averages over kinds get percentiles of a
-bootstrap over clips, seeded, with the same draws for everything: so two cells are always compared on the same clips.
+as these clips do. Differences between two cells, means of scores and averages over kinds get a normal interval by how
+far each clip moves them; two cells are always compared on the same clips. Where nearly all clips are alike, such an
+interval is too short, and where all are it is nothing: so a few clips are added that say the opposite of each other
+(Bonett and Price 2012 for paired differences, Agresti and Coull 1998 for means).
 
-Shapes: C clips, B draws.
+Shapes: C clips, A added ones; K shares that are averaged.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Z = 1.959964  # two-sided 95 %
-_LOW, _HIGH = 2.5, 97.5
 Floats = NDArray[np.float64]
 
 
@@ -44,20 +45,11 @@ class Share:
         return not self.of_C.any()
 
 
-def draws(clips: int, replicates: int, seed: int) -> NDArray[np.float32]:
-    """How often each clip is drawn in each of B samples of C clips with replacement."""
-    rng = np.random.default_rng(seed)
-    drawn_BC = rng.integers(0, clips, (replicates, clips), dtype=np.int32)
-    return np.stack([np.bincount(row, minlength=clips) for row in drawn_BC]).astype(np.float32)
-
-
 def proportion(share: Share) -> Interval:
     """Wilson's interval at the effective number of questions."""
-    p, questions = share.value, float(share.of_C.sum())
-    asked = share.of_C > 0
-    clips = int(asked.sum())
+    p, questions, clips = share.value, float(share.of_C.sum()), _clips([share])
     if 0 < p < 1 and clips > 1:
-        spread = share.reached_C[asked] - p * share.of_C[asked]
+        spread = share.reached_C - p * share.of_C
         variance = clips / (clips - 1) * float((spread**2).sum()) / questions**2
         effective = questions / max(1.0, variance / (p * (1 - p) / questions))
     else:
@@ -67,42 +59,55 @@ def proportion(share: Share) -> Interval:
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def average(shares: Sequence[Share], draws_BC: NDArray[np.float32], most: float = 1.0) -> Interval:
+def average(shares: Sequence[Share], most: float = 1.0) -> Interval:
     """The mean of several shares, each of at most `most`; of one alone its own value."""
-    value = float(np.mean([share.value for share in shares]))
-    found = _around(value, [_drawn(share, draws_BC) for share in shares], shares, most)
-    return Interval(value, max(0.0, found.low), min(most, found.high))
+    added_A = np.array([most, most, 0, 0])
+    moved = [_moved(share, added_A) for share in shares]
+    return _normal(float(np.mean([share.value for share in shares])), moved, _clips(shares), (0.0, most))
 
 
-def difference(
-    one: Sequence[Share], other: Sequence[Share], draws_BC: NDArray[np.float32], most: float = 1.0
-) -> Interval:  # fmt: skip
-    """The mean of `one` less the mean of `other`, share by share on the same draws of clips."""
-    value = float(np.mean([share.value for share in one]) - np.mean([share.value for share in other]))
-    drawn = [_drawn(a, draws_BC) - _drawn(b, draws_BC) for a, b in zip(one, other, strict=True)]
-    found = _around(value, drawn, one, most)
-    return Interval(value, max(-most, found.low), min(most, found.high))
+def difference(one: Sequence[Share], other: Sequence[Share], most: float = 1.0) -> Interval:
+    """The mean of `one` less the mean of `other`, share by share on the same clips: one is added that only `one` has
+    right, and one that only `other` has.
+    """
+    won_A, lost_A = np.array([most, 0]), np.array([0, most])
+    moved = [_moved(a, won_A).less(_moved(b, lost_A)) for a, b in zip(one, other, strict=True)]
+    value = float(np.mean([a.value for a in one]) - np.mean([b.value for b in other]))
+    return _normal(value, moved, _clips(one), (-most, most))
 
 
-def _drawn(share: Share, draws_BC: NDArray[np.float32]) -> Floats:
-    """The share in every draw; no number where a draw has nothing that it is a share of."""
-    both_C2 = np.stack([share.reached_C, share.of_C], axis=1).astype(np.float32)
-    reached_B, of_B = (draws_BC @ both_C2).astype(np.float64).T
-    out: Floats = np.divide(reached_B, of_B, out=np.full(len(of_B), np.nan), where=of_B > 0)
-    return out
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """A share with the added clips, and how far each clip moves it from where the others have it."""
+
+    value: float
+    by_C: Floats
+    by_A: Floats
+
+    def less(self, other: _Moved) -> _Moved:
+        return _Moved(self.value - other.value, self.by_C - other.by_C, self.by_A - other.by_A)
 
 
-def _around(value: float, drawn: Sequence[Floats], shares: Sequence[Share], most: float) -> Interval:
-    """Percentiles of the mean over what was drawn of each share, and room for what no draw could show."""
-    drawn_B = np.mean(drawn, axis=0)
-    known = drawn_B[~np.isnan(drawn_B)]
-    low, high = np.percentile(known, [_LOW, _HIGH]) if len(known) else (value, value)
-    room = most * np.mean([_unseen(share, one_B) for share, one_B in zip(shares, drawn, strict=True)])
-    return Interval(value, float(low - room), float(high + room))
+def _moved(share: Share, added_A: Floats) -> _Moved:
+    """Each added clip weighs the root of a clip's questions, between one of them and all: where few clips differ, it
+    can't be seen how alike their questions are.
+    """
+    size = math.sqrt(share.of_C.sum() / _clips([share]))
+    questions = share.of_C.sum() + size * len(added_A)
+    value = float((share.reached_C.sum() + size * added_A.sum()) / questions)
+    return _Moved(value, (share.reached_C - value * share.of_C) / questions, size * (added_A - value) / questions)
 
 
-def _unseen(share: Share, drawn_B: Floats) -> float:
-    """Where all draws are alike, Wilson's upper end for what was seen on none of so many clips."""
-    known = drawn_B[~np.isnan(drawn_B)]
-    alike = not len(known) or known.min() == known.max()
-    return Z**2 / (int((share.of_C > 0).sum()) + Z**2) if alike else 0.0
+def _clips(shares: Sequence[Share]) -> int:
+    return int(np.any([share.of_C > 0 for share in shares], axis=0).sum())
+
+
+def _normal(value: float, moved: Sequence[_Moved], clips: int, ends: tuple[float, float]) -> Interval:
+    """Around the centre that the added clips have drawn towards the middle; shares of the same clips move together."""
+    by_C = np.mean([one.by_C for one in moved], axis=0)
+    by_KA = np.array([one.by_A for one in moved]) / len(moved)
+    every = clips + by_KA.size
+    half = Z * math.sqrt(every / (every - 1) * float((by_C**2).sum() + (by_KA**2).sum()))
+    centre = float(np.mean([one.value for one in moved]))
+    low, high = min(value, centre - half), max(value, centre + half)
+    return Interval(value, max(ends[0], low), min(ends[1], high))

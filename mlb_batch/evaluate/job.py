@@ -131,7 +131,7 @@ def _write(
     rows = {
         cell.name: results.results(spec.benchmark.name, cell, items, ran[cell.name].answers, judge) for cell in done
     }
-    estimates = summary.estimates(rows, done, counting, spec.bootstrap) if rows else []
+    estimates = summary.estimates(rows, done, counting) if rows else []
     costs = _costs(store, rows, done, ran)
     found = Evaluation(
         spec, title, note, amount(items), len({item.video for item in items}), done, estimates, costs, refused,
@@ -197,7 +197,7 @@ def _facts(rows: Iterable[Row]) -> tuple[Counter[str], Counter[str]]:
 
 def _bias(spec: EvalSpec, store: Store, items: Sequence[Item], videos: str, pictures: dict[str, str]) -> list[str]:
     assert spec.bias is not None
-    chosen = chosen_clips(items, spec.bias.clips, spec.bootstrap.seed)
+    chosen = chosen_clips(items, spec.bias.clips)
     found: list[bias.Bias] = []
     for model, short in zip(spec.models, short_names([one.id for one in spec.models]), strict=True):
         job = JobSpec.from_dict({**spec.job, "input": {"videos": videos}, "prompts": [

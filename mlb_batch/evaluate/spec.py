@@ -59,7 +59,7 @@ class BenchmarkSpec(_Part):
     name: str = "world"
     annotations: Annotated[tuple[Uri, ...], Field(strict=False)] = ()
     videos: Uri | None = None  # the folder that the annotations' video files lie in
-    limit: Count | None = None  # only so many videos, chosen by a seed
+    limit: Count | None = None  # only so many videos, chosen by chance and always the same
     world: WorldSpec = WorldSpec()
 
     @model_validator(mode="before")
@@ -115,11 +115,6 @@ class BiasSpec(_Part):
     clips: Count = 20
 
 
-class SamplingSpec(_Part):
-    replicates: Annotated[int, Field(ge=200, le=20_000)] = 2000
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
 class OutputSpec(_Part):
     uri: Output
 
@@ -137,7 +132,6 @@ class EvalSpec(_Part):
     job: dict[str, Any] = {}  # passed through to every cell: frames, generate, limits, cluster, retry, prune.selections
     bias: BiasSpec | None = None
     judge: JudgeSpec | None = None
-    bootstrap: SamplingSpec = SamplingSpec()
     output: OutputSpec
 
     @classmethod

@@ -12,9 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlb_batch.evaluate.cells import Cell
-from mlb_batch.evaluate.intervals import Interval, Share, average, difference, draws, proportion
+from mlb_batch.evaluate.intervals import Interval, Share, average, difference, proportion
 from mlb_batch.evaluate.results import Row
-from mlb_batch.evaluate.spec import SamplingSpec
 
 NOTHING = float("nan")
 GROUPINGS = ("task", "hangs_on", "duration")
@@ -63,19 +62,16 @@ def metrics(counting: Counting) -> tuple[Metric, ...]:
     )
 
 
-def estimates(
-    of_cell: Mapping[str, Sequence[Row]], cells: Sequence[Cell], counting: Counting, sampling: SamplingSpec
-) -> list[Row]:
+def estimates(of_cell: Mapping[str, Sequence[Row]], cells: Sequence[Cell], counting: Counting) -> list[Row]:
     """One row a cell, metric and group of questions."""
     videos = sorted({row["video"] for rows in of_cell.values() for row in rows})
     number = {video: place for place, video in enumerate(videos)}
-    draws_BC = draws(len(videos), sampling.replicates, sampling.seed)
     tables = {name: _Table(rows, number, counting) for name, rows in of_cell.items()}
     return [
         row
         for cell in cells
         if cell.name in tables
-        for row in _of_cell(cell, tables, rivals(cell, [c for c in cells if c.name in tables]), counting, draws_BC)
+        for row in _of_cell(cell, tables, rivals(cell, [c for c in cells if c.name in tables]), counting)
     ]
 
 
@@ -132,10 +128,7 @@ class _Table:
         return int((both & (mine > its)).sum()), int((both & (mine < its)).sum())
 
 
-def _of_cell(
-    cell: Cell, tables: Mapping[str, _Table], against: Mapping[str, str], counting: Counting,
-    draws_BC: NDArray[np.float32],
-) -> Iterator[Row]:  # fmt: skip
+def _of_cell(cell: Cell, tables: Mapping[str, _Table], against: Mapping[str, str], counting: Counting) -> Iterator[Row]:
     table = tables[cell.name]
     same = {"cell": cell.name, "model": cell.model, "method": cell.method, "ratio": cell.ratio}
     for metric in metrics(counting):
@@ -145,24 +138,24 @@ def _of_cell(
                 continue
             whole = table.share(metric.name, by, group)
             alone = len(shares) == 1 and metric.is_share
-            one = proportion(shares[0]) if alone else average(shares, draws_BC, MOST[metric.name])
+            one = proportion(shares[0]) if alone else average(shares, MOST[metric.name])
             row: Row = {**same, "metric": metric.name, "by": by, "group": group, **vars(one),
                         "questions": int(whole.of_C.sum()), "clips": int((whole.of_C > 0).sum())}  # fmt: skip
             for name in ("none", "random"):
-                row |= _against(name, against, tables, table, (metric.name, by, group), counting, draws_BC)
+                row |= _against(name, against, tables, table, (metric.name, by, group), counting)
             yield row
 
 
 def _against(
     name: str, against: Mapping[str, str], tables: Mapping[str, _Table], table: _Table, what: tuple[str, str, str],
-    counting: Counting, draws_BC: NDArray[np.float32],
+    counting: Counting,
 ) -> Row:  # fmt: skip
     found, better, worse = Interval(NOTHING, NOTHING, NOTHING), 0, 0
     if name in against:
         rival = tables[against[name]]
         mine, theirs = (a.shares(*what, counting.average, beside=b) for a, b in ((table, rival), (rival, table)))
         if mine and theirs:
-            found = difference(mine, theirs, draws_BC, MOST[what[0]])
+            found = difference(mine, theirs, MOST[what[0]])
             better, worse = table.differ(rival, *what)
     return {f"minus_{name}": found.value, f"minus_{name}_low": found.low, f"minus_{name}_high": found.high,
             f"better_than_{name}": better, f"worse_than_{name}": worse}  # fmt: skip

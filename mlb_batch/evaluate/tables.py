@@ -57,8 +57,8 @@ def _head(found: Evaluation) -> Iterator[str]:
     alone = "each question alone on its clip" if spec.asked == "alone" else "the questions of a clip together"
     yield f"Asked: {alone}. Budgets are exact FLOPs, scope {spec.scope}, of the unpruned model."
     yield (
-        f"Intervals are 95 %: Wilson's at the effective number of questions, for differences a bootstrap over clips "
-        f"({spec.bootstrap.replicates:,} draws, seed {spec.bootstrap.seed}). Differences are paired, in points."
+        "Intervals are 95 %, and know that the questions of a clip are not independent "
+        "(`mlb_batch/evaluate/intervals.py` says how). Differences are paired, in points."
     )
     if found.judges:
         yield f"Open answers were graded by {_list(found.judges)}."
