@@ -19,10 +19,10 @@ from mlb_batch.evaluate.benchmarks import BENCHMARKS
 from mlb_batch.evaluate.cells import cells
 from mlb_batch.evaluate.formats import read_file, read_files
 from mlb_batch.evaluate.items import Item
-from mlb_batch.evaluate.manifest import prepared
+from mlb_batch.evaluate.manifest import prepared, videos_folder
 from mlb_batch.evaluate.scoring import right
 from mlb_batch.evaluate.spec import EvalSpec, WorldSpec
-from mlb_batch.evaluate.world import show, write_world
+from mlb_batch.evaluate.world import folder_of, show, write_world
 from mlb_batch.storage import open_store
 from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
 
@@ -148,7 +148,10 @@ def test_nextqa_and_intentqa(tmp_path: Path) -> None:
     plain = {"video": "42", "question": "why", "answer": "to eat", "qid": "7", "type": "CW"}
     more = written(tmp_path, "add_reference_answer_test.json", {"42": {"7": "hungry"}})
     (item,) = items_of("nextqa", written(tmp_path, "open.csv", [plain]), more)
-    assert item.kind == "open" and right(item, "To eat.") and right(item, "hungry") and not right(item, "sleep")
+    also = {**plain, "additional_ref_answer": "hungry"}
+    (other,) = items_of("nextqa", written(tmp_path, "hub.json", [also]))
+    for one in (item, other):
+        assert one.kind == "open" and right(one, "To eat.") and right(one, "hungry") and not right(one, "sleep")
 
 
 def test_short_answers_and_tgif(tmp_path: Path) -> None:
@@ -288,7 +291,8 @@ def test_a_video_is_found_whatever_its_ending_and_a_missing_one_keeps_its_name(t
     (tmp_path / "videos").mkdir()
     for name in ("v_v0.mkv", "v_v1.webm"):
         (tmp_path / "videos" / name).touch()
-    items, videos = prepared(public(tmp_path), open_store(str(tmp_path / "out")), print)
+    store = open_store(str(tmp_path / "out"))
+    items, videos = prepared(public(tmp_path), store, print).items, videos_folder(public(tmp_path), store)
     names = ["v_v0.mkv", "v_v0.mkv", "v_v1.webm", "v_v1.webm", "v_v2.mp4", "v_v2.mp4"]
     assert [item.video for item in items] == names
     rows = manifest(tmp_path)
@@ -302,7 +306,7 @@ def test_a_video_is_found_beside_files_of_the_same_name(tmp_path: Path) -> None:
     beside = ("v_v0.MP4", "v_v0.srt", "v_v1.mp4", "v_v1.wav", "v_v1.webm", "v_v1.webp", "v_v2.gif", "v_v2.mkv")
     for name in beside:
         (tmp_path / "videos" / name).touch()
-    items, _ = prepared(public(tmp_path), open_store(str(tmp_path / "out")), print)
+    items = prepared(public(tmp_path), open_store(str(tmp_path / "out")), print).items
     assert sorted({item.video for item in items}) == ["v_v0.MP4", "v_v1.mp4", "v_v2.mkv"]
 
 
@@ -316,8 +320,8 @@ def test_asked_together_a_clip_is_one_row(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("one_there")
 def test_a_limit_takes_whole_videos_and_a_larger_one_keeps_them(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
-    one, _ = prepared(public(tmp_path, limit=1), store, print)
-    two, _ = prepared(public(tmp_path, limit=2), store, print)
+    one = prepared(public(tmp_path, limit=1), store, print).items
+    two = prepared(public(tmp_path, limit=2), store, print).items
     assert len(one) == 2 and len(two) == 4 and {item.id for item in one} < {item.id for item in two}
 
 
@@ -328,6 +332,14 @@ def test_a_question_that_stands_twice_is_refused(tmp_path: Path) -> None:
     again = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"annotations": files})})
     with pytest.raises(InputError, match="'i0' stands twice"):
         prepared(again, open_store(str(tmp_path / "out")), print)
+
+
+def test_a_folder_that_cannot_be_listed_is_taken_at_its_word(tmp_path: Path) -> None:
+    """A web server lists nothing, and may redirect who asks for a folder: its videos are asked for by their names."""
+    spec = public(tmp_path, videos="http://localhost:9/v/")
+    found = prepared(spec, open_store(str(tmp_path / "out")), print)
+    assert [item.video for item in found.items][::2] == ["v_v0.mp4", "v_v1.mp4", "v_v2.mp4"] and not found.missing
+    assert manifest(tmp_path)[0]["uri"] == "http://localhost:9/v/v_v0.mp4"
 
 
 def test_a_folder_with_none_of_the_videos_is_said_before_anything_runs(tmp_path: Path) -> None:
@@ -346,7 +358,7 @@ def test_a_folder_with_none_of_the_videos_is_said_before_anything_runs(tmp_path:
 
 def test_the_world_is_held_out_and_its_questions_are_spread_over_kinds(tmp_path: Path) -> None:
     spec = WorldSpec(clips=6, questions=5, seed=3)
-    folder, items = write_world(open_store(str(tmp_path)), "world", spec, print)
+    items, folder = write_world(open_store(str(tmp_path)), "world", spec, print), folder_of("world", spec)
     assert len(list((tmp_path / folder).iterdir())) == 6
     shown = show("world", spec, 2)
     clip = make_clip(HELD_OUT_FROM + 300_002, 16)
@@ -372,13 +384,13 @@ def test_many_clips_are_no_silent_wait(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_world_files_are_written_once_and_apart_by_what_shapes_them(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    folder, items = write_world(store, "world", WorldSpec(clips=2), print)
+    items, folder = write_world(store, "world", WorldSpec(clips=2), print), folder_of("world", WorldSpec(clips=2))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
-    again, more = write_world(store, "world", WorldSpec(clips=3, questions=2), print)
-    assert again == folder and len(more) < len(items) * 2
+    more = write_world(store, "world", WorldSpec(clips=3, questions=2), print)
+    assert len(more) < len(items) * 2
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert len(list((tmp_path / folder).iterdir())) == 3
-    assert write_world(store, "world", WorldSpec(clips=2, frames=8), print)[0] != folder
+    assert folder_of("world", WorldSpec(clips=2, frames=8)) != folder
 
 
 def test_slides_ask_only_what_has_one_answer_in_the_whole_clip() -> None:

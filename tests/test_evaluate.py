@@ -18,12 +18,12 @@ import pytest
 from models import Spec, folder
 
 from mlb_batch.cli import app, ended
-from mlb_batch.errors import BudgetError, JobError, OutputError, SpecError
+from mlb_batch.errors import BudgetError, JobError, OutputError, SpecError, UserError
 from mlb_batch.evaluate.cells import Cell, cells, short_names
 from mlb_batch.evaluate.intervals import Share, average, difference, proportion
 from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.job import evaluate
-from mlb_batch.evaluate.judge import Judge, Question
+from mlb_batch.evaluate.judge import Judge, Question, _grade
 from mlb_batch.evaluate.results import Answers, results
 from mlb_batch.evaluate.scoring import caption_facts, named, normalised, right
 from mlb_batch.evaluate.spec import EvalSpec, JudgeSpec
@@ -319,6 +319,19 @@ def test_tables_keep_right_answers_and_a_judges_scores_apart(endpoint: Endpoint,
         assert ("## Judge's score (0 to 5), the mean over kinds" in text) == (over == "kind")
 
 
+def test_tables_hold_no_markup_of_models_files_and_endpoints() -> None:
+    one, bad = cell("c", "none", 1.0), "![](http://evil/p.png) [x](javascript:y) <img>\n# Results: `100` | 9"
+    items = [replace(item, tags={"kind": bad, "hangs_on": bad}) for item in ITEMS[:3]]
+    marked = {"c": results("made", one, items, answered({"a": "red", "b": "B", "c": "x"}), None)}
+    given = EvalSpec.from_dict({"methods": ["none"], "output": "/nowhere"})
+    spent = {"c": {**costs(marked["c"], marked["c"]), "peak_memory_mb": 0}}
+    found = estimates(marked, [one], Counting())
+    text = markdown(Evaluation(given, "made", "", "3 questions", 2, [one], found, spent, {"d": bad}, {}, "question",
+                               judges=(bad,)))  # fmt: skip
+    assert text.count("evil") == 4 and "](" not in text.replace("]\\(", "") and "<img" not in text
+    assert "\n# Results" not in text and "`100`" not in text
+
+
 @pytest.mark.parametrize(("unanswered", "recall"), [("wrong", 0.4), ("apart", 0.8)])
 def test_captions_are_compared_where_both_were_made(unanswered: str, recall: float) -> None:
     """A cell that makes no caption of what is hard has no better ones."""
@@ -427,13 +440,18 @@ def test_no_two_cells_have_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "says"), [("adatpp", "adatp"), ({"method": "adatp", "options": {"globl": "none"}}, "globl")]
+    ("method", "says"),
+    [
+        ("adatpp", r"^methods\.adatpp\.method: 'adatpp' is not a method; .*did you mean 'adatp'"),
+        ({"method": "adatp", "label": "plain", "options": {"globl": "none"}}, r"^methods\.plain\.options.*globl"),
+        ({"method": "adatp", "feature_model": "/nowhere"}, r"^methods\.adatp\.feature_model"),
+    ],
 )
 def test_a_method_that_is_none_is_said_before_any_cell_runs(tmp_path: Path, method: Any, says: str) -> None:
     annotate = Annotate()
-    with pytest.raises(SpecError, match=says):
+    with pytest.raises(UserError, match=says):
         compare(small(tmp_path, methods=["none", method]), annotate)
-    assert annotate.jobs == []
+    assert annotate.jobs == [] and not (tmp_path / "out").exists(), "no world was made for it"
 
 
 def test_a_stopped_evaluation_says_so_and_writes_no_tables(tmp_path: Path) -> None:
@@ -544,10 +562,12 @@ class Endpoint:
         if self.fail_first:
             self.fail_first -= 1
             return 503, {}
+        if body["model"] == "none":
+            return 404, {"error": "no model none"}
         told = dict(line.split(": ", 1) for line in body["messages"][1]["content"].splitlines() if ": " in line)
         if told["Predicted answer"] == "rude":
             return 400, {"error": "content policy"}
-        if told["Predicted answer"] == "babble":
+        if told["Predicted answer"] == "babble" or body["model"] == "mute":
             return 200, {"choices": [{"message": {"content": "I can't say."}}]}
         is_right = told["Correct answer"] in told["Predicted answer"]
         said = f"{{'pred': '{'yes' if is_right else 'no'}', 'score': {4 if is_right else 1}}}"
@@ -601,10 +621,61 @@ def test_a_question_that_the_endpoint_refuses_stays_ungraded_and_only_where_it_r
     endpoint: Endpoint, tmp_path: Path
 ) -> None:
     good, rude = Question("?", "x", "x", "match"), Question("?", "x", "rude", "match")
-    with pytest.raises(SpecError, match=r"refuses every question: HTTP 400: .*content policy"):
+    with pytest.raises(SpecError, match=r"grades nothing: HTTP 400: .*content policy"):
         judge(endpoint, tmp_path).verdicts([rude])
     given = judge(endpoint, tmp_path).verdicts([rude, good])
     assert given[good.key].right and rude.key not in given
+
+
+@pytest.mark.parametrize(
+    ("said", "grade"),
+    [
+        ('{"pred": "yes", "score": 4}', (True, 4.0)), ("{'pred': 'no', 'score': 0}", (False, 0.0)),
+        ('```json\n{"pred": "no",\n "score": 1.5}\n```', (False, 1.5)), ("**Pred:** yes. **Score:** 5/5", (True, 5.0)),
+        ("pred is no, score is 2", (False, 2.0)), ("Score (0-5): 4", (True, 4.0)), ('{"score": 2}', (False, 2.0)),
+        ('<think>I am to reply like {"pred": "yes", "score": 4}.</think>\n{"pred": "no", "score": 0}', (False, 0.0)),
+        ('I am to reply like {"pred": "yes", "score": 4}; so: {"pred": "no", "score": 1}', (False, 1.0)),
+        ('<think>I am to reply like {"pred": "yes", "score": 4}', None), ('{"pred": "yes", "score": -1}', None),
+        ('{"pred": "yes", "score": 45}', None), ('{"pred": "yes"}', None), ("", None), ("It scored highly.", None),
+    ],
+)  # fmt: skip
+def test_a_grade_is_read_as_it_is_said_last(said: str, grade: tuple[bool, float] | None) -> None:
+    assert _grade(said) == grade
+
+
+def test_an_endpoint_that_is_gone_ends_the_evaluation_and_is_not_waited_for_answer_by_answer(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlb_batch.evaluate.judge.PAUSE_S", 0.0)
+    one = judge(endpoint, tmp_path, at_once=2)
+    one.greet()
+    known = len(endpoint.asked)
+    endpoint.fail_first = 10**6
+    many = [Question("?", "x", f"x {number}", "match") for number in range(60)]
+    with pytest.raises(JobError, match=r"gives no verdict any more \(HTTP 503.*run the same command again"):
+        one.verdicts(many)
+    assert len(endpoint.asked) - known <= 3 * 6, "of those that were on their way when it was given up"
+    endpoint.fail_first = 0
+    again = judge(endpoint, tmp_path, at_once=2)
+    again.greet()
+    assert endpoint.asked[-1]["messages"][1] != endpoint.asked[0]["messages"][1], "it is greeted once"
+    assert all(question.key in again.verdicts(many) for question in many)
+
+
+def test_a_judge_that_cannot_grade_is_found_before_anything_is_answered(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlb_batch.evaluate.judge.PAUSE_S", 0.0)
+    annotate, given = Annotate(), {"url": endpoint.url, "model": "none"}
+    with pytest.raises(SpecError, match=r"HTTP 404: .*no model none.*; check judge\.model and its key"):
+        compare(small(tmp_path, judge=given), annotate)
+    with pytest.raises(SpecError, match="grades nothing: it said I can't say"):
+        compare(small(tmp_path, judge={**given, "model": "mute"}), annotate)
+    gone = Endpoint()
+    gone.close()
+    with pytest.raises(JobError, match=r"gives no verdict any more \(.*onnect"):
+        compare(small(tmp_path, judge={**given, "url": gone.url}), annotate)
+    assert annotate.jobs == [] and not (tmp_path / "out" / "manifest.jsonl").exists()
 
 
 @pytest.mark.parametrize("url", ["ftp://host/v1", "http://user:pw@host/v1", "https://host/../v1", "file:///etc"])
@@ -632,6 +703,12 @@ def test_judged_answers_have_a_row_an_aspect_and_twins_are_graded_once(endpoint:
     assert costs(rows, None)["ungraded"] == 1, "the babbled one: what was graded with its twin is graded"
     twin = next(body for body in endpoint.asked if "consistency" in body["messages"][0]["content"])
     assert "a dog" in twin["messages"][1]["content"] and "a cat" in twin["messages"][1]["content"]
+    missing = results("made", cell("c", "none"), [*items, Item("lost", "w", "judged", "?", "x", tags={
+        "aspects": "detail"})], said, judge(endpoint, tmp_path))  # fmt: skip
+    for unanswered, mean in (("apart", 4.0), ("wrong", 3.2)):
+        (score,) = [row for row in estimates({"c": missing}, [cell("c", "none")], Counting(unanswered))
+                    if (row["metric"], row["by"]) == ("score", "all")]  # fmt: skip
+        assert score["value"] == pytest.approx(mean)
     plain = results("made", cell("c", "none"), items, said, None)
     assert [row["points"] for row in plain] == [-1, -1, -1, -1, 0, 1], "without a judge, by match"
 
@@ -759,6 +836,15 @@ def test_videos_that_are_missing_are_unanswered_and_counted_apart(ray_cluster: N
     (row,) = [one for one in json.loads((tmp_path / "out" / "summary.json").read_text())["estimates"]
               if one["by"] == "all"]  # fmt: skip
     assert row["questions"] == 1, "this benchmark scores what was answered"
+    again = Annotate()
+    assert compare(small(tmp_path, benchmark=given, methods=["none"]), again)["exit_code"] == 3
+    write_mp4(videos / "v_gone.mp4", np.zeros((6, 16, 16, 3), np.uint8), fps=4)
+    found = compare(small(tmp_path, benchmark=given, methods=["none"]), again)
+    assert (found["exit_code"], found["answers"], found["rows_written"]) == (0, 2, 1), "it came after all"
+    job = {"limits": {"max_error_share": 0.5}, **small(tmp_path).job}
+    (videos / "v_gone.mp4").unlink()
+    allowed = small(tmp_path / "allowed", benchmark=given, methods=["none"], job=job)
+    assert compare(allowed, Annotate())["exit_code"] == 0
 
 
 @pytest.mark.slow

@@ -126,15 +126,19 @@ def _egoschema(files: Sequence[File]) -> Iterator[Item]:
 
 
 def _nextqa(files: Sequence[File]) -> Iterator[Item]:
+    """Of the open questions, the second answer stands in a file of its own, or in a column of the Parquet form."""
     places, more = _mapping(files, "map_vid"), _mapping(files, "reference")
+
+    def also(row: Row) -> list[str]:
+        told = more.get(str(row["video"]), {}).get(str(row["qid"])) or row.get("additional_ref_answer")
+        return [told] if told else []
+
     where = Columns(
         video=lambda row: places.get(str(row["video"]), row["video"]), answer=_number_or_text,
-        id=lambda row: f"{row['video']}-{row['qid']}", options=_numbered("a", 0), tags={"kind": columns("type")},
+        id=lambda row: f"{row['video']}-{row['qid']}", options=_numbered("a", 0), accepted=also,
+        tags={"kind": columns("type")},
     )  # fmt: skip
-    for item in load(files, where, _PLAIN):
-        video, _, question = item.id.partition("-")
-        also = more.get(video, {}).get(question)
-        yield replace(item, accepted=(str(also),)) if also else item
+    return load(files, where, _PLAIN)
 
 
 def _intentqa(files: Sequence[File]) -> Iterator[Item]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from mlb_batch.errors import SpecError
+from mlb_batch.errors import ModelError, SpecError
 from mlb_batch.evaluate.manifest import NAME
 from mlb_batch.evaluate.spec import EvalSpec, MethodSpec
+from mlb_batch.planning.setup import Setup, setup
 from mlb_batch.spec import JobSpec, ModelSpec
 from mlb_batch.storage import join
 
@@ -19,6 +20,7 @@ PROMPTS = [
     {"id": "asked", "kind": "qa", "column": "questions"},
     {"id": "described", "kind": "caption", "column": "captions"},
 ]
+_SET = ("models.", "methods.")  # in an evaluation, of what are parts of a job
 
 
 @dataclass(frozen=True)
@@ -84,4 +86,19 @@ def _job(spec: EvalSpec, model: ModelSpec, method: MethodSpec, ratio: float, out
     try:
         return JobSpec.from_dict(data)
     except SpecError as error:
-        raise SpecError("\n".join(f"job.{line}" for line in str(error).splitlines())) from None
+        lines = (_in_its_words(line, method.name) for line in str(error).splitlines())
+        raise SpecError("\n".join(line if line.startswith(_SET) else f"job.{line}" for line in lines)) from None
+
+
+def means_of(cell: Cell) -> Setup:
+    """Its model and method, resolved."""
+    try:
+        return setup(cell.job)
+    except (SpecError, ModelError) as error:
+        raise type(error)(_in_its_words(str(error), cell.method)) from None
+
+
+def _in_its_words(said: str, method: str) -> str:
+    """A mistake in a cell's job, by the keys of the evaluation where those set it."""
+    said = re.sub(r"^model\.", "models.", said)
+    return re.sub(r"^prune\.(?=(method|options|select|feature_model)\b)", f"methods.{method}.", said)

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from mlb_batch.errors import BudgetError, OutputError
 from mlb_batch.evaluate import bias, kept, results, summary
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
-from mlb_batch.evaluate.cells import Cell, cells, short_names
+from mlb_batch.evaluate.cells import Cell, cells, means_of, short_names
 from mlb_batch.evaluate.items import Item, amount
 from mlb_batch.evaluate.judge import Judge
-from mlb_batch.evaluate.manifest import chosen_clips, prepared
+from mlb_batch.evaluate.manifest import Prepared, chosen_clips, prepared, videos_folder
 from mlb_batch.evaluate.memory import CaptionersPeak
 from mlb_batch.evaluate.pictures import quality_charts
 from mlb_batch.evaluate.results import Answers, Row
@@ -27,7 +27,7 @@ from mlb_batch.evaluate.spec import EvalSpec
 from mlb_batch.evaluate.summary import Counting
 from mlb_batch.evaluate.tables import Evaluation, markdown
 from mlb_batch.evaluate.world import Say
-from mlb_batch.planning import setup
+from mlb_batch.planning import Setup
 from mlb_batch.planning.frozen import thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
 from mlb_batch.spec import JobSpec
@@ -50,18 +50,22 @@ class Ran:
 def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     """What is not answered yet is; then everything is scored and written again. The evaluation's summary."""
     store = open_store(spec.output.uri)
-    judge = Judge(spec.judge, store) if spec.judge else None  # first: its mistakes cost nothing
+    judge = Judge(spec.judge, store) if spec.judge else None
+    every = cells(spec, store.uri, videos := videos_folder(spec, store))
+    means = {cell.name: means_of(cell) for cell in every}
+    if judge:
+        judge.greet()  # all of this first: mistakes cost nothing yet
     say(f"preparing {spec.benchmark.name}")
-    items, videos = prepared(spec, store, say)
-    every = cells(spec, store.uri, videos)
-    stood = {cell.name: _stood(cell, spec, items, videos) for cell in every}  # first: mistakes cost nothing yet
+    found = prepared(spec, store, say)
+    items = found.items
+    stood = {cell.name: _stood(cell, means[cell.name], spec, items, videos) for cell in every}
     say(f"{amount(items)}, {len(every)} cells")
     ran: dict[str, Ran] = {}
     refused: dict[str, str] = {}
     for number, cell in enumerate(every, start=1):
         say(f"cell {number} of {len(every)}: {cell.name}")
         try:
-            ran[cell.name] = _run(cell, stood[cell.name], items, annotate)
+            ran[cell.name] = _run(cell, stood[cell.name], found, annotate)
         except BudgetError as error:  # what this method can't do at this budget is a finding, not the end
             refused[cell.name] = str(error)
             say(f"  not run: {error}")
@@ -70,19 +74,21 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
             return {**_ended(spec, ran, refused, int(ran[cell.name].summary["exit_code"])), "stopped": stopped}
     if refused and not ran:
         raise BudgetError("no cell can be run:\n" + "\n".join(f"{name}: {why}" for name, why in refused.items()))
-    _write(spec, store, judge, items, videos, [cell for cell in every if cell.name in ran], ran, refused)
-    unanswered = any(not one.answers.complete(items) for one in ran.values())
-    return _ended(spec, ran, refused, 3 if unanswered else 0)
+    done = [cell for cell in every if cell.name in ran]
+    costs = _write(spec, store, judge, items, videos, done, ran, refused)
+    whole = all(_whole(cell, costs[cell.name], judge is not None) for cell in done)
+    return _ended(spec, ran, refused, 0 if whole else 3)
 
 
-def _stood(cell: Cell, spec: EvalSpec, items: Sequence[Item], videos: str) -> Ran | None:
+def _stood(cell: Cell, means: Setup, spec: EvalSpec, items: Sequence[Item], videos: str) -> Ran | None:
     """What earlier evaluations left of a cell, once a run of it has solved its budget.
 
     Answers are found by their questions' ids: those of another world's clips must not be held against this one's truth.
     """
-    fingerprint = _frozen(cell.job)
-    if fingerprint is None:
+    solved = thaw(cell.job, key_of(cell.job, means))
+    if solved is None:
         return None
+    fingerprint = fingerprint_of(cell.job, means, solved)
     answers = results.read_answers(cell.job.output.uri, fingerprint)
     made_in = videos.rpartition("/")[2] if spec.benchmark.name in WORLDS else ""
     if other := next(answers.to_others(items, spec.asked == "alone", made_in), None):
@@ -93,21 +99,23 @@ def _stood(cell: Cell, spec: EvalSpec, items: Sequence[Item], videos: str) -> Ra
     return Ran(fingerprint, answers, {})
 
 
-def _run(cell: Cell, stood: Ran | None, items: Sequence[Item], annotate: Annotate) -> Ran:
-    """A cell whose every answer stands is not run again: a second evaluation starts nothing."""
-    if stood and stood.answers.complete(items):
+def _run(cell: Cell, stood: Ran | None, given: Prepared, annotate: Annotate) -> Ran:
+    """A cell whose every answer stands is not run again. Errors are, where a video that was not found is there now."""
+    if stood and stood.answers.complete(given.items):
         return stood
+    job = cell.job
+    if stood and stood.answers.found_since(given.items, given.missing):
+        job = job.changed(retry={**job.retry.model_dump(), "errors": True})
     with CaptionersPeak() as peak:
-        done = annotate(cell.job)
+        done = annotate(job)
     answers = results.read_answers(cell.job.output.uri, done["fingerprint"])
     return Ran(done["fingerprint"], answers, {**done, "peak_memory_mb": peak.mb})
 
 
-def _frozen(job: JobSpec) -> str | None:
-    """The fingerprint of the cell's rows, once an earlier run has solved its budget."""
-    means = setup(job)
-    solved = thaw(job, key_of(job, means))
-    return None if solved is None else fingerprint_of(job, means, solved)
+def _whole(cell: Cell, cost: Mapping[str, Any], judged: bool) -> bool:
+    """Whether as much is answered, and graded, as the job's limits ask for."""
+    lacking = cost["unanswered"] + (cost["ungraded"] if judged else 0)
+    return bool(lacking <= (cell.job.limits.max_error_share or 0.0) * (cost["answered"] + cost["unanswered"]))
 
 
 def _ended(spec: EvalSpec, ran: Mapping[str, Ran], refused: Mapping[str, str], exit_code: int) -> dict[str, Any]:
@@ -126,7 +134,8 @@ def _ended(spec: EvalSpec, ran: Mapping[str, Ran], refused: Mapping[str, str], e
 def _write(
     spec: EvalSpec, store: Store, judge: Judge | None, items: Sequence[Item], videos: str, done: Sequence[Cell],
     ran: Mapping[str, Ran], refused: Mapping[str, str],
-) -> None:  # fmt: skip
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """The tables, the pictures and what they are made of; what each cell cost."""
     counting, title, note = _counted(spec)
     rows = {
         cell.name: results.results(spec.benchmark.name, cell, items, ran[cell.name].answers, judge) for cell in done
@@ -150,6 +159,7 @@ def _write(
     told = {"evaluation": spec.told(), "costs": costs, "estimates": estimates, "not_run": refused}
     store.replace("summary.json", json.dumps(_plain(told), indent=1).encode())
     store.replace("README.md", markdown(found).encode())
+    return costs
 
 
 def _counted(spec: EvalSpec) -> tuple[Counting, str, str]:
@@ -173,18 +183,19 @@ def _costs(
 
 
 def _peaks(store: Store, done: Sequence[Cell], ran: Mapping[str, Ran]) -> dict[str, float]:
-    """The captioners' peak memory of each cell, over all evaluations that worked on it; 0 where none could tell."""
+    """The captioners' peak memory of each cell, over all runs that wrote its rows; 0 where none could tell."""
     try:
-        known = {name: float(mb) for name, mb in json.loads(store.read("memory.json")).items()}
+        known = {rows: float(mb) for rows, mb in json.loads(store.read("memory.json")).items()}
     except FileNotFoundError:
         known = {}
     except (ValueError, TypeError, AttributeError) as error:
         remedy = "delete it, and the peaks that are known now stand alone"
         raise OutputError(f"{store.uri}/memory.json is damaged ({first_line(error)}): {remedy}") from None
     for cell in done:
-        known[cell.name] = max(known.get(cell.name, 0.0), float(ran[cell.name].summary.get("peak_memory_mb", 0.0)))
+        rows = ran[cell.name].fingerprint
+        known[rows] = max(known.get(rows, 0.0), float(ran[cell.name].summary.get("peak_memory_mb", 0.0)))
     store.replace("memory.json", json.dumps(known).encode())
-    return known
+    return {cell.name: known[ran[cell.name].fingerprint] for cell in done}
 
 
 def _facts(rows: Iterable[Row]) -> tuple[Counter[str], Counter[str]]:

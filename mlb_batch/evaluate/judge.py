@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlb_batch.errors import OutputError, RowError, SpecError
+from mlb_batch.errors import JobError, OutputError, RowError, SpecError
 from mlb_batch.evaluate.spec import JudgeSpec
 from mlb_batch.report import printable
 from mlb_batch.source.uris import UriPolicy
@@ -45,6 +45,9 @@ _SYSTEM = (
     'Reply with one JSON object only, like {{"pred": "yes", "score": 4}}: pred is yes or no (is it right), score is a '
     "whole number from 0 (wrong) to 5 (fully right)."
 )
+_IS = r"""["'*\s]*(?:\([^)]*\)["'*\s]*)?(?:[:=]|is\b)["'*\s]*"""
+_PRED = re.compile(rf"pred{_IS}(yes|no)\b", re.I)
+_SCORE = re.compile(rf"score{_IS}(\d+(?:\.\d+)?)", re.I)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Question:
     @property
     def key(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:32]
+
+
+_GREETING = Question("What colour is a ripe tomato?", "red", "It is red.", "match")
 
 
 @dataclass(frozen=True)
@@ -78,19 +84,35 @@ class Judge:
         self._key = _key(spec)
         kept = _kept(store)
         self._known = {v.key: v for v in kept if (v.judge, v.url) == (spec.model, self._url)}
-        self._refusal = ""  # what was said of the last question that was refused by itself
+        self._refusal = ""  # what was said instead of the last verdict that an answer did not give
+        self._trouble = ""  # why the last answer did not come
+        self._silent = 0  # in a row
         self._others = [v for v in kept if (v.judge, v.url) != (spec.model, self._url)]
 
+    def greet(self) -> None:
+        """One question to an endpoint that never graded here, before hours are spent on what it is to grade."""
+        if not self._known:
+            self.verdicts([_GREETING])
+
     def verdicts(self, questions: Iterable[Question]) -> dict[str, Verdict]:
-        """What is known of these now, by their keys; what the endpoint did not answer well is missing."""
+        """What is known of these now, by their keys; a few that the endpoint did not answer well may be missing."""
         new = list({question.key: question for question in questions if question.key not in self._known}.values())
         for start in range(0, len(new), SAVE_EVERY):
             found = asyncio.run(self._ask_all(new[start : start + SAVE_EVERY]))
             self._known |= {verdict.key: verdict for verdict in found}
+            if found:
+                self._save()
+            if self._gone or (self._trouble and not self._known):
+                graded = f"judge.url: {self._url} gives no verdict any more ({self._trouble})"
+                raise JobError(f"{graded}; what is answered and graded stands: run the same command again")
             if self._refusal and not self._known:
-                raise SpecError(f"judge.url: {self._url} refuses every question: {self._refusal}")
-            self._save()
+                raise SpecError(f"judge.url: {self._url} grades nothing: {self._refusal}")
         return self._known
+
+    @property
+    def _gone(self) -> bool:
+        """It did not answer twice as many in a row as it is asked at once: the rest is not waited for."""
+        return self._silent >= 2 * self._spec.at_once
 
     def names(self) -> tuple[str, ...]:
         """Which models graded: as asked for, and as they called themselves."""
@@ -105,24 +127,28 @@ class Judge:
     async def _ask(self, client: Any, gate: asyncio.Semaphore, question: Question) -> Verdict | None:
         passing: tuple[type[BaseException], ...] = (*foreign_errors(), ValueError)
         async with gate:
-            for attempt in range(TRIES):
+            for attempt in range(0 if self._gone else TRIES):
                 if attempt:
                     await asyncio.sleep(PAUSE_S * 2**attempt)
                 try:
                     async with client.post(
                         f"{self._url}/chat/completions", json=self._body(question), headers=self._headers()
                     ) as response:
+                        said = f"HTTP {response.status}: {printable(await response.text())}"
                         if response.status == 200:
+                            self._silent = 0
                             return self._read(question, await response.json(content_type=None))
                         if response.status in OF_ONE_QUESTION:
-                            self._refusal = f"HTTP {response.status}: {printable(await response.text())}"
+                            self._silent, self._refusal = 0, said
                             return None
                         if response.status < 500 and response.status != 429:
-                            raise SpecError(f"judge.url: {self._url} refuses: HTTP {response.status}; check its key")
+                            raise SpecError(f"judge.url: {self._url} refuses ({said}); check judge.model and its key")
+                        self._trouble = said
                 except PermissionError as error:
                     raise SpecError(f"judge.url: {error}") from None
-                except passing:
-                    continue
+                except passing as error:
+                    self._trouble = first_line(error) or type(error).__name__
+            self._silent += 1
         return None
 
     def _headers(self) -> dict[str, str]:
@@ -135,24 +161,32 @@ class Judge:
         return {"model": self._spec.model, "temperature": 0, "messages": messages}
 
     def _read(self, question: Question, answer: Any) -> Verdict | None:
-        """Another model may write the object with single quotes, or words around it."""
         try:
             said = str(answer["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError):
-            return None
-        right = re.search(r"pred\W+(yes|no)", said, re.I)
-        score = re.search(r"score\W+(\d+(?:\.\d+)?)", said, re.I)
-        if score is None or not 0 <= float(score[1]) <= 5:
+            said = str(answer)
+        grade = _grade(said)
+        if grade is None:
+            self._refusal = f"it said {printable(said)}"
             return None
         version = str(answer.get("model") or self._spec.model)
-        is_right = right[1].lower() == "yes" if right else float(score[1]) >= 3
-        return Verdict(question.key, is_right, float(score[1]), self._spec.model, version, self._url)
+        return Verdict(question.key, *grade, self._spec.model, version, self._url)
 
     def _save(self) -> None:
         file = io.BytesIO()
         rows = [asdict(verdict) for verdict in [*self._others, *self._known.values()]]
         pq.write_table(pa.Table.from_pylist(rows), file)
         self._store.replace(NAME, file.getvalue())
+
+
+def _grade(said: str) -> tuple[bool, float] | None:
+    """Right or not, and the score, as they are said last: a model may use single quotes, or think aloud before it."""
+    said = said.rpartition("</think>")[2]
+    preds, scores = _PRED.findall(said), _SCORE.findall(said)
+    if "<think>" in said or not scores or float(scores[-1]) > 5:
+        return None
+    score = float(scores[-1])
+    return preds[-1].lower() == "yes" if preds else score >= 3, score
 
 
 def _kept(store: Store) -> list[Verdict]:

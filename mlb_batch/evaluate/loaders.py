@@ -63,6 +63,7 @@ class Columns:
     question: Read = field(default=columns("question"))
     id: Read = field(default=columns("question_id"))
     options: Callable[[Row], list[str]] = field(default=lambda row: [])
+    accepted: Callable[[Row], list[str]] = field(default=lambda row: [])  # answers that are as right as `answer`
     tags: Mapping[str, Read] = field(default_factory=dict)
 
 
@@ -94,6 +95,7 @@ def _item(row: Row, where: Columns, shape: Shape, open_kind: str) -> Item:
         prompt=as_text(shape.text(str(where.question(row)).strip(), options, kind)),
         answer=as_text(answer),
         choices=tuple(map(as_text, options)),
+        accepted=tuple(map(as_text, where.accepted(row))),
         tags={name: as_text(read(row)) for name, read in where.tags.items()},
     )
 

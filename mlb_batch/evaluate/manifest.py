@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,47 +20,59 @@ from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
 from mlb_batch.evaluate.formats import read_files
 from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.spec import EvalSpec
-from mlb_batch.evaluate.world import Say, write_world
+from mlb_batch.evaluate.world import Say, folder_of, write_world
 from mlb_batch.source.listing import VIDEO_ENDINGS
 from mlb_batch.storage import Store, join, local_path, open_store, scheme_of
 
 NAME = "manifest.jsonl"
 
 
-def prepared(spec: EvalSpec, store: Store, say: Say) -> tuple[list[Item], str]:
-    """The items and the folder of their videos; the manifest stands in the store then."""
+@dataclass(frozen=True)
+class Prepared:
+    """What is asked, and which of its videos aren't in their folder, as far as it can be listed."""
+
+    items: list[Item]
+    missing: frozenset[str] = frozenset()
+
+
+def videos_folder(spec: EvalSpec, store: Store) -> str:
+    """Where the videos are, or will be once they are made."""
     given = spec.benchmark
     if given.name in WORLDS:
-        folder, items = write_world(store, given.name, given.world, say)
-        videos = join(store.uri, folder)
+        return join(store.uri, folder_of(given.name, given.world))
+    assert given.videos is not None
+    path = local_path(given.videos)
+    return given.videos.rstrip("/") if path is None else str(path)
+
+
+def prepared(spec: EvalSpec, store: Store, say: Say) -> Prepared:
+    """The videos of a world, and the manifest, stand in the store then."""
+    given, videos = spec.benchmark, videos_folder(spec, store)
+    if given.name in WORLDS:
+        found = Prepared(write_world(store, given.name, given.world, say))
     else:
-        assert given.videos is not None
-        videos = _absolute(given.videos)
-        items = _public(spec, videos)
-    if given.limit is not None:
-        items = _limited(items, given.limit)
+        found = _public(spec, videos)
+    items = found.items if given.limit is None else _limited(found.items, given.limit)
     _check(items)
     rows = _alone(items, videos) if spec.asked == "alone" else _together(items, videos)
     store.replace(NAME, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    return items, videos
+    return replace(found, items=items)
 
 
-def _absolute(uri: str) -> str:
-    path = local_path(uri)
-    return uri.rstrip("/") if path is None else str(path)
-
-
-def _public(spec: EvalSpec, videos: str) -> list[Item]:
+def _public(spec: EvalSpec, videos: str) -> Prepared:
     items = list(BENCHMARKS[spec.benchmark.name].items(read_files(spec.benchmark.annotations)))
     if not items:
         files = ", ".join(BENCHMARKS[spec.benchmark.name].files)
         raise InputError(f"benchmark.annotations: no question is in them; {spec.benchmark.name} is read from {files}")
+    if scheme_of(videos) in ("http", "https"):  # a web server need not list what it has
+        return Prepared([replace(item, video=_with_ending(item.video)) for item in items])
     names = _Names(videos)
     found = [replace(item, video=names.file(item.video)) for item in items]
-    if not names.any_there and scheme_of(videos) not in ("http", "https"):  # a web server need not list what it has
-        count, one = len({item.video for item in found}), found[0].video
-        raise InputError(f"benchmark.videos: none of {count:,} videos is in {videos}; {one} should be, for one")
-    return found
+    every = {item.video for item in found}
+    if every == names.missing:
+        one = found[0].video
+        raise InputError(f"benchmark.videos: none of {len(every):,} videos is in {videos}; {one} should be, for one")
+    return Prepared(found, frozenset(names.missing))
 
 
 class _Names:
@@ -68,20 +80,25 @@ class _Names:
 
     def __init__(self, videos: str) -> None:
         self._videos = videos
-        self.any_there = False
         self._by_name: dict[str, dict[str, str]] = {}
+        self.missing: set[str] = set()
 
     def file(self, video: str) -> str:
         """The file's name below the folder; where there is none, the name that is missing."""
         folder, _, name = video.rpartition("/")
-        if ".." in PurePosixPath(video).parts:
-            return video  # refused when it is opened, like any path that leaves the folder
-        if folder not in self._by_name:
-            there = open_store(join(self._videos, folder) if folder else self._videos).list("")
-            self._by_name[folder] = _by_stem(there) | {one: one for one in there}
-        self.any_there |= name in self._by_name[folder]
-        found = self._by_name[folder].get(name, name if PurePosixPath(name).suffix else f"{name}.mp4")
-        return f"{folder}/{found}" if folder else found
+        if ".." not in PurePosixPath(video).parts:  # which is refused when it is opened, like any path that leaves
+            if folder not in self._by_name:
+                there = open_store(join(self._videos, folder) if folder else self._videos).list("")
+                self._by_name[folder] = _by_stem(there) | {one: one for one in there}
+            if found := self._by_name[folder].get(name):
+                return f"{folder}/{found}" if folder else found
+        lost = _with_ending(video)
+        self.missing.add(lost)
+        return lost
+
+
+def _with_ending(video: str) -> str:
+    return video if PurePosixPath(video).suffix else f"{video}.mp4"
 
 
 def _by_stem(names: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,10 @@ class Answers:
 
     def complete(self, items: Iterable[Item]) -> bool:
         return all(item.id in self.said for item in items)
+
+    def found_since(self, items: Iterable[Item], missing: Set[str]) -> bool:
+        """Whether a video is there now that was not found when it was asked about."""
+        return any(self.errors.get(item.id) == "not_found" and item.video not in missing for item in items)
 
     def to_others(self, items: Iterable[Item], alone: bool, clips: str) -> Iterator[str]:
         """The ids of questions that were others when this was said: by their text, or not asked `alone` (or asked so);
@@ -146,6 +150,8 @@ def _marked(item: Item, aspect: str, answers: Answers, verdicts: Mapping[str, Ve
     marks: Row = {"points": NOT_SCORED, "score": NOT_SCORED, "hits": 0, "facts_said": 0, "facts_true": 0,
                   "invented": [], "missed": []}  # fmt: skip
     if item.id not in answers.said:
+        if verdicts is not None and _aspects(item):
+            marks["score"] = 0.0  # where its benchmark counts it at all
         return {**marks, "facts_true": caption_facts("", item.answer).true} if item.kind == "caption" else marks
     said = answers.said[item.id]["text"]
     if item.kind == "caption":

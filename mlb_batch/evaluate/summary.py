@@ -51,12 +51,16 @@ def metrics(counting: Counting) -> tuple[Metric, ...]:
             return 0, float(counting.unanswered == "wrong")
         return (row["points"], 1) if row["points"] >= 0 else (0, 0)
 
+    def score(row: Row) -> tuple[float, float]:
+        counts = row["score"] >= 0 and (row["answered"] or counting.unanswered == "wrong")
+        return (row["score"], 1) if counts else (0, 0)
+
     def recall(row: Row) -> tuple[float, float]:
         return (row["hits"], row["facts_true"]) if row["answered"] or counting.unanswered == "wrong" else (0, 0)
 
     return (
         Metric("accuracy", accuracy),
-        Metric("score", lambda row: (row["score"], 1) if row["score"] >= 0 else (0, 0), is_share=False),
+        Metric("score", score, is_share=False),
         Metric("precision", lambda row: (row["hits"], row["facts_said"])),
         Metric("recall", recall),
     )

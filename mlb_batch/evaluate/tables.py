@@ -61,7 +61,7 @@ def _head(found: Evaluation) -> Iterator[str]:
         "(`mlb_batch/evaluate/intervals.py` says how). Differences are paired, in points."
     )
     if found.judges:
-        yield f"Open answers were graded by {_list(found.judges)}."
+        yield f"Open answers were graded by {_plain(_list(found.judges))}."
     yield ""
 
 
@@ -216,7 +216,7 @@ def _line(*cells: str) -> str:
 def _plain(text: str) -> str:
     """What came from a model or a file, as one cell of a table: no line, no column, no markup of its own."""
     shown = "".join(sign if sign.isprintable() else " " for sign in text[:300])
-    return shown.replace("|", "/").replace("<", "&lt;").replace("`", "'")
+    return shown.replace("|", "/").replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
 
 
 def _list(names: Any) -> str:

@@ -46,9 +46,14 @@ class Shown:
     caption: str
 
 
-def write_world(store: Store, name: str, spec: WorldSpec, say: Say) -> tuple[str, list[Item]]:
-    """The folder of the clips' files in the store, where all are present now, and the items."""
-    folder = f"videos/{name}-{_key(name, spec)}"
+def folder_of(name: str, spec: WorldSpec) -> str:
+    """Of the clips' files in the evaluation's output."""
+    return f"videos/{name}-{_key(name, spec)}"
+
+
+def write_world(store: Store, name: str, spec: WorldSpec, say: Say) -> list[Item]:
+    """What is asked of its clips, whose files are all present then."""
+    folder = folder_of(name, spec)
     there = set(store.list(folder))
     items: list[Item] = []
     for index in range(spec.clips):
@@ -59,7 +64,7 @@ def write_world(store: Store, name: str, spec: WorldSpec, say: Say) -> tuple[str
         if file not in there:
             store.create(f"{folder}/{file}", _as_mp4(shown.pixels_FHWC))
         items += _items(shown, spec, index, file)
-    return folder, items
+    return items
 
 
 def show(name: str, spec: WorldSpec, index: int) -> Shown:
