@@ -48,6 +48,13 @@ DEEP = Spec(layers=8, heads=2, kv_heads=1, tied=True, side=8)
         ("The correct option is (A).", 0), ("a dog", 1), ("I would say (C), since it is red", 2), ("E", None),
         ("either (A) or (B)", None),
         ("", None), ("A cat", None), ("Best option: (D", 3), ("nothing", 3), ("Because", None),
+        ("B.A dog runs", 1), ("B:A dog", 1), ("C)the ball", 2), ('"B"', 1), ("<B>", 1), ("`B`", 1), ("\\boxed{B}", 1),
+        ("Therefore, the answer is B.", 1), ("I think the answer is B because it barks", 1), ("My answer is B", 1),
+        ("The right answer is A.", 0), ("The video shows a dog. The answer is (B)", 1), ("The letter is A", 0),
+        ("The answer is B. (A) is a man, (C) a ball.", 1), ("the final answer is: **B**", 1),
+        ("The answer is A dog that runs", None), ("It is not the case that option A fits", None),
+        ("If the answer is B, so be it; the answer is C.", None), ("C.D.s are shown", None), ("e.g. a cat", None),
+        ("The answer is a secret", None), ("A.", 0), ("I think the answer is Zebra", None),
         ("The correct answer is option B", 1), ("**C**", 2), ("Answer: **B**", 1), ("**(D)** nothing", 3),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
 
 from mlb_batch import JobSpec, plan, run
 from mlb_batch.errors import JobError, SpecError
 from mlb_batch.ledger import read_current, verify
 from mlb_batch.progress import describe, latest
-from mlb_batch.quality import canary, preview
+from mlb_batch.quality import canary, preview, side_by_side
 from mlb_batch.quality.agreement import Pair, agreement, pairs
 
 CHOICE = {"id": "mc", "kind": "choice", "text": "Which shape?", "choices": ["circle", "square", "ring"]}
@@ -41,6 +43,11 @@ def row(kind: str, text: str, choice: str = "", video: str = "v", prompt: str = 
     ("caption", ("A red ring moves left.", ""), ("The red ring moves left", ""), 1.0),
     ("caption", ("red ring moves", ""), ("blue ring stays", ""), 1 / 3),
     ("caption", ("", ""), ("red", ""), 0.0),
+    ("caption", ("一只狗在跑", ""), ("一只狗在走", ""), 0.8),
+    ("caption", ("3 匹の犬 DVD", ""), ("3 匹の猫 dvd", ""), 0.8),
+    ("caption", ("Über-Maß", ""), ("über maß", ""), 1.0),
+    ("qa", ("一只狗。", ""), ("一只狗", ""), 1.0),
+    ("qa", ("สุนัข", ""), ("แมว", ""), 0.0),
 ])  # fmt: skip
 def test_when_two_answers_agree(kind: str, one: tuple[str, str], other: tuple[str, str], wanted: float) -> None:
     pair = Pair(row(kind, *one), row(kind, *other))
@@ -119,7 +126,7 @@ def test_a_canary_that_falls_too_far_stops_the_job_and_keeps_what_was_done(tmp_p
 @pytest.mark.parametrize(("method", "ratio", "asked"), [("none", 1.0, ["random"]), ("random", 0.5, ["none"])])
 def test_a_canary_holds_no_method_against_itself(tmp_path: Path, method: str, ratio: float, asked: list[str]) -> None:
     job = spec(tmp_path, prune={"method": method}, budget={"ratio": ratio},
-               canary={"share": 0.5, "against": ["none", "random"], "least_agreement": 0.9})  # fmt: skip
+               canary={"share": 0.5, "against": ["none", "random"]})  # fmt: skip
     ran: list[str] = []
 
     def annotate(one: JobSpec, share: float) -> dict[str, Any]:
@@ -128,6 +135,18 @@ def test_a_canary_holds_no_method_against_itself(tmp_path: Path, method: str, ra
 
     found, stopped = canary(job, annotate)
     assert (ran, list(found["against"]), found["flops_executed"], stopped) == ([method, *asked], asked, 1, None)
+
+
+def test_a_canary_that_compared_nothing_lets_nothing_through(tmp_path: Path) -> None:
+    """No video fell into its share, or all unpruned answers ended as errors."""
+    job = spec(tmp_path, **PRUNED, canary={"share": 0.02, "least_agreement": 0.9})
+
+    def annotate(one: JobSpec, share: float) -> dict[str, Any]:
+        return {"stopped": "", "output": one.output.uri, "fingerprint": "f", "flops_executed": 1, "run_id": "r"}
+
+    with pytest.raises(JobError, match=r"in its 2\.0% of the videos no answer .*raise canary\.share"):
+        canary(job, annotate)
+    assert latest(str(tmp_path / "out"))["state"] == "failed"
 
 
 def test_a_limit_without_the_unpruned_answers_is_refused(tmp_path: Path) -> None:
@@ -148,6 +167,28 @@ def test_a_preview_shows_three_answers_to_each_prompt_and_leaves_the_output_alon
     for title in ("unpruned", "fastv", "random", "6 answers"):
         assert title in said
     assert json.dumps(found)
+
+
+def test_a_preview_shows_prompts_and_answers_as_they_are(tmp_path: Path) -> None:
+    """Brackets are markup to who draws the table: they were left out, or ended it."""
+    texts = {"none": "a [red] ring :dog:", "fastv": "[/closed]", "random": "\x1b[31m"}
+    row = {"video_id": "v[1]", "prompt_id": "p", "prompt": "Is it [open] or [/closed]?", "answers": texts}
+    found = {"method": "fastv", "flops_executed": dict.fromkeys(texts, 1), "rows": [row],
+             "errors": {"none": 0, "fastv": 2, "random": 0},
+             "errors_by_class": {"none": {}, "fastv": {"not_found": 1, "timeout": 1}, "random": {}}}  # fmt: skip
+    console = Console(file=io.StringIO(), width=160)
+    console.print(side_by_side(found))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in ("v[1]", "Is it [open] or [/closed]?", "a [red] ring :dog:", "\\x1b[31m", "1 answers"):
+        assert text in shown
+    assert "fastv: no answer to 2 (not_found 1, timeout 1)" in shown and "random: no" not in shown
+
+
+def test_a_preview_without_answers_says_so_and_ends_as_a_job_would(tmp_path: Path) -> None:
+    lost = {"stopped": "", "exit_code": 3, "fingerprint": "f", "flops_executed": 0, "errors": 2,
+            "errors_by_class": {"not_found": 2}}  # fmt: skip
+    found = preview(spec(tmp_path, **PRUNED), lambda job: lost)
+    assert (found["exit_code"], found["rows"], found["errors_by_class"]["random"]) == (3, [], {"not_found": 2})
 
 
 def test_a_preview_that_is_stopped_looks_no_further(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_sampled_tokens_follow_the_distribution() -> None:
         ("B: it barks", "a dog"), (" C\n", "a red ball"), ("D. nothing", "nothing"), ("a dog", "a dog"),
         ("A dog.", "a dog"), ("A red ball", "a red ball"), ("nothing", "nothing"), ("E", ""), ("", ""), ("Because", ""),
         ("both", ""), ("A cat", ""), ("B it barks", "a dog"),
+        ("B.A dog", "a dog"), ("B:A dog", "a dog"), ("A)the man", "a man"), ("A.M. or so", ""), ("B.B.C.", ""),
         ("A) a man", "a man"), ("A", "a man"), ("A.", "a man"), ("A, of course", "a man"),
     ],
 )  # fmt: skip

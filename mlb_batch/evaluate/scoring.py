@@ -14,7 +14,12 @@ from mlb_batch.vlm.choices import LETTERS, parse_letter
 _LEAD = re.compile(
     r"^(?:the\s+)?(?:best\s+|correct\s+|final\s+)?(?:answer|option|choice)\b(?:\s+is)?\s*[:\-]?\s*", re.I
 )
+_DECLARED = re.compile(  # "A" and "I" are words too, so behind them the sentence has to end
+    r"\b(?i:answer|option|choice|letter)\s*(?i:is\b|:)[\s:]*(?i:option\s+)?[(\[\"'`<]*"
+    r"([B-HJ-Z]\b|[AI](?=[.,:;)\]\"'`>]|\s*$))"
+)
 _BRACKETED = re.compile(r"\(([A-Z])\)")
+_BOXED = re.compile(r"\\boxed\{([^}]*)\}|\*\*")
 _MARKS = re.compile(r"[^\w\s]|_")
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _ARTICLES = {"a", "an", "the"}
@@ -46,14 +51,17 @@ def named(said: str, choices: Sequence[str]) -> int | None:
     for told in _ever_shorter(said):
         if found := parse_letter(told, apart):
             return apart.index(found)
-    letters = set(_BRACKETED.findall(said)) & set(LETTERS[: len(choices)])
-    return LETTERS.index(letters.pop()) if len(letters) == 1 else None
+    for pattern in (_DECLARED, _BRACKETED):
+        letters = set(pattern.findall(said)) & set(LETTERS[: len(choices)])
+        if letters:
+            return LETTERS.index(letters.pop()) if len(letters) == 1 else None
+    return None
 
 
 def _ever_shorter(said: str) -> Iterator[str]:
     """Without one lead after the other: "The answer is option B". An option may begin so itself: "answer the phone"."""
     yield said
-    said, led = said.replace("**", "").strip(), 1
+    said, led = _BOXED.sub(r"\1", said).strip(" \n\t\"'`<>$"), 1
     while led:
         yield said
         said, led = _LEAD.subn("", said)

@@ -23,6 +23,8 @@ _FUNCTION_WORDS = {
     "a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "from", "by", "with", "for",
     "is", "are", "was", "were", "be", "it", "its", "this", "that",
 }  # fmt: skip
+_NO_SPACES = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # Thai to Chinese
+_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")  # where words are not written apart, signs are compared
 
 Key = tuple[str, float, float, str]  # a clip and a prompt: what two fingerprints have in common
 Row = Mapping[str, Any]
@@ -46,7 +48,7 @@ class Pair:
 
 
 def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+    return _WORD.findall(text.casefold())
 
 
 def _overlap(one: set[str], other: set[str]) -> float:

@@ -57,7 +57,15 @@ def compared(method: str, said: dict[str, dict[Key, Row]]) -> dict[str, Any]:
 def _too_far(spec: JobSpec, found: dict[str, Any]) -> JobError | None:
     least = spec.canary.least_agreement
     measured = found["against"].get("none")  # the unpruned job has nothing to fall from
-    if least is not None and measured and measured["rows"] and measured["agreement"] < least:
+    if least is None or measured is None:
+        return None
+    if not measured["rows"]:
+        return JobError(
+            f"the canary stopped the job: canary.least_agreement is {least:.1%}, and in its {found['share']:.1%} of "
+            "the videos no answer stands beside an unpruned one; raise canary.share, or see with `mlb-batch report` what "
+            "errors there are"
+        )
+    if measured["agreement"] < least:
         return JobError(
             f"the canary stopped the job: {measured['rows']} answers agree to {measured['agreement']:.1%} with the "
             f"unpruned ones, and canary.least_agreement is {least:.1%}; raise the budget, change the method, or lower "

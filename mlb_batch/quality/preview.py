@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from mlb_batch.errors import SpecError
 from mlb_batch.quality.agreement import Key, Row, answers, said
@@ -39,11 +40,12 @@ def preview(spec: JobSpec, annotate: Callable[[JobSpec], dict[str, Any]]) -> dic
                 return summaries[method]
             said_by[method] = answers(job.output.uri, summaries[method]["fingerprint"])
     costs = {method: summary["flops_executed"] for method, summary in summaries.items()}
-    errors = {method: summary["errors"] for method, summary in summaries.items()}
     return {
         "method": spec.prune.method,
         "flops_executed": costs,
-        "errors": errors,
+        "errors": {method: summary["errors"] for method, summary in summaries.items()},
+        "errors_by_class": {method: summary["errors_by_class"] for method, summary in summaries.items()},
+        "exit_code": max(summary["exit_code"] for summary in summaries.values()),
         **compared(spec.prune.method, said_by),
         "rows": _rows(said_by),
     }
@@ -63,8 +65,15 @@ def side_by_side(found: dict[str, Any]) -> Table:
     """Unpruned first: the other columns are read against it."""
     methods = sorted(found["flops_executed"], key=lambda m: (m != "none", m != found["method"]))
     titles = {"none": "unpruned", found["method"]: found["method"], "random": "random"}
-    table = Table("video", "prompt", *(titles[m] for m in methods), title=f"{len(found['rows'])} answers")
+    lost = {titles[m]: found["errors_by_class"][m] for m in methods if found["errors"][m]}
+    why = (f"{title}: no answer to {_counts(by_class)}" for title, by_class in lost.items())
+    columns = ("video", "prompt", *(titles[m] for m in methods))
+    table = Table(*columns, title=f"{len(found['rows'])} answers", caption="\n".join(why) or None)
     for row in found["rows"]:
-        said_here = [printable(row["answers"][m], MOST_CHARS) for m in methods]
-        table.add_row(printable(row["video_id"]), printable(row["prompt"], MOST_CHARS), *said_here)
+        told = (row["video_id"], row["prompt"], *(row["answers"][m] for m in methods))
+        table.add_row(*(Text(printable(one, MOST_CHARS)) for one in told))  # what is in brackets is no markup
     return table
+
+
+def _counts(by_class: dict[str, int]) -> str:
+    return f"{sum(by_class.values()):,} ({', '.join(f'{name} {count:,}' for name, count in by_class.items())})"

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_INSTRUCTION = "Answer with the option's letter."
-_LETTER = re.compile(r"(?P<open>[(\[]?)(?P<letter>[A-Za-z])(?P<mark>[.,:;)\]]*)(?=\s|$)")
+_LETTER = re.compile(  # "B.A dog" is an option that was written out, "U.S." is none
+    r"(?P<open>[(\[]?)(?P<letter>[A-Za-z])(?P<mark>[.,:;)\]]*)(?=\s|$|(?<=[A-Z][.:)])[A-Za-z0-9][^.])"
+)
 
 
 def choice_text(text: str, choices: Sequence[str]) -> str:
