@@ -50,7 +50,7 @@ def plan(job: Job, sets: Sets = None, as_json: AsJson = False, replan: Replan = 
 def run(
     job: Job,
     sets: Sets = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N videos of the input.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows of the input.")] = None,
     replan: Replan = False,
 ) -> None:
     """Annotate what is not annotated yet. The same command again resumes, and adds nothing to what is done."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlb_batch import tiny
+from mlb_batch.errors import OutputError
 from mlb_batch.report import printable
 from mlb_batch.spec import JobSpec
 
@@ -42,7 +43,10 @@ def demo(folder: Path) -> dict[str, Any]:
     from mlb_batch.run import run
 
     console = Console(stderr=True)
-    spec = JobSpec.load(prepared(folder.absolute(), console))
+    try:
+        spec = JobSpec.load(prepared(folder.absolute(), console))
+    except OSError as error:
+        raise OutputError(f"can't write in {folder}: {error.strerror}; name a folder that can be written") from None
     if not tiny.trained(MODEL):
         console.print("[bold yellow]The embedded model has random weights: its captions and answers mean nothing.[/]")
     else:
@@ -58,13 +62,17 @@ def prepared(folder: Path, console: Console) -> Path:
     """The sample clips and the job file, made where they are not there yet: a second demo is the same job."""
     from mlb_batch.tiny.clips import Scope, write_sample_clips
 
-    job = folder / "job.yaml"
+    job, clips = folder / "demo.yaml", folder / "clips"
     if not job.exists():
-        console.print(f"Making {CLIPS} sample clips in {folder / 'clips'} ...")
-        write_sample_clips(folder / "clips", CLIPS, SEED, Scope(FRAMES, 1, 0, KINDS))
-        here = {**JOB, "input": {**JOB["input"], "manifest": str(folder / "clips" / "manifest.jsonl")}}  # type: ignore[dict-item]
+        if clips.exists():
+            raise OutputError(f"{clips} is there and not a demo's; give the demo a folder of its own")
+        here = {**JOB, "input": {**JOB["input"], "manifest": str(clips / "manifest.jsonl")}}  # type: ignore[dict-item]
         here["output"] = str(folder / "annotations")
+        folder.mkdir(parents=True, exist_ok=True)
         job.write_text(yaml.safe_dump(here, sort_keys=False), encoding="utf-8")
+    if not (clips / "manifest.jsonl").exists():
+        console.print(f"Making {CLIPS} sample clips in {clips} ...")
+        write_sample_clips(clips, CLIPS, SEED, Scope(FRAMES, 1, 0, KINDS))
     return job
 
 

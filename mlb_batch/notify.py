@@ -103,14 +103,25 @@ def post(url: str, word: Mapping[str, Any]) -> None:
 def _connected(to: SplitResult) -> socket.socket:
     """To the address that was checked, whatever the name may lead to a moment later."""
     assert to.hostname is not None
-    found = socket.getaddrinfo(to.hostname, to.port or (443 if to.scheme == "https" else 80), type=socket.SOCK_STREAM)
+    port = to.port or (443 if to.scheme == "https" else 80)
+    found = socket.getaddrinfo(to.hostname, port, type=socket.SOCK_STREAM)
     addresses = [str(one[4][0]) for one in found]
     if any(_refused(to.hostname, address) for address in addresses):
         raise Undelivered("its address is link-local or this machine's, where no webhook goes")
-    plain = socket.create_connection((addresses[0], found[0][4][1]), STEP_S)
+    plain = _first_of(addresses, port)
     if to.scheme == "http":
         return plain
     return ssl.create_default_context().wrap_socket(plain, server_hostname=to.hostname)
+
+
+def _first_of(addresses: list[str], port: int) -> socket.socket:
+    """A name may have an address of IPv6 that nothing listens on."""
+    for address in addresses[:-1]:
+        try:
+            return socket.create_connection((address, port), STEP_S)
+        except OSError:
+            continue
+    return socket.create_connection((addresses[-1], port), STEP_S)
 
 
 def _refused(host: str, address: str) -> bool:

@@ -22,6 +22,10 @@ MOST_COMPARED = 10_000  # names of a manifest's columns, which may be any number
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain scalars: `yes` and `no` stay words (they are choices), 1e9 is a number, dates stay text."""
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.deep_construct = True  # what holds itself is an error then
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -257,6 +261,10 @@ def _explain_one(one: dict[str, Any], model: type[BaseModel]) -> str:
         return f"{path}: unknown key{did_you_mean(loc[-1], known)}; known here: {', '.join(known)}"
     if kind == "missing":
         return f"{path}: missing, and it has no default"
+    if kind == "model_type":
+        return f"{path}: must be keys with values, of {', '.join(_keys_at(model, loc))}; got {_shown(given)}"
+    if kind == "too_short":
+        return f"{path}: must hold at least {context['min_length']}, got {_shown(given)}"
     if kind == "value_error":
         text = str(context["error"])
         return f"{path}: {text}" if path else text

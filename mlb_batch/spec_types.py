@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from mlb_batch.storage import EXCLUSIVE, scheme_of
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -27,9 +29,11 @@ def _place(uri: str) -> str:
 
 
 def _folder(uri: str) -> str:
-    """`s3:/bucket` would be a folder here."""
+    """`s3:/bucket` would be a folder here; a web server is no place to write, as the first commit would find."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:(?!//)", uri):
         raise ValueError(f"has a scheme without //; write it like s3://bucket/prefix, or a folder as ./{uri}")
+    if scheme_of(uri) not in ("file", "local", *EXCLUSIVE):
+        raise ValueError("nothing is written there; use a folder, s3://, gs:// or az://")
     return uri
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from conftest import RAY_FOLDER
 from video_files import write_video
 
 from mlb_batch.spec import JobSpec
@@ -38,7 +39,7 @@ SMALL = {
 
 @cache
 def _originals() -> tuple[Path, ...]:
-    folder = Path(mkdtemp(prefix="mlb-videos-"))
+    folder = Path(mkdtemp(prefix="videos-", dir=RAY_FOLDER))
     return tuple(write_video(folder / f"{n}.mp4", frames=10 + n, size=(64, 48)) for n in range(4))
 
 

@@ -20,7 +20,7 @@ from video_files import HEAVY, write_video
 from mlb_batch.bench import pipeline as pipeline_module
 from mlb_batch.bench import rounds, scale, shapes
 from mlb_batch.bench.bed import Bed, random_model, saved_model
-from mlb_batch.bench.calibrate import calibrate
+from mlb_batch.bench.calibrate import calibrate, captioner_threads, job_of
 from mlb_batch.bench.figures import lines, of_ceiling, plain, predicted
 from mlb_batch.bench.loops import SIZE, Loop, Pixels, loops
 from mlb_batch.bench.loops import plain as plain_loop
@@ -396,6 +396,24 @@ def test_the_pipeline_s_sides_get_the_same_threads_share_and_clips(
 def test_settings_without_a_job_are_not_passed_over() -> None:
     with pytest.raises(SpecError, match="--set changes a job: name it with --job"):
         calibrate(replace(QUICK, sets=("frames.count=4",)))
+
+
+def test_options_that_a_job_has_instead_are_not_passed_over(tmp_path: Path) -> None:
+    """What was measured would be other work than was asked for."""
+    with pytest.raises(SpecError, match=r"^--method, --ratio, --new-tokens: the job says it; change it with --set"):
+        calibrate(Options(job=tmp_path / "job.yaml", method="fastv", ratio=0.5, new_tokens=4))
+    assert job_of(Options(ratio=0.5, method="fastv")).budget.ratio == 0.5
+
+
+def test_a_place_that_is_none_is_said_in_a_line() -> None:
+    with pytest.raises(SpecError, match=r"^--videos: must name a bucket or a host behind s3://$"):
+        read(Options(videos="s3://"))
+
+
+def test_threads_are_read_as_openmp_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    with captioner_threads(torch.device("cpu")) as threads:
+        assert threads == torch.get_num_threads() == 2
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -192,3 +193,18 @@ def test_the_demo_shows_its_answers_and_adds_nothing_the_second_time(tmp_path: P
     code, second, err = mlb_batch("demo", str(tmp_path / "demo"))
     assert (code, second["rows_written"], second["skipped_done"]) == (0, 0, first["expected"])
     assert "added no row" in err
+
+
+def test_a_demo_takes_nobodys_job_for_its_own(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / "clips").mkdir(parents=True)
+    (theirs / "job.yaml").write_text("input: {videos: 's3://theirs/*'}")
+    (tmp_path / "file").touch()
+    mistakes = {
+        theirs: r"clips is there and not a demo's; give the demo a folder of its own",
+        tmp_path / "file": r"can't write in .*file: .*; name a folder that can be written",
+    }
+    for folder, said in mistakes.items():
+        code, _, err = mlb_batch("demo", str(folder))
+        assert code == 2 and re.search(rf"^error: .*{said}$", err, re.M) and "Traceback" not in err
+    assert [path.name for path in sorted(theirs.iterdir())] == ["clips", "job.yaml"]

@@ -193,6 +193,14 @@ MISTAKES: list[tuple[str, str]] = [
     ("retry.errors=!!bool maybe", "not valid YAML: 'maybe'"),
     ("frames.count=" + "9" * 5000, "not valid YAML: Exceeds the limit"),
     ("name=" + "[" * 3000, "not valid YAML: it is nested too deep"),
+    ("name=&a [*a]", "not valid YAML: found unconstructable recursive node"),
+    ("canary=&a {share: *a}", "not valid YAML: found unconstructable recursive node"),
+    ("output=https://host/out", "output.uri: nothing is written there; use a folder, s3://, gs:// or az://"),
+    ("output=memory://out", "output.uri: nothing is written there"),
+    ("prune=none", "prune: must be keys with values, of method, options,"),
+    ("frames=8", "frames: must be keys with values, of count, strategy,"),
+    ("input=/x/*.mp4", "input: must be keys with values, of manifest, videos,"),
+    ("prompts=[]", "prompts: "),
 ]
 
 

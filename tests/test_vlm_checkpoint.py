@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,12 @@ def test_pickled_weights_are_refused_and_named(place: Path) -> None:
 
 
 def test_pickled_weights_beside_good_ones_are_never_opened(place: Path) -> None:
-    (place / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    ran = place / "ran"
+    (place / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + bytes(ran) + b"'\ntR.")
     load(resolve(str(place)), torch.device("cpu"), torch.float32)
+    assert not ran.exists()
+    pickle.loads((place / "pytorch_model.bin").read_bytes())
+    assert ran.exists(), "whoever opens it runs it"
 
 
 def test_weights_whose_header_lies_are_refused_before_they_are_read(place: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -296,6 +297,22 @@ def test_an_answer_that_is_no_success_is_said_and_changes_nothing(tmp_path: Path
         (tmp_path / "job.yaml").write_text(text)
         code, _, err = mlb_batch("run", str(tmp_path / "job.yaml"))
     assert code == 2 and len(got) == 1 and "it answered 500" in err and "s3cr3t" not in err
+
+
+def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`localhost` is often ::1 first, and what listens there is on 127.0.0.1 only."""
+    looked_up = socket.getaddrinfo
+
+    def both(host: str, port: int, *rest: Any, **more: Any) -> list[Any]:
+        family, kind, protocol, name, (address, *_) = looked_up("127.0.0.1", port, *rest, **more)[0]
+        return [(family, kind, protocol, name, (one, port)) for one in ("127.0.0.2", address)]
+
+    with receiver() as (address, got):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: (
+            both(host, *rest, **more) if host == "127.0.0.1" else looked_up(host, *rest, **more)))  # fmt: skip
+        monkeypatch.setattr("mlb_batch.notify._refused", lambda host, address: False)
+        post(f"{address}/hook", {"a": 1})
+        assert got == [("/hook", {"a": 1})]
 
 
 def test_it_is_never_sent_on(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from mlb_batch.vlm.values import Settings
 
 _TEXT = 16  # tokens around the visual ones, for the keep; what is then counted is counted on the real prompts
 _LEAST_NEW_TOKENS = 8
+_JOBS_OWN = ("model", "method", "ratio", "frames", "new_tokens")  # options that a job has instead
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,20 @@ class Rates:
 def calibrate(options: Options) -> dict[str, Any]:
     spec = job_of(options)
     device = pick_device(spec.model.device if options.device == "auto" else options.device)
-    with captioner_threads(device, options.threads):
+    with captioner_threads(device, options.threads) as threads:
         measured, rounds = _measured(spec, device, options)
     file = save(measured)
-    return {"calibration": measured, "file": str(file), "rates": {name: _spread(rounds, name) for name in _NAMES}}
+    rates = {name: _spread(rounds, name) for name in _NAMES}
+    return {"calibration": measured, "file": str(file), "threads": threads, "rates": rates}
 
 
 def job_of(options: Options) -> JobSpec:
     """The job that was given, or one that asks the model for a caption."""
+    own = Options()
     if options.job is not None:
+        other = [f"--{name.replace('_', '-')}" for name in _JOBS_OWN if getattr(options, name) != getattr(own, name)]
+        if other:
+            raise SpecError(f"{', '.join(other)}: the job says it; change it with --set")
         return JobSpec.load(options.job, options.sets)
     if options.sets:
         raise SpecError("--set changes a job: name it with --job")
@@ -66,6 +72,8 @@ def job_of(options: Options) -> JobSpec:
         job["frames"] = {"count": options.frames}
     if options.method:
         job["prune"] = {"method": options.method}
+    if options.ratio is not None:
+        job["budget"] = {"ratio": options.ratio}
     if options.new_tokens:
         job["generate"] = {"max_new_tokens": options.new_tokens}
     return JobSpec.from_dict(job)
@@ -75,7 +83,7 @@ def job_of(options: Options) -> JobSpec:
 def captioner_threads(device: torch.device, threads: int | None = None) -> Iterator[int]:
     """As many as Ray leaves to a captioner: on a CPU the one that its share of a core is rounded up to."""
     before = torch.get_num_threads()
-    alone = int(os.environ.get("OMP_NUM_THREADS") or 1)
+    alone = int((os.environ.get("OMP_NUM_THREADS") or "1").partition(",")[0])  # one number for each level of nesting
     wanted = threads or (alone if device.type == "cpu" else before)
     torch.set_num_threads(wanted)
     try:

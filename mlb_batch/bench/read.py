@@ -14,13 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mlb_batch.bench.loops import LIMITS, SIZE, Loop, loops
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.rounds import Spread, alternate, each, times_faster
 from mlb_batch.bench.stored import copied, from_storage
-from mlb_batch.errors import InputError, RowError
+from mlb_batch.errors import InputError, RowError, SpecError
 from mlb_batch.source.listing import video_uris
 from mlb_batch.spec import InputSpec
+from mlb_batch.spec_text import explain
 from mlb_batch.storage import local_path
 from mlb_batch.tiny.clips import write_sample_clips
 from mlb_batch.video import Reader, Sampling, probe, read_frames
@@ -63,7 +66,11 @@ _CLASSES: dict[str, Callable[[_Video], bool]] = {
 def _listed(options: Options, scratch: Path) -> list[_Video]:
     if options.videos is None:
         write_sample_clips(scratch, options.clips, seed=0)
-    uris = video_uris(InputSpec(videos=options.videos or str(scratch)))[: options.clips]
+    try:
+        given = InputSpec(videos=options.videos or str(scratch))
+    except ValidationError as error:
+        raise SpecError(f"--{explain(error, InputSpec)}") from None
+    uris = video_uris(given)[: options.clips]
     return [_Video(uri, local_path(uri) or copied(uri, scratch / str(number))) for number, uri in enumerate(uris)]
 
 

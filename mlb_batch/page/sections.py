@@ -211,7 +211,8 @@ def errors(numbers: Json) -> str:
 
 
 def _error_class(name: str, one: Json, most: int) -> str:
-    again = "It may pass: the next run tries again." if RETRYABLE.get(name) else "It stays until the input changes."
+    passes = RETRYABLE.get(name)
+    again = "It may pass: other runs try, up to retry.attempts." if passes else "It stays until the input changes."
     examples = "".join(
         f"<li><code>{escaped(example['uri'], 400)}</code>{escaped(example['message'], 400)}</li>"
         for example in one["examples"]

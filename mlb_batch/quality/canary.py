@@ -62,8 +62,8 @@ def _too_far(spec: JobSpec, found: dict[str, Any]) -> JobError | None:
     if not measured["rows"]:
         return JobError(
             f"the canary stopped the job: canary.least_agreement is {least:.1%}, and in its {found['share']:.1%} of "
-            "the videos no answer stands beside an unpruned one; raise canary.share, or see with `mlb-batch report` what "
-            "errors there are"
+            "the videos no answer stands beside an unpruned one; raise canary.share, or see with `mlb-batch report` "
+            "what errors there are"
         )
     if measured["agreement"] < least:
         return JobError(
