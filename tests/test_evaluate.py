@@ -639,7 +639,8 @@ def test_a_question_that_the_endpoint_refuses_stays_ungraded_and_only_where_it_r
     [
         ('{"pred": "yes", "score": 4}', (True, 4.0)), ("{'pred': 'no', 'score': 0}", (False, 0.0)),
         ('```json\n{"pred": "no",\n "score": 1.5}\n```', (False, 1.5)), ("**Pred:** yes. **Score:** 5/5", (True, 5.0)),
-        ("pred is no, score is 2", (False, 2.0)), ("Score (0-5): 4", (True, 4.0)), ('{"score": 2}', (False, 2.0)),
+        ("pred is no, score is 2", (False, 2.0)), ("Pred yes, score 3", (True, 3.0)), ("a score of 2", (False, 2.0)),
+        ("Score (0-5): 4", (True, 4.0)), ('{"score": 2}', (False, 2.0)),
         ('<think>I am to reply like {"pred": "yes", "score": 4}.</think>\n{"pred": "no", "score": 0}', (False, 0.0)),
         ('I am to reply like {"pred": "yes", "score": 4}; so: {"pred": "no", "score": 1}', (False, 1.0)),
         ('<think>I am to reply like {"pred": "yes", "score": 4}', None), ('{"pred": "yes", "score": -1}', None),

@@ -45,7 +45,7 @@ _SYSTEM = (
     'Reply with one JSON object only, like {{"pred": "yes", "score": 4}}: pred is yes or no (is it right), score is a '
     "whole number from 0 (wrong) to 5 (fully right)."
 )
-_IS = r"""["'*\s]*(?:\([^)]*\)["'*\s]*)?(?:[:=]|is\b)["'*\s]*"""
+_IS = r"""["'*\s]*(?:\([^)]*\)["'*\s]*)?(?:[:=]|is\b|of\b)?["'*\s]*"""
 _PRED = re.compile(rf"pred{_IS}(yes|no)\b", re.I)
 _SCORE = re.compile(rf"score{_IS}(\d+(?:\.\d+)?)", re.I)
 
