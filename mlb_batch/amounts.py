@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _PREFIXES = ((10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
@@ -12,7 +14,7 @@ def count(number: int) -> str:
 def percent(share: float) -> str:
     """Three digits, and never 100 % for what is less."""
     text = f"{100 * share:.3g}"
-    return f"{share * 100:.2f} %" if text == "100" and share < 1 else f"{text} %"
+    return f"{math.floor(share * 10_000) / 100:.2f} %" if text == "100" and share < 1 else f"{text} %"
 
 
 def amount(number: int, unit: str) -> str:

@@ -20,7 +20,8 @@ from mlb_batch.work import Counts, Outcome, Row
 
 COMMIT_S = 30.0  # a slow model's rows are committed after this time, however few they are
 BUSY_SHARE = 0.8  # captioners that work for less of their time are starved by reading
-WRITING_SHARE = 0.5  # a driver that commits for more of its time keeps everything else waiting
+WRITING_SHARE = 0.5  # a driver that commits for more of its time keeps everything else waiting,
+LEAST_S = 10.0  # where there was time enough to tell
 STEPS = ("reading", "model", "writing")
 
 _FLOPS = ("flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "flops_prefill", "flops_scoring",
@@ -132,13 +133,15 @@ class Books:
     def starved_by(self) -> str:
         """What everything else waits for. While the driver writes, nothing arrives, and captioners idle for that."""
         since_s = time.monotonic() - self.first_s if self.first_s is not None else 0.0
-        if self.write_s > WRITING_SHARE * since_s > 0:
+        if self.write_s > WRITING_SHARE * max(since_s, LEAST_S):
             return "writing"
         return "model" if self.busy_share >= BUSY_SHARE else "reading"
 
     @property
     def gpu_hours(self) -> float:
-        """Held by this run so far, at work or not: that is what is paid for."""
+        """Held by this run so far, at work or not: that is what is paid for. At most: a pool that may grow is counted
+        as grown.
+        """
         return self.gpus * self.wall_s / 3600
 
     @property
@@ -152,12 +155,14 @@ class Books:
 
     @property
     def spent(self) -> int | None:
-        """In the budget's own measure; None where that is time: a captioner's seconds hold more than it counts."""
+        """By this run, in the budget's own measure; None where that is time: a captioner's seconds hold more than it
+        counts.
+        """
         return self.plan.budget.spent(self.cost)
 
     @property
     def budget(self) -> int | None:
-        """What `spent` may come to."""
+        """What `spent` may come to, over all runs."""
         return None if self.spent is None else self.plan.budget.limit
 
     def check(self, stopped: str) -> None:

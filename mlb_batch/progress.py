@@ -135,7 +135,8 @@ def line(books: Books) -> str:
     if books.eta_s is not None:
         parts.append(f"ETA {clock(books.eta_s)}")
     if books.spent and books.budget:
-        parts.append(f"{books.spent:.3g} {books.plan.budget.unit}, {books.spent / books.budget:.0%} of the budget")
+        by = ", by this run" if books.counts.skipped_done else ""  # what earlier ones spent is in their rows
+        parts.append(f"{books.spent:.3g} {books.plan.budget.unit}, {books.spent / books.budget:.0%} of the budget{by}")
     if books.model_s:
         parts.append(f"starved by {books.starved_by}")
     return " · ".join(parts)

@@ -16,7 +16,7 @@ from mlb_batch.chain.arrivals import everything
 from mlb_batch.chain.cluster import connected, data_context
 from mlb_batch.chain.metrics import Metrics
 from mlb_batch.chain.parts import Part
-from mlb_batch.chain.pools import Pools, pools
+from mlb_batch.chain.pools import Pools, pools, refuse_hours_of
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.reading import captioners, clips_with_frames
 from mlb_batch.chain.settling import grants, settled
@@ -57,6 +57,8 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
         tidy(output)
         sizes, folder = pools(spec, nodes), RunFolder(output, run_id)
+        if priced.budget.kind == "gpu_hours":
+            refuse_hours_of(priced.device, sizes)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)
         with Progress(books, folder, Metrics(spec.name, run_id).show) as progress:
             priced = settled(spec, books, sizes, found, stop, progress)

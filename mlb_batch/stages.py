@@ -183,7 +183,8 @@ class Caption:
             if isinstance(answer, RowError):
                 errors.append(error_row(work, ask, answer))
             else:
-                annotations.append(annotation_row(work, ask, frames, answer, clip.read_s, self._same))
+                read_s = clip.read_s / len(work.asks)
+                annotations.append(annotation_row(work, ask, frames, answer, read_s, self._same))
                 selections += answer.selections
         return Outcome(annotations, errors, selections, **_of_reading(clip))
 

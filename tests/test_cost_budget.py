@@ -301,11 +301,19 @@ def test_a_calibration_counts_for_the_dtype_that_it_was_made_in(tmp_path: Path) 
     assert load("r", "cuda", "float16", tmp_path) is None
 
 
-def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("measured_at", 5), ("prefill_flops_per_s", float("inf")), ("batch", 1.5), ("batch", 0), ("device", None)],
+)
+def test_a_calibration_that_cannot_be_read_stops_no_job(tmp_path: Path, field: str, value: object) -> None:
     path = save(SLOW_DEVICE, tmp_path)
-    path.write_text('{"device": "cpu"}')
-    with pytest.raises(BudgetError, match=path.name):
-        load("r", folder=tmp_path)
+    whole = json.loads(path.read_text())
+    assert load("r", folder=tmp_path) == SLOW_DEVICE
+    path.write_text(json.dumps({**whole, field: value}))
+    (tmp_path / "other.json").write_text('{"other": 1}')
+    (tmp_path / "folder.json").mkdir()
+    assert load("r", folder=tmp_path) is None
+    assert load("r", folder=tmp_path / "nowhere") is None
 
 
 # The paired model.

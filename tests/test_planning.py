@@ -320,6 +320,24 @@ def test_time_and_price_follow_the_calibration(clips_folder: Path, tmp_path: Pat
     assert priced.fingerprint == unknown.fingerprint  # measuring a device changes no text
 
 
+def test_a_budget_in_hours_says_whose_hours_they_are_and_what_they_leave_out(
+    clips_folder: Path, tmp_path: Path
+) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget={"gpu_hours": 1e-4})
+    calibrate(spec)
+    priced = plan(spec)
+    assert priced.gpu_hours is not None and priced.gpu_hours > 1e-4
+    assert any("prefill alone; the job takes" in line for line in priced.warnings)
+    assert not any("calibrated last" in line for line in priced.warnings)
+    calibration.save(replace(calibrate(spec), device="cpu x 2", kind="cpu", dtype="float32", measured_at="2026-02-01"),
+                     calibration.store_folder())  # fmt: skip
+    told = [line for line in plan(spec).warnings if "calibrated last" in line]
+    assert len(told) == 1 and "those of cpu x 2" in told[0] and "NVIDIA Test would fit too" in told[0]
+    one = job(clips_folder, tmp_path / "out", budget={"gpu_hours": 1, "scope": "total"},
+              model={**spec.model.model_dump(), "device": "cpu"})  # fmt: skip
+    assert not any("calibrated last" in line or "prefill alone" in line for line in plan(one).warnings)
+
+
 def test_what_is_left_for_tokens_is_no_question_where_all_are_kept(clips_folder: Path, tmp_path: Path) -> None:
     said = "before the first visual token is kept"
     whole = plan(job(clips_folder, tmp_path / "out", prune={"method": "none"}))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mlb_batch.chain.pools import CAPTION_CPUS, pools
+from mlb_batch.chain.pools import CAPTION_CPUS, pools, refuse_hours_of
 from mlb_batch.errors import ClusterError
 from mlb_batch.spec import JobSpec
 
@@ -25,6 +25,16 @@ def spec(read: dict[str, Any] | None = None, caption: dict[str, Any] | None = No
 def test_two_cores_hold_one_reader_and_one_captioner() -> None:
     sizes = pools(spec(), [{"CPU": 2}])
     assert (sizes.readers, sizes.captioners, sizes.caption_gpus) == ((1, 1), (1, 1), 0)
+
+
+def test_hours_of_one_kind_of_device_are_no_budget_on_another() -> None:
+    on_cpus, on_gpus = pools(spec(), [{"CPU": 2}]), pools(spec(), [{"CPU": 8, "GPU": 2}])
+    refuse_hours_of("cpu x 2", on_cpus)
+    refuse_hours_of("NVIDIA H200", on_gpus)
+    with pytest.raises(ClusterError, match=r"those of NVIDIA H200, and the captioners .* run on CPUs; run `mlb-batch"):
+        refuse_hours_of("NVIDIA H200", on_cpus)
+    with pytest.raises(ClusterError, match=r"those of cpu x 2, and the captioners .* run on GPUs"):
+        refuse_hours_of("cpu x 2", on_gpus)
 
 
 def test_every_gpu_gets_a_captioner_and_readers_get_the_cores_that_are_left() -> None:

@@ -93,6 +93,14 @@ def test_public_damaged_files_give_what_can_be_read_and_say_so(name: str) -> Non
     assert nearest.min(axis=1).max() < 1e-6  # every frame given is one that a sequential read has too
 
 
+@pytest.mark.skipif(not corpus(), reason="the public files are not here")
+@pytest.mark.parametrize("sampling", [Sampling(7, strategy="keyframes"), Sampling(4)], ids=["keyframes", "uniform"])
+def test_pictures_that_ffmpeg_made_up_are_given_and_said(sampling: Sampling) -> None:
+    """All frames are there, and most of the first ones grey: a decoder hides what it lacks."""
+    frames = read_frames(CORPUS / PARTIAL[1], sampling, MODEL_SIZE, Limits())
+    assert frames.partial and len(frames.times_s) == frames.wanted == sampling.count
+
+
 def test_every_public_file_is_tried() -> None:
     if corpus():
         assert len(corpus()) == len(READABLE) + len(BROKEN) + len(PARTIAL) == 112

@@ -304,5 +304,5 @@ def test_flipped_bytes_are_typed_and_kill_nobody(seeds: range, tmp_path: Path) -
                 assert error.error_class not in ("timeout", "decoder_crash", "out_of_memory"), (name, error)
                 continue
             assert 0 < len(frames.times_s) == len(frames.pixels_FHWC) <= frames.wanted, name
-            assert frames.partial == (len(frames.times_s) < frames.wanted), name
+            assert frames.partial or len(frames.times_s) == frames.wanted, name
             assert list(frames.times_s) == sorted(frames.times_s), name

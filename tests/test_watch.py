@@ -131,6 +131,8 @@ def test_what_a_run_waits_for(books: Books) -> None:
     assert books.starved_by == "model", "a fifth of the time is no bottleneck"
     books.wrote(60.0)
     assert books.starved_by == "writing"
+    books.first_s, books.write_s = time.monotonic() - 0.01, 0.03
+    assert books.starved_by == "model", "of a moment nothing can be told"
 
 
 def test_the_pass_that_measures_clips_is_paid_for_and_slows_no_rate(books: Books) -> None:
@@ -160,6 +162,12 @@ def test_every_metric_is_documented_and_carries_the_books(books: Books) -> None:
 def test_a_budget_that_no_float_holds_is_exported_as_the_largest(books: Books) -> None:
     books.plan = replace(books.plan, budget=replace(books.plan.budget, limit=10**315))
     assert values(books)["budget_limit"][""] == sys.float_info.max and "0% of the budget" in line(books)
+
+
+def test_what_a_run_spent_is_said_as_its_own_where_others_were_before_it(books: Books) -> None:
+    assert books.counts.skipped_done and "% of the budget, by this run" in line(books)
+    books.counts = replace(books.counts, skipped_done=0)
+    assert "% of the budget · " in line(books)
 
 
 def test_operations_are_held_against_no_budget_of_time(books: Books) -> None:

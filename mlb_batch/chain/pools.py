@@ -39,6 +39,16 @@ class Pools:
         return self.captioners[1] * self.caption_gpus
 
 
+def refuse_hours_of(device: str, sizes: Pools) -> None:
+    """A budget in hours is solved by the rates of one device, and on one of another kind it is another budget."""
+    if device.startswith("cpu") == bool(sizes.gpus):
+        raise ClusterError(
+            f"budget.gpu_hours: its hours are those of {device}, and the captioners of this cluster run on "
+            f"{'GPUs' if sizes.gpus else 'CPUs'}; run `mlb-batch bench calibrate --job JOB.yaml` on one of its nodes, "
+            "or set model.device to what the job is to run on"
+        )
+
+
 class _Room:
     """What is left on each node."""
 

@@ -16,8 +16,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from mlb_batch.cost.shapes import DecoderShape
-from mlb_batch.errors import BudgetError
 
 NANO = 10**9
 
@@ -88,25 +89,25 @@ def usual_dtype(kind: str) -> str:
 
 
 def load(revision: str, device: str = "auto", dtype: str = "auto", folder: Path | None = None) -> Calibration | None:
-    """The newest calibration of these weights as the job asks for them: on its kind of device (auto: on any), in its
-    dtype.
+    """The newest of those that fit."""
+    return next(iter(fitting(revision, device, dtype, folder)), None)
+
+
+def fitting(
+    revision: str, device: str = "auto", dtype: str = "auto", folder: Path | None = None
+) -> list[Calibration]:  # fmt: skip
+    """The calibrations of these weights as the job asks for them, on its kind of device (auto: on any) and in its
+    dtype; the newest first.
     """
-    found = [c for c in _all(folder or store_folder()) if c.revision == revision]
-    fitting = [c for c in found if device == "auto" or device.partition(":")[0] == c.kind]
-    alike = [c for c in fitting if c.dtype == (usual_dtype(c.kind) if dtype == "auto" else dtype)]
-    return max(alike, key=lambda c: c.measured_at, default=None)
+    found = [c for c in map(_read, sorted((folder or store_folder()).glob("*.json"))) if c and c.revision == revision]
+    there = [c for c in found if device == "auto" or device.partition(":")[0] == c.kind]
+    alike = [c for c in there if c.dtype == (usual_dtype(c.kind) if dtype == "auto" else dtype)]
+    return sorted(alike, key=lambda c: c.measured_at, reverse=True)
 
 
-def _all(folder: Path) -> list[Calibration]:
-    if not folder.is_dir():
-        return []
-    return [_read(path) for path in sorted(folder.glob("*.json"))]
-
-
-def _read(path: Path) -> Calibration:
+def _read(path: Path) -> Calibration | None:
+    """None of what this version can't read: who needs it is told to measure, and no other job stops for it."""
     try:
-        return Calibration(**json.loads(path.read_text()))
-    except (ValueError, TypeError, AssertionError) as error:
-        raise BudgetError(
-            f"{path}: not a calibration that this version can read; delete it and run `mlb-batch bench calibrate`"
-        ) from error
+        return TypeAdapter(Calibration).validate_json(path.read_bytes(), strict=True)
+    except (ValueError, OSError, AssertionError):
+        return None

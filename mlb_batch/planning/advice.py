@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from mlb_batch import tiny
 from mlb_batch.amounts import amount, count, percent
+from mlb_batch.cost.calibration import NANO, fitting
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.solve import largest
 from mlb_batch.planning.record import Plan
@@ -118,7 +119,22 @@ def _budget(plan: Plan, found: Findings) -> Iterator[str]:
         yield "spend: cap may stay below the budget on clips that repeat themselves; the report says by how much"
     if budget.allocation == "content" and plan.content is None:
         yield "allocation content: the keep shown is the one that `equal` gives; the run solves each clip's own first"
-    if budget.kind == "gpu_hours" and budget.convention == "paper":
+    if budget.kind == "gpu_hours":
+        yield from _hours(plan, found)
+
+
+def _hours(plan: Plan, found: Findings) -> Iterator[str]:
+    budget, model = plan.budget, found.spec.model
+    others = {one.device for one in fitting(found.means.checkpoint.revision, model.device, model.dtype)} - {plan.device}
+    if others:
+        yield (
+            f"the hours are those of {plan.device}, calibrated last; {', '.join(sorted(others))} would fit too: set "
+            "model.device, or calibrate again on the device that will run it"
+        )
+    if budget.scope == "llm" and plan.gpu_hours and plan.gpu_hours > budget.limit / NANO / 3600:
+        whole = amount(round(plan.gpu_hours * 3600 * NANO), "nanoseconds")
+        yield f"the budget counts the language model's prefill alone; the job takes {whole} in all (see scope: total)"
+    if budget.convention == "paper":
         yield "a budget in gpu_hours is measured time: convention paper has no bearing on it"
 
 

@@ -34,7 +34,7 @@ def write_sample_clips(directory: Path, n: int, seed: int, scope: Scope = Scope(
 
 
 def _write_one(directory: Path, clip_seed: int, scope: Scope) -> dict[str, Any]:
-    # Flashes of two frames, so that a job which reads every second frame sees each.
+    # Flashes of two frames, so that a job which reads about every second frame sees nearly all of them.
     clip = make_clip(
         clip_seed, scope.frames, max_acts=scope.max_acts, max_flashes=scope.max_flashes, least_flash=2
     )  # fmt: skip

@@ -154,7 +154,7 @@ def _frames(clip: _Clip, source: Source, timeline: Timeline, wanted: Ints, film:
         times_s=tuple(timeline.times_s[wanted[got]].tolist()),
         wanted=len(wanted),
         duration_s=_clip_s(timeline, clip.start_s, clip.end_s),
-        partial=len(got) < len(wanted),
+        partial=film.flawed or len(got) < len(wanted),
         bytes_read=size_of(source),
     )
 
@@ -188,6 +188,7 @@ class _Film:
         self._to_rgb = ToRGB()
         self._array_FHWC: Pixels | None = None
         self._got: set[int] = set()
+        self.flawed = False
 
     def put(self, rank: int, frame: VideoFrame) -> None:
         size = self._size
@@ -204,6 +205,7 @@ class _Film:
             return  # a damaged header made up a format that cannot be converted: not read
         self._array_FHWC[rank] = pixels_HWC
         self._got.add(rank)
+        self.flawed |= frame.is_corrupt  # a picture of which FFmpeg had not all, and made up the rest
 
     @property
     def ranks(self) -> list[int]:

@@ -66,5 +66,5 @@ class Frames:
     times_s: tuple[float, ...]  # when each is shown, from the video's start (the container's start time subtracted)
     wanted: int  # distinct frames that the sampling asked for: never more than the clip has
     duration_s: float  # of the clip
-    partial: bool  # some of the wanted frames could not be read
+    partial: bool  # some of the wanted frames could not be read, or not without damage
     bytes_read: int  # from storage; of a local file, its size

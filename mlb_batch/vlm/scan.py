@@ -284,6 +284,7 @@ def _trace(segments: _Segments, given: ClipInput, prompts: tuple[int, ...], kept
         score_N=np.concatenate([score_N for score_N in scores if score_N is not None]),
         null_N=None,
         segment_F=np.repeat(np.arange(len(scan.segments)), scan.segments),
+        part_N=np.repeat(np.arange(len(scan.segments)), [len(tree.visual_N) for tree in segments.trees]),
     )
 
 

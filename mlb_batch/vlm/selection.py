@@ -10,12 +10,14 @@ numbered frame x rows x cols + row x cols + col, in the clip's sampled frames.
     candidates      tokens that were still there, ascending
     kept            those that went on, ascending (a merged token stands for its cell's first)
     score           attention that each candidate was paid, mean over heads and query rows; empty where none was read
-    null_score      the same without content (every frame the clip's mean frame); empty where it was not measured
+    null_score      the same without content (every frame the clip's mean frame), of the layer of the first cut at all
+                    cuts; empty where it was not measured
     segment         frame-segment of each encoded frame
     kept_by_frame, kept_by_place
                     how many were kept of each frame, and of each spatial position
     plain_by_frame, plain_by_place
-                    the same, had the largest plain scores been kept: what the debiasing changed; empty without scores
+                    the same, had the largest of these scores been kept, as many of each segment where a method looks at
+                    one after the other: what the method made of them; empty without scores
 """
 
 from __future__ import annotations
@@ -54,11 +56,18 @@ def _row(annotation_id: str, clip: ClipShape, trace: Trace) -> Row:
 
 
 def _plain(trace: Trace) -> np.ndarray:
-    """As many candidates with the largest scores; ties go to the lower index."""
+    """As many candidates of each part with the largest scores; ties go to the lower index."""
     assert trace.score_N is not None
-    order = np.argsort(-trace.score_N, kind="stable")[: len(trace.kept_K)]
-    plain: np.ndarray = trace.candidates_N[order]
-    return plain
+    is_kept_N = np.isin(trace.candidates_N, trace.kept_K)
+    part_N = np.zeros(len(is_kept_N), int) if trace.part_N is None else trace.part_N
+    return np.concatenate([_top(trace, np.flatnonzero(part_N == part), is_kept_N) for part in np.unique(part_N)])
+
+
+def _top(trace: Trace, part_P: np.ndarray, is_kept_N: np.ndarray) -> np.ndarray:
+    assert trace.score_N is not None
+    order = np.argsort(-trace.score_N[part_P], kind="stable")[: is_kept_N[part_P].sum()]
+    top: np.ndarray = trace.candidates_N[part_P[order]]
+    return top
 
 
 def _counts(clip: ClipShape, tokens: np.ndarray) -> tuple[list[int], list[int]]:

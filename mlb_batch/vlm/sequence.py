@@ -23,6 +23,7 @@ class Trace:
     score_N: np.ndarray | None
     null_N: np.ndarray | None  # what its position is paid without content, where that was measured
     segment_F: np.ndarray  # the frame-segment of each frame that was encoded
+    part_N: np.ndarray | None = None  # the part of the clip whose candidates are scored and chosen among themselves
 
 
 @dataclass(frozen=True)
