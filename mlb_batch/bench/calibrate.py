@@ -1,8 +1,9 @@
 """`calibrate`: what this device does a second with a job's own model, kept for `plan` and for budgets in gpu_hours.
 
-Measured is what the job will run: its frames, its prompts, its method at its share of the operations, in the batch and
-with the threads that a captioner has. Small models spend much of their time between operations, and there the rates
-belong to this shape of work alone; so the counted amounts and the seconds are both those of pruned clips.
+Measured is what the job will run: its frames, its prompts (for a column's, one that stands in), its method at its share
+of the operations, in the batch and with the threads that a captioner has. Small models spend much of their time between
+operations, and there the rates belong to this shape of work alone; so the counted amounts and the seconds are both
+those of pruned clips.
 """
 
 from __future__ import annotations
