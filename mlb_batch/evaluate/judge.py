@@ -131,25 +131,30 @@ class Judge:
                 if attempt:
                     await asyncio.sleep(PAUSE_S * 2**attempt)
                 try:
-                    async with client.post(
-                        f"{self._url}/chat/completions", json=self._body(question), headers=self._headers()
-                    ) as response:
-                        said = f"HTTP {response.status}: {printable(await response.text())}"
-                        if response.status == 200:
-                            self._silent = 0
-                            return self._read(question, await response.json(content_type=None))
-                        if response.status in OF_ONE_QUESTION:
-                            self._silent, self._refusal = 0, said
-                            return None
-                        if response.status < 500 and response.status != 429:
-                            raise SpecError(f"judge.url: {self._url} refuses ({said}); check judge.model and its key")
-                        self._trouble = said
+                    found = await self._answer(client, question)
                 except PermissionError as error:
                     raise SpecError(f"judge.url: {error}") from None
                 except passing as error:
                     self._trouble = first_line(error) or type(error).__name__
+                else:
+                    self._silent = 0
+                    return found
             self._silent += 1
         return None
+
+    async def _answer(self, client: Any, question: Question) -> Verdict | None:
+        """Raises ValueError, or what its client raises, where it may pass."""
+        url, body = f"{self._url}/chat/completions", self._body(question)
+        async with client.post(url, json=body, headers=self._headers()) as response:
+            if response.status == 200:
+                return self._read(question, await response.json(content_type=None))
+            said = f"HTTP {response.status}: {printable(await response.text())}"
+        if response.status in OF_ONE_QUESTION:
+            self._refusal = said
+            return None
+        if response.status < 500 and response.status != 429:
+            raise SpecError(f"judge.url: {self._url} refuses ({said}); check judge.model and its key")
+        raise ValueError(said)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._key}"} if self._key else {}
