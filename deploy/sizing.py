@@ -14,6 +14,7 @@ from mlb_batch.cost.budget import Measure, feature_price
 from mlb_batch.cost.calibration import weight_numbers
 from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.cost.flops import Bill, price
+from mlb_batch.cost.memory import footprint
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.cost.shapes import ModelShape, model_shape
 from mlb_batch.cost.solve import Pricer, largest
@@ -57,29 +58,36 @@ def cells(prompts: int, ratio: float) -> list[str]:
 
 def priced(prompts: int, ratio: float) -> tuple[int, Bill]:
     """The share kept (in millionths) and the bill of one clip."""
+    keep, schedule, clip = solved(prompts, ratio)
+    features = feature_price(PAIR, clip, schedule)
+    return keep, price(MODEL, clip, schedule, (NEW_TOKENS,) * prompts, features)
+
+
+def solved(prompts: int, ratio: float) -> tuple[int, Schedule, ClipShape]:
     side = MODEL.side
     clip = ClipShape(FRAMES, side, side, PREFIX, MODEL.trailer, (SUFFIX,) * prompts)
-    new = (NEW_TOKENS,) * prompts
     if ratio == 1:
-        return WHOLE, price(MODEL, clip, Schedule(FRAMES), new)
+        return WHOLE, Schedule(FRAMES), clip
     method = make("adatp", select="per_prompt" if prompts == 1 else "per_video", paired=True)
     pricer, job = Pricer(MODEL, method, Measure("llm"), PAIR), Counter([clip])
     limit = int(ratio * pricer.vanilla(job))
     keep = largest(lambda at: pricer.job(job, at), limit, pricer.job(job, 0)).at
-    schedule = method.schedule(MODEL, clip, keep)
-    return keep, price(MODEL, clip, schedule, new, feature_price(PAIR, clip, schedule))
+    return keep, method.schedule(MODEL, clip, keep), clip
 
 
 def memory() -> dict[str, float]:
-    """What lies on the GPU besides activations."""
+    """What lies on the GPU: the weights, and what a clip with one prompt brings."""
     decoder, vision = MODEL.decoder, MODEL.vision
     tower = vision.layers * (4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn)
     embeddings = decoder.vocab * decoder.hidden
-    tokens = PREFIX + FRAMES * MODEL.tokens_per_frame + MODEL.trailer + SUFFIX + NEW_TOKENS
+    unpruned, pruned = (footprint(MODEL, clip, schedule, NEW_TOKENS, BYTES)
+                        for _, schedule, clip in (solved(1, 1.0), solved(1, 0.273)))  # fmt: skip
     return {
         "weights": BYTES * (weight_numbers(decoder) + embeddings + tower),
         "the pair's weights": BYTES * 2 * tower,
-        "keys and values of one unpruned clip": BYTES * 2 * decoder.layers * decoder.kv_dim * tokens,
+        "a clip in the layers": unpruned.work,
+        "an unpruned clip while it generates": unpruned.held,
+        "... at `ratio: 0.273`": pruned.held,
     }
 
 

@@ -56,7 +56,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
     run_id, output = new_run_id(), spec.output.uri
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
         tidy(output)
-        sizes, folder = pools(spec, nodes), RunFolder(output, run_id)
+        sizes, folder = pools(spec, nodes, priced.clips), RunFolder(output, run_id)
         if priced.budget.kind == "gpu_hours":
             refuse_hours_of(priced.device, sizes)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)

@@ -73,6 +73,7 @@ class Device(TorchDispatchMode):
         self.waits: list[tuple[str, ...]] = []  # each as the project's functions that led to it
         self.calls: Counter[str] = Counter()
         self.recording: Graph | None = None
+        self.free_bytes = 2**40
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -225,7 +226,11 @@ def pretend() -> Iterator[Device]:
 
     torch._C._ensureCUDADeviceGuardSet()
     with ExitStack() as undo:
-        for name, stand_in in (("_lazy_init", lambda: None), ("CUDAGraph", Graph), ("graph", recorded)):
+        for name, stand_in in (
+            ("_lazy_init", lambda: None), ("CUDAGraph", Graph), ("graph", recorded),
+            ("mem_get_info", lambda _: (device.free_bytes, device.free_bytes)),
+            ("memory_reserved", lambda _: 0), ("memory_allocated", lambda _: 0),
+        ):  # fmt: skip
             undo.callback(setattr, torch.cuda, name, getattr(torch.cuda, name))
             setattr(torch.cuda, name, stand_in)
         for mode in (torch.inference_mode(), Whole(device), device):

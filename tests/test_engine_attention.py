@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mlb_batch.cost.shapes import model_shape
 from mlb_batch.errors import ModelError
-from mlb_batch.vlm import replay
+from mlb_batch.vlm import prepare, replay
 from mlb_batch.vlm.attention import Lengths, attend_last, attend_varlen, attention_rows
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 from mlb_batch.vlm.checkpoint import resolve
@@ -200,3 +200,21 @@ def test_a_recorded_step_on_a_gpu_is_the_plain_one(name: str, monkeypatch: pytes
         (some,) = made.annotate([Clip(pixels(spec, 4, 1), asks)])
         said.append([a.text for a in some if isinstance(a, Answer)])
     assert said[0] == said[1] and len(said[0]) == len(asks)
+
+
+@on_cuda
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_a_gpu_holds_no_more_than_it_has_room_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of clips large enough to weigh; what the tower holds at once is no clip's and is left beside it."""
+    spec, room = Spec("llava_next", "llama", layers=8, side=24, context=32_768), 64 * 2**20
+    made = Captioner(checkpoint(spec), Settings(pruning(name), 400_000, 8, device="cuda"))
+    clips = [Clip(pixels(spec, 32, n), (Ask(f"{n}", "qa", "What is it?"),)) for n in range(6)]
+    made.annotate(clips[:1])
+    for left in (2**40, room):
+        monkeypatch.setattr(prepare, "room_bytes", lambda _, left=left: left)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        assert all(isinstance(a, Answer) for some in made.annotate(clips) for a in some)
+        most = torch.cuda.max_memory_allocated() - before
+        print(f"{most / 2**20:.0f} MiB")
+    assert most <= room + 32 * 2**20

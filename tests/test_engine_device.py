@@ -83,6 +83,21 @@ def test_so_it_does_in_other_ways_of_a_method(name: str, how: dict[str, Any]) ->
         alike(said(spec, name, "cuda", **how), cpu)
 
 
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_with_little_memory_left_it_says_the_same_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, parts = FAMILIES["onevision"], []
+    cpu, fit = said(spec, name, "cpu"), Captioner._fit
+    monkeypatch.setattr(
+        Captioner, "_fit", lambda made, wave: [parts.append([len(g) for g in wave]), fit(made, wave)][1]
+    )
+    for left, wanted in ((2**40, [[2]]), (300_000, [[1, 1]]), (1000, [[1], [1]])):
+        with pretend() as device:
+            device.free_bytes = left
+            alike(said(spec, name, "cuda"), cpu)
+        assert parts == wanted, left
+        parts.clear()
+
+
 @pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
 def test_the_packed_kernels_are_the_loop_over_sequences(name: str, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:

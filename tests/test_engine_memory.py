@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -17,11 +17,14 @@ from models import FAMILIES, Spec, checkpoint, pixels
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from mlb_batch.cost.memory import Footprint, waves
 from mlb_batch.errors import RowError
 from mlb_batch.prune import Pruning
+from mlb_batch.vlm import prepare
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 from mlb_batch.vlm.meter import Meter
 
+T = TypeVar("T")
 TEXTS = ("What is it?", "And who is walking there in the end, and why?", "Why")
 WIDE = Spec("llava_next", "llama", layers=8, side=8)
 METHODS: dict[str, dict[str, Any]] = {
@@ -41,23 +44,29 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @torch.inference_mode()
 def peak_bytes(spec: Spec, method: Pruning, keep: int, cases: Sequence[Case]) -> int:
-    """The most that was allocated at once while prefilling, from every call of torch's CPU allocator.
+    """The most that was allocated at once while prefilling, from every call of torch's CPU allocator."""
+    given, meters = settings(method, keep), [Meter(checkpoint(spec).shape) for _ in cases]
+    decoder, inputs, _ = prepared(spec, given, cases, meters)
+    states, most = held_at_most(lambda: prefilled(decoder, given, inputs, meters))
+    still_there = sum(k.numel() * k.element_size() for some in states for k in some[0].keys)
+    assert most >= still_there > 0  # the profiler saw at least one prompt's keys of every clip
+    return most
+
+
+def held_at_most(work: Callable[[], T]) -> tuple[T, int]:
+    """What the work gives, and the most bytes that it held at once.
 
     The profiler records each allocation and release, those inside kernels too; what was there before is not counted.
     """
-    given, meters = settings(method, keep), [Meter(checkpoint(spec).shape) for _ in cases]
-    decoder, inputs, _ = prepared(spec, given, cases, meters)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        states = prefilled(decoder, given, inputs, meters)
+        done = work()
     assert recorded.profiler
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
     held, most = 0, 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
         most = max(most, held)
-    still_there = sum(k.numel() * k.element_size() for some in states for k in some[0].keys)
-    assert most >= still_there > 0  # the profiler saw at least one prompt's keys of every clip
-    return most
+    return done, most
 
 
 @pytest.mark.parametrize("prompts", [1, 3])
@@ -99,6 +108,40 @@ def test_nor_where_the_whole_question_scores(prompts: int) -> None:
     cases = [Case(pixels(WIDE, 12, 1), TEXTS[:prompts]), Case(pixels(WIDE, 8, 2), TEXTS[:1])]
     method = pruning("adatp", {"score": "question", "global": "both"})
     assert peak_bytes(WIDE, method, 300_000, cases) <= peak_bytes(WIDE, pruning("none"), 0, cases)
+
+
+# Batches that are chosen by the room that there is.
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Says what is left of a device; a CPU doesn't tell."""
+    return lambda left: monkeypatch.setattr(prepare, "room_bytes", lambda _: left)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 1.0])
+@pytest.mark.parametrize("name", ["none", "fastv", "adatp", "mlb", "density"])
+def test_what_is_held_stays_within_the_room(name: str, share: float, room: Callable[[int], None]) -> None:
+    """From pixels to the last token, in however many waves and groups that takes, with the same answers."""
+    clips, made = clips_of(WIDE, [12, 8, 3, 12, 10, 1, 12]), captioner(WIDE, name)
+    wanted, at_once = held_at_most(lambda: made.annotate(clips))
+    room(left := int(share * at_once))
+    got, most = held_at_most(lambda: made.annotate(clips))
+    print(f"{most / left:.2f} of the room for {share:.0%} of the clips")
+    assert most <= left
+    assert without_time(got) == without_time(wanted)
+
+
+def test_the_room_is_used() -> None:
+    """Clips go on together as long as they fit, and in groups only as far as the layers' work asks for it."""
+    sizes = [Footprint(work=40, kept=10, held=20)] * 6
+    for left, wanted in (
+        (1000, [[6]]), (140, [[2, 2, 2]]), (120, [[1, 1, 1, 1, 1, 1]]), (100, [[1, 1, 1, 1, 1], [1]]),
+        (50, [[1, 1], [1, 1], [1, 1]]), (5, [[1]] * 6),
+    ):  # fmt: skip
+        found = waves(list(range(6)), sizes.__getitem__, left)
+        assert [[len(group) for group in wave] for wave in found] == wanted, left
+        assert [clip for wave in found for group in wave for clip in group] == list(range(6))
 
 
 # Batches that do not fit.
@@ -188,9 +231,9 @@ torch.backends.mkldnn.set_flags(False)  # oneDNN fails in words that don't say w
 spec = t.Spec("llava_next", "llama", layers=2, side=16)
 made = t.captioner(spec, "none")
 sizes, inner = [], made._run
-def counted(ready):
-    sizes.append(len(ready))
-    return inner(ready)
+def counted(wave):
+    sizes.append(sum(map(len, wave)))
+    return inner(wave)
 made._run = counted
 clips = [t.Clip(t.pixels(spec, 2, i), (t.Ask(str(i), "qa", "Why"),)) for i in range(32)]
 wanted = made.annotate(clips)

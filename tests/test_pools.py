@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mlb_batch.chain.pools import CAPTION_CPUS, pools, refuse_hours_of
+from mlb_batch.chain import pools as sizing
+from mlb_batch.chain.pools import CAPTION_CPUS, Pools, refuse_hours_of
 from mlb_batch.errors import ClusterError
 from mlb_batch.spec import JobSpec
 
@@ -20,6 +21,10 @@ def spec(read: dict[str, Any] | None = None, caption: dict[str, Any] | None = No
         "input": {"videos": "/videos/*.mp4"}, "prompts": [{"id": "c", "kind": "caption", "text": "Describe."}],
         "output": "/out", "model": {"device": device}, "cluster": {"read": read or {}, "caption": caption or {}},
     })  # fmt: skip
+
+
+def pools(job: JobSpec, nodes: Nodes, clips: int = 10_000) -> Pools:
+    return sizing.pools(job, nodes, clips)
 
 
 def test_two_cores_hold_one_reader_and_one_captioner() -> None:
@@ -50,6 +55,17 @@ def test_captioners_on_gpus_never_wait_for_a_core() -> None:
 
 def test_a_gpu_can_be_shared() -> None:
     assert pools(spec(caption={"num_gpus": 0.5}), [{"CPU": 16, "GPU": 1}]).captioners == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("clips", "gpus", "batch"), [(10_000, 8, 32), (512, 8, 16), (100, 8, 8), (100, 1, 25), (3, 1, 8), (10_000, 0, 2)]
+)
+def test_a_gpu_gets_many_clips_at_once_where_every_captioner_has_some_batches(
+    clips: int, gpus: int, batch: int
+) -> None:
+    nodes: Nodes = [{"CPU": 16, "GPU": gpus}]
+    assert pools(spec(), nodes, clips).batch_videos == batch
+    assert pools(spec(caption={"batch_videos": 5}), nodes, clips).batch_videos == 5
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ def test_reading_and_captioning_are_steps_of_their_own(tmp_path: Path) -> None:
     priced = plan(job, inspection=found)
     ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "a-run", found.passthrough)
     history = History(priced.fingerprint, ledger.done(), ledger.attempts(), job.retry)
-    sizes = pools(job, [node["Resources"] for node in ray.nodes()])
+    sizes = pools(job, [node["Resources"] for node in ray.nodes()], priced.clips)
     with DataContext.current(data_context()):
         done = chain(job, priced, sizes, found, history, Strikes(), None, Part()).materialize()
     steps = [

@@ -9,12 +9,14 @@ those of pruned clips.
 from __future__ import annotations
 
 import datetime
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from mlb_batch.bench.machine import device_name, settler
@@ -27,6 +29,7 @@ from mlb_batch.errors import BudgetError, SpecError
 from mlb_batch.planning import Setup, setup
 from mlb_batch.spec import DEFAULT_RATIO, JobSpec
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
+from mlb_batch.vlm.prepare import Source
 from mlb_batch.vlm.values import Settings
 
 _TEXT = 16  # tokens around the visual ones, for the keep; what is then counted is counted on the real prompts
@@ -104,7 +107,8 @@ def _spread(rounds: list[Rates], name: str) -> Spread:
 def _measured(spec: JobSpec, device: torch.device, options: Options) -> tuple[Calibration, list[Rates]]:
     means, dtype = setup(spec), pick_dtype(spec.model.dtype, device)
     engine = Ours.of(load(means.checkpoint, device, dtype), means.checkpoint, _settings(spec, means))
-    work = _Work(engine, spec, options.batch or _batch(spec, device), means.checkpoint.vision_size, settler(device))
+    clips = random_clips(options.batch or _batch(spec, device), spec.frames.count, means.checkpoint.vision_size)
+    work = _Work.of(engine, spec, clips, settler(device))
     work.round()  # warms up
     rounds = [work.round() for _ in range(options.rounds)]
     rates = {name: int(_spread(rounds, name).median) for name in _NAMES}
@@ -115,18 +119,18 @@ def _measured(spec: JobSpec, device: torch.device, options: Options) -> tuple[Ca
         revision=means.checkpoint.revision,
         dtype=str(dtype).removeprefix("torch."),
         bytes_per_number=dtype.itemsize,
-        batch=work.clips * len(spec.prompts),
+        batch=work.sequences,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(),
         **rates,
     ), rounds
 
 
 def _batch(spec: JobSpec, device: torch.device) -> int:
-    """Clips at once, as the job's captioners will have them."""
-    from mlb_batch.chain.pools import BATCH_ON_CPU, BATCH_ON_GPU
+    """Clips at once, as the captioners of a long job will have them."""
+    from mlb_batch.chain.pools import batch_of
 
     asked = spec.cluster.caption.batch_videos
-    return (BATCH_ON_GPU if device.type == "cuda" else BATCH_ON_CPU) if asked == "auto" else asked
+    return batch_of(math.inf, device.type == "cuda") if asked == "auto" else asked
 
 
 def _settings(spec: JobSpec, means: Setup) -> Settings:
@@ -143,23 +147,35 @@ def _settings(spec: JobSpec, means: Setup) -> Settings:
 
 @dataclass(frozen=True)
 class _Work:
-    """A batch of clips, from frames to text."""
+    """Clips from frames to text: those that generate together, in the groups that are prefilled together."""
 
     engine: Ours
-    spec: JobSpec
-    clips: int
-    px: int
+    groups: list[list[Source]]
+    new_tokens: int
     settle: Callable[[], None]
 
+    @classmethod
+    def of(cls, engine: Ours, spec: JobSpec, clips: list[np.ndarray], settle: Callable[[], None]) -> _Work:
+        """As many of the clips as memory has room for at once."""
+        sources = engine.sources(clips, [prompt.text or PROMPT for prompt in spec.prompts])
+        wave, *_ = engine.preparer.waves(sources, lambda source: source)
+        return cls(engine, wave, max(_LEAST_NEW_TOKENS, spec.generate.max_new_tokens), settle)
+
+    @property
+    def clips(self) -> int:
+        return sum(map(len, self.groups))
+
+    @property
+    def sequences(self) -> int:
+        return sum(len(source.texts) for group in self.groups for source in group)
+
     def round(self) -> Rates:
-        texts = [prompt.text or PROMPT for prompt in self.spec.prompts]
-        sources = self.engine.sources(random_clips(self.clips, self.spec.frames.count, self.px), texts)
-        inputs, encoding = lap(lambda: self.engine.encode(sources), self.settle)
-        prefilled, prefilling = lap(lambda: self.engine.prefill(inputs), self.settle)
-        new_tokens = max(_LEAST_NEW_TOKENS, self.spec.generate.max_new_tokens)
-        _, generating = lap(lambda: self.engine.generate(prefilled, new_tokens), self.settle)
-        bill, clip = self.engine.bill(sources[0]), self.engine.clip_shape(sources[0])
-        moved = self.engine.bytes_moved(clip, new_tokens, len(prefilled))
+        engine, source = self.engine, self.groups[0][0]
+        inputs, encoding = lap(lambda: [engine.encode(group) for group in self.groups], self.settle)
+        prefilled, prefilling = lap(lambda: [one for some in inputs for one in engine.prefill(some)], self.settle)
+        _, generating = lap(lambda: engine.generate(prefilled, self.new_tokens), self.settle)
+        bill = engine.bill(source)
+        moved = engine.bytes_moved(engine.clip_shape(source), self.new_tokens, len(prefilled))
         return Rates(
             vision_flops_per_s=self.clips * bill.vision / encoding.wall_s,
             prefill_flops_per_s=self.clips * bill.llm / prefilling.wall_s,

@@ -19,7 +19,11 @@ from mlb_batch.spec import JobSpec
 CAPTION_CPUS = 0.75
 # Captioners on CPUs beyond this share of the cores would only take them from each other.
 CPU_CAPTIONERS_SHARE = 0.5
-BATCH_ON_GPU, BATCH_ON_CPU = 8, 2
+# Clips that a captioner gets at once. A GPU has room for many (the engine looks how much), and a step of generation
+# takes it hardly longer for all of them than for one; but of a short job every captioner is to have some batches, so
+# that none works alone in the end.
+MOST_ON_GPU, LEAST_ON_GPU, BATCH_ON_CPU = 32, 8, 2
+BATCHES_EACH = 4
 
 Bounds = tuple[int, int]
 
@@ -69,8 +73,8 @@ class _Room:
         return sum(node[kind] for node in self.free)
 
 
-def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Pools:
-    """The sizes of both pools on these nodes; ClusterError with what is missing where the job does not fit."""
+def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]], clips: int) -> Pools:
+    """The sizes of both pools for so many clips; ClusterError with what is missing where the job does not fit."""
     room = _Room(nodes)
     read, batch = spec.cluster.read, spec.cluster.caption.batch_videos
     least, most = read.concurrency
@@ -91,8 +95,13 @@ def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Pools:
         caption_cpus=cpus,
         caption_gpus=gpus,
         captioners=captioners,
-        batch_videos=(BATCH_ON_GPU if gpus else BATCH_ON_CPU) if batch == "auto" else batch,
+        batch_videos=batch_of(clips / captioners[1], bool(gpus)) if batch == "auto" else batch,
     )
+
+
+def batch_of(clips: float, on_gpu: bool) -> int:
+    """For `batch_videos: auto`, by the clips that fall to one captioner."""
+    return int(min(MOST_ON_GPU, max(LEAST_ON_GPU, clips / BATCHES_EACH))) if on_gpu else BATCH_ON_CPU
 
 
 def _gpus_each(spec: JobSpec, gpus_there: float) -> float:

@@ -3,7 +3,8 @@
 shapes.py       a model's config -> its shape; features.py: the paired model's, and what a look through it costs
 schedule.py     where tokens leave, as data; grids.py: the steps of methods that keep whole grids
 flops.py        a schedule's exact cost; paper.py: by the papers' convention
-total.py        of a whole job
+memory.py       what it holds on a device, and how many clips that has room for
+total.py        the operations of a whole job
 estimate.py     ... from a sample of it, with its interval
 budget.py       what a job may spend, in one unit
 calibration.py  operations -> seconds, as measured on a device

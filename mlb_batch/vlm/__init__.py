@@ -21,7 +21,8 @@ sequence.py    what prefill leaves of each prompt
 generate.py    ... goes on to the last token, in rooms.py, the pool of keys and values
 replay.py        on a GPU as one recorded graph
 
-attention.py   without padding; rope.py: positions; moving.py: host to device without a wait
+attention.py   without padding; rope.py: positions
+moving.py      host to device without a wait; memory.py: what is left there
 meter.py       counts what runs; billing.py: splits it over the answers
 bias.py        where frozen models look: for `evaluate`, not for a job
 """

@@ -21,6 +21,7 @@ from mlb_batch.vlm.generate import NO_NUMBERS, Sampling, generate
 from mlb_batch.vlm.generate import Sequence as Generated
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
+from mlb_batch.vlm.memory import is_out_of_memory
 from mlb_batch.vlm.meter import Meter
 from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.prefill import prefill
@@ -43,6 +44,19 @@ class _Ready:
     asks: tuple[Ask, ...]
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A clip behind its prefill."""
+
+    asks: tuple[Ask, ...]
+    given: ClipInput
+    meter: Meter
+    prefilled: list[Prefilled]
+
+
+Groups = list[list[_Ready]]  # of one wave
+
+
 class Captioner:
     def __init__(self, checkpoint: Checkpoint, settings: Settings, model: Any = None) -> None:
         """`model`: loaded already, where several captioners stand on the same weights."""
@@ -59,10 +73,10 @@ class Captioner:
         )  # fmt: skip
 
     def annotate(self, clips: Sequence[Clip]) -> list[list[Answer | RowError]]:
-        """One list a clip, one entry an ask. A batch that does not fit in memory is halved, down to single clips."""
+        """One list a clip, one entry an ask. As many clips at once as memory has room for."""
         suffixes = [[self._suffix(ask) for ask in clip.asks] for clip in clips]
         ready = [self._ready(clip, some) for clip, some in zip(clips, suffixes, strict=True)]
-        answered = iter(self._fit([r for r in ready if r.asks]))
+        answered = iter([some for wave in self._waves(ready) for some in self._fit(wave)])
         out: list[list[Answer | RowError]] = []
         for r, some in zip(ready, suffixes, strict=True):
             answers = iter(next(answered) if r.asks else [])
@@ -99,36 +113,42 @@ class Captioner:
         share = int.from_bytes(hashlib.sha256(ask.annotation_id.encode()).digest()[:4], "big") / 2**32
         return share < self.settings.selections
 
-    def _fit(self, ready: list[_Ready]) -> Sequence[Sequence[Answer | RowError]]:
-        if not ready:
-            return []
+    def _waves(self, ready: list[_Ready]) -> list[Groups]:
+        return self._preparer.waves([one for one in ready if one.asks], lambda one: one.source)
+
+    def _fit(self, wave: Groups) -> list[list[Answer | RowError]]:
+        """A wave that does not fit in memory after all is halved, down to single clips."""
         try:
             with torch.inference_mode():
-                return self._run(ready)
+                return self._run(wave)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else "no memory left"
         # Outside the handler: its traceback would hold the tensors of the batch that failed.
-        if len(ready) == 1:
-            return [[RowError("out_of_memory", f"this clip alone does not fit: {reason}")] * len(ready[0].asks)]
+        if len(wave) == len(wave[0]) == 1:
+            return [[RowError("out_of_memory", f"this clip alone does not fit: {reason}")] * len(wave[0][0].asks)]
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        half = len(ready) // 2
-        return [*self._fit(ready[:half]), *self._fit(ready[half:])]
+        return [some for half in _halves(wave) for some in self._fit(half)]
 
-    def _run(self, ready: list[_Ready]) -> list[list[Answer | RowError]]:
+    def _run(self, wave: Groups) -> list[list[Answer | RowError]]:
+        """Group by group up to the first token, and then all together."""
         begun_s = time.monotonic()
-        meters = [Meter(self.shape) for _ in ready]
-        inputs = self._preparer.inputs([r.source for r in ready], meters)
-        prefilled = self._prefill(inputs, meters)
-        samplings = [self._sampling(ask) for r in ready for ask in r.asks]
-        generated = iter(generate(self._decoder, [p for some in prefilled for p in some], samplings, self._stop))
-        said = [[next(generated) for _ in r.asks] for r in ready]
+        begun = [one for group in wave for one in self._begin(group)]
+        samplings = [self._sampling(ask) for one in begun for ask in one.asks]
+        generated = iter(generate(self._decoder, [p for one in begun for p in one.prefilled], samplings, self._stop))
+        said = [[next(generated) for _ in one.asks] for one in begun]
         model_s = (time.monotonic() - begun_s) / len(said)
+        return [self._answers(one, some, model_s / len(some)) for one, some in zip(begun, said, strict=True)]
+
+    def _begin(self, group: list[_Ready]) -> list[_Begun]:
+        meters = [Meter(self.shape) for _ in group]
+        inputs = self._preparer.inputs([one.source for one in group], meters)
+        prefilled = self._prefill(inputs, meters)
         return [
-            self._answers(r, given, meter, some, model_s / len(some))
-            for r, given, meter, some in zip(ready, inputs, meters, said, strict=True)
+            _Begun(one.asks, given, meter, some)
+            for one, given, meter, some in zip(group, inputs, meters, prefilled, strict=True)
         ]
 
     def _prefill(self, inputs: list[ClipInput], meters: list[Meter]) -> list[list[Prefilled]]:
@@ -143,8 +163,8 @@ class Captioner:
         seed = int.from_bytes(digest[:7], "big")
         return Sampling(self.settings.max_new_tokens, self.settings.temperature, seed)
 
-    def _answers(self, ready: _Ready, given: ClipInput, meter: Meter, said: list[Generated],
-                 model_s: float) -> list[Answer | RowError]:  # fmt: skip
+    def _answers(self, begun: _Begun, said: list[Generated], model_s: float) -> list[Answer | RowError]:
+        given, meter = begun.given, begun.meter
         expected = self.settings.expected_new_tokens or self.settings.max_new_tokens
         looked = given.schedule.frames if given.schedule.features else 0
         features = self._preparer.features_cost(looked, len(said)) if looked else 0
@@ -153,7 +173,7 @@ class Captioner:
         )
         return [
             self._answer(ask, given, sequence, bill, suffix, model_s)
-            for ask, sequence, bill, suffix in zip(ready.asks, said, bills, given.shape.suffixes, strict=True)
+            for ask, sequence, bill, suffix in zip(begun.asks, said, bills, given.shape.suffixes, strict=True)
         ]
 
     def _answer(self, ask: Ask, given: ClipInput, sequence: Generated, bill: Shares, suffix: int,
@@ -188,9 +208,12 @@ class Captioner:
         return tuple(torch.softmax(letters, dim=0).tolist())
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """A GPU without memory has an error of its own; torch's allocator on the CPU says it in words only."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+def _halves(wave: Groups) -> list[Groups]:
+    """By groups; of a single one by its clips."""
+    if len(wave) > 1:
+        return [wave[: len(wave) // 2], wave[len(wave) // 2 :]]
+    (group,) = wave
+    return [[group[: len(group) // 2]], [group[len(group) // 2 :]]]
 
 
 def _stop_tokens(checkpoint: Checkpoint, prompter: Prompter) -> frozenset[int]:

@@ -6,24 +6,29 @@ Shapes: F frames, H x W pixels, V tower width, K tokens of a frame, D hidden wid
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mlb_batch.cost import features as pair_cost
-from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.cost.memory import Footprint, footprint, waves
+from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.prune.scores import neighbour_cosine, spread
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
+from mlb_batch.vlm.memory import room_bytes
 from mlb_batch.vlm.meter import Meter
 from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.preprocess import FrameRecipe
 from mlb_batch.vlm.values import Settings
 from mlb_batch.vlm.vision import Seen, see
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,21 @@ class Preparer:
         side, trailer = self.decoder.shape.side, self.decoder.shape.trailer
         suffixes = tuple(len(s) for s in source.suffixes)
         return ClipShape(len(source.pixels_FHWC), side, side, len(self.prefix), trailer, suffixes)
+
+    def waves(self, clips: Sequence[T], source_of: Callable[[T], Source]) -> list[list[list[T]]]:
+        """The clips as the device has room for them now, see cost/memory.py; on a CPU all at once."""
+        room = room_bytes(self.decoder.device)
+        if room is None:
+            return [[list(clips)]] if clips else []
+        return waves(clips, lambda clip: self.footprint(source_of(clip)), room)
+
+    def footprint(self, source: Source) -> Footprint:
+        """Before it is looked at: a keep by content may turn out to be any."""
+        keep = self.settings.keep if self.settings.content is None else WHOLE
+        return footprint(
+            self.decoder.shape, self.clip_shape(source), self._schedule(source, keep), self.settings.max_new_tokens,
+            self.decoder.dtype.itemsize,
+        )  # fmt: skip
 
     def _schedule(self, source: Source, keep: int) -> Schedule:
         return self.settings.method.schedule(self.decoder.shape, self.clip_shape(source), keep)
