@@ -48,7 +48,7 @@ from mlb_batch.chain.strikes import STRIKES
 from mlb_batch.ledger import Ledger, publish, read_current, verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-CLIPS, FEW = 600, 40
+CLIPS, FEW = 900, 40
 COMMIT_ROWS = 16
 READERS = 3
 DOWN_S = 10
@@ -207,7 +207,7 @@ def test_a_node_dies_and_so_does_the_one_that_comes_for_it(seed: int, many: Clea
         stack.callback(kill_all, worker)
         until(lambda: alive(head.address) == 2, "the second node")
         run = begin(*many.command(out), *ONE_READER, RAY_ADDRESS=head.address)
-        for share in (0.1 + 0.05 * seed, 0.4 + 0.05 * seed):
+        for share in (0.02 + 0.02 * seed, 0.3 + 0.05 * seed):  # while a death is found out, the other node goes on
             until(lambda worker=worker: found(worker, "MapBatches"), "an actor on the second node")
             until(lambda least=share: committed(out) > least * len(many.said), "the moment")
             assert killed(found(worker, RAYLET)[0])
@@ -275,7 +275,8 @@ def test_a_writer_dies_in_the_window_of_a_commit(pattern: str, moment: str, turn
         assert writer.process.wait(60) == -signal.SIGKILL
     commits = turn if "part" in pattern and moment != "after" else 1 + turn
     assert committed(out) == 4 * commits, "half a commit is seen"
-    assert verify(out) == [] and leftovers(out) == []
+    assert commits == 0 or verify(out) == []  # of an output without anything verify says so, and nothing else
+    assert leftovers(out) == []
     with Writer(out, 16, 4) as writer:
         said = writer.hear_all()
     assert said[-1] == "done" and len(said) == 6 - commits, "what was committed was written again"
