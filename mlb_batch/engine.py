@@ -52,6 +52,11 @@ class Engine:
         recipe = frame_recipe(self._setup().checkpoint)
         return FrameSize(recipe.resize, recipe.crop, recipe.resample)
 
+    @property
+    def clip_bytes(self) -> int:
+        """Of a clip's frames at the model's input size, on their way to it."""
+        return self.frames * 3 * self._setup().checkpoint.vision_size ** 2
+
     def load(self, grants: Grants | None = None) -> Captioner:
         """The weights come from the copy of the node that this is called on."""
         from mlb_batch.planning import pricer_of

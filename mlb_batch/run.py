@@ -56,7 +56,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
     run_id, output = new_run_id(), spec.output.uri
     with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
         tidy(output)
-        sizes, folder = pools(spec, nodes, priced.clips), RunFolder(output, run_id)
+        sizes, folder = pools(spec, nodes, priced.clips, Engine.of(spec, priced).clip_bytes), RunFolder(output, run_id)
         if priced.budget.kind == "gpu_hours":
             refuse_hours_of(priced.device, sizes)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)
@@ -70,7 +70,7 @@ def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, shar
             purse = grants(spec, priced, found, ledger, stop)
             history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
             with (
-                DataContext.current(data_context()),
+                DataContext.current(data_context(sizes.clips_a_look)),
                 lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
                 closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, purse),
                                    found.first(limit), sizes.readers[1], spec.limits, share)) as arrivals,

@@ -25,6 +25,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context, start_local
+from mlb_batch.chain.pools import MOST_A_LOOK
 from mlb_batch.chain.strikes import lasting_strikes
 from mlb_batch.errors import RowError
 from mlb_batch.rows import Constants
@@ -65,7 +66,7 @@ def main(output: str, notes: str) -> None:
     start_local(num_cpus=2)
     driver = os.getpid()
     watched = lasting_strikes(output, "f" * 16, f"run-{driver}", False, 3600.0)
-    with DataContext.current(data_context()), watched as strikes:
+    with DataContext.current(data_context(MOST_A_LOOK)), watched as strikes:
         load = lambda: Killer(notes, driver)  # noqa: E731  (travels by value)
         reads = ray.data.from_arrow([read_table(read(number)) for number in range(CLIPS)])
         done = reads.map_batches(

@@ -22,6 +22,7 @@ from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context
 from mlb_batch.chain.feed import VideoSource
 from mlb_batch.chain.parts import Part
+from mlb_batch.chain.pools import LEAST_A_LOOK
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.errors import RowError
 from mlb_batch.ledger import DoneIds
@@ -54,7 +55,7 @@ def main(folder: Path, videos: int) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
     past, strikes = ray.put(History("fingerprint", DoneIds(), {}, job.retry)), Strikes()
     rows = 0
-    with DataContext.current(data_context()):
+    with DataContext.current(data_context(LEAST_A_LOOK)):
         source = ray.data.read_datasource(VideoSource(job, found, past, Part()), num_cpus=0, override_num_blocks=1)
         reading = (job, Sampling(FRAMES), FrameSize((SIDE, SIDE)), strikes, None)
         frames = source.map_batches(ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,

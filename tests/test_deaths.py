@@ -20,6 +20,7 @@ from small_jobs import kill_all, start
 
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context
+from mlb_batch.chain.pools import MOST_A_LOOK
 from mlb_batch.chain.strikes import IN_A_ROW, STRIKES, Record, Strikes, Trace
 from mlb_batch.errors import JobError
 from mlb_batch.stages import Caption
@@ -51,7 +52,7 @@ class Killer:
 def outcomes(load: Any, batch: int = 4, hang_s: float | None = None) -> Iterator[Outcome]:
     # A file of the tests is not importable in the workers: it travels by value.
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
-    with DataContext.current(data_context()):
+    with DataContext.current(data_context(MOST_A_LOOK)):
         reads = ray.data.from_arrow([read_table(read(number)) for number in range(CLIPS)])
         done = reads.map_batches(
             Caption, fn_constructor_args=(load, SAME, Strikes(hang_s=hang_s), 1), batch_format="pyarrow",

@@ -23,8 +23,10 @@ def spec(read: dict[str, Any] | None = None, caption: dict[str, Any] | None = No
     })  # fmt: skip
 
 
-def pools(job: JobSpec, nodes: Nodes, clips: int = 10_000) -> Pools:
-    return sizing.pools(job, nodes, clips)
+def pools(job: JobSpec, nodes: Nodes, clips: int = 10_000, clip_mb: float = 14, store_gb: float = 10) -> Pools:
+    """Each node with a store, as Ray has it."""
+    stored: Nodes = [{"object_store_memory": store_gb * 10**9, **node} for node in nodes]
+    return sizing.pools(job, stored, clips, int(clip_mb * 10**6))
 
 
 def test_two_cores_hold_one_reader_and_one_captioner() -> None:
@@ -64,8 +66,23 @@ def test_a_gpu_gets_many_clips_at_once_where_every_captioner_has_some_batches(
     clips: int, gpus: int, batch: int
 ) -> None:
     nodes: Nodes = [{"CPU": 16, "GPU": gpus}]
-    assert pools(spec(), nodes, clips).batch_videos == batch
+    assert pools(spec(), nodes, clips, store_gb=100).batch_videos == batch
     assert pools(spec(caption={"batch_videos": 5}), nodes, clips).batch_videos == 5
+
+
+@pytest.mark.parametrize(
+    ("clip_mb", "store_gb", "a_look", "batch"),
+    [(0.4, 10, 8, 100), (1.4, 10, 5, 100), (14, 10, 2, 91), (56, 10, 2, 10), (14, 2.4, 2, 9), (56, 1, 2, 1)],
+)
+def test_batches_and_what_readers_have_made_find_room_in_the_store(
+    clip_mb: float, store_gb: float, a_look: int, batch: int
+) -> None:
+    """Of large clips Ray Data would let one through every ten seconds; whatever is asked for."""
+    sizes = pools(spec(caption={"batch_videos": 100}), [{"CPU": 16, "GPU": 1}], 10_000, clip_mb, store_gb)
+    assert (sizes.clips_a_look, sizes.batch_videos, sizes.readers[1]) == (a_look, batch, 8)
+    if batch > 1:
+        waiting = 2 * batch + 2 * 8 * a_look
+        assert waiting * clip_mb * 1e6 <= 0.3 * store_gb * 1e9
 
 
 @pytest.mark.parametrize(

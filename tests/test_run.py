@@ -356,8 +356,8 @@ def test_reading_and_captioning_are_steps_of_their_own(tmp_path: Path) -> None:
     priced = plan(job, inspection=found)
     ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "a-run", found.passthrough)
     history = History(priced.fingerprint, ledger.done(), ledger.attempts(), job.retry)
-    sizes = pools(job, [node["Resources"] for node in ray.nodes()], priced.clips)
-    with DataContext.current(data_context()):
+    sizes = pools(job, [node["Resources"] for node in ray.nodes()], priced.clips, 10**6)
+    with DataContext.current(data_context(sizes.clips_a_look)):
         done = chain(job, priced, sizes, found, history, Strikes(), None, Part()).materialize()
     steps = [
         line.split(":")[0].split(maxsplit=2)[2] for line in done.stats().splitlines() if line.startswith("Operator")

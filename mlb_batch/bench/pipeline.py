@@ -47,7 +47,7 @@ def pipeline(options: Options) -> dict[str, Any]:
     model = _model(options)
     with tempfile.TemporaryDirectory(prefix="mlb-batch-bench-") as scratch, connected() as nodes:
         spec = _job(options, model, Path(scratch))
-        batch = pools(spec, nodes, options.clips).batch_videos
+        batch = pools(spec, nodes, options.clips, Engine.of(spec, plan(spec)).clip_bytes).batch_videos
         ways: dict[str, Callable[[int], float]] = {
             "ray": lambda number: _with_ray(_into(spec, f"{scratch}/out-{number}"), options.clips),
             "direct": lambda _: _without_ray(spec, batch, options),

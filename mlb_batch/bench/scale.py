@@ -51,13 +51,14 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def scale(options: Options) -> dict[str, Any]:
     from mlb_batch.chain.cluster import connected, data_context
+    from mlb_batch.chain.pools import MOST_A_LOOK
 
     with tempfile.TemporaryDirectory(prefix="mlb-batch-bench-") as scratch:
         spec = _job(Path(scratch), options, 1)
         device, template = _calibrated(spec, options), _real_row(spec)
         clip_s = _clip_s(spec, setup(spec), device) / options.speed
         runs = []
-        with connected(), DataContext.current(data_context()):
+        with connected(), DataContext.current(data_context(MOST_A_LOOK)):
             for rows in options.rows:
                 for actors in options.actors:
                     folder = Path(scratch) / f"{rows}-{actors}"

@@ -34,9 +34,6 @@ _HEAD = re.compile(r"(?P<host>[\w-]{1,63}(\.[\w-]{1,63})*|\[[\da-f:]+\]):(?P<por
 # A few source rows, one clip with its frames, a few results: what one task hands on. Ray Data's 128 MB would put a
 # whole manifest into one block, and one block is read by one actor.
 BLOCK_BYTES = 4096
-# Ray Data looks ten times a second at what its tasks have made, and one of whom more than so many wait is held until
-# then: with the two of its own choice, a reader would give no more than thirty clips a second, however short they are.
-CLIPS_A_LOOK = 8
 # An actor that dies while it starts (a node goes) is started again so often in a row; 0, the default, would end the
 # job, and -1 would start for ever what can't start.
 STARTING_DEATHS = 5
@@ -208,11 +205,11 @@ def _stderr_of_others_closed() -> Iterator[int]:
         os.close(nothing)
 
 
-def data_context() -> DataContext:
-    """Ray Data as a run needs it."""
+def data_context(clips_a_look: int) -> DataContext:
+    """Ray Data as a run needs it; `clips_a_look`: how many of a task's results wait until it looks, see pools.py."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
-    context._max_num_blocks_in_streaming_gen_buffer = CLIPS_A_LOOK
+    context._max_num_blocks_in_streaming_gen_buffer = clips_a_look
     context.max_errored_blocks = 0  # anything else drops the good rows of a bad block, silently
     context.max_consecutive_actor_init_deaths = STARTING_DEATHS
     context.raise_original_map_exception = True  # a job's own error in a worker must come back as what it is

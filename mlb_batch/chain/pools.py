@@ -24,6 +24,13 @@ CPU_CAPTIONERS_SHARE = 0.5
 # that none works alone in the end.
 MOST_ON_GPU, LEAST_ON_GPU, BATCH_ON_CPU = 32, 8, 2
 BATCHES_EACH = 4
+# Clips wait in Ray's object store. Ray Data counts there what its readers may have made since it last looked (of two
+# tasks each, so many clips as it lets wait), and what it counts beyond about a third of the store it lets through one
+# clip every ten seconds: a batch that comes near that would take minutes to come together.
+STORE_SHARE = 0.3
+TASKS_A_READER = 2
+# It looks ten times a second, and lets two wait by its own choice: no more than thirty clips a second from a reader.
+MOST_A_LOOK, LEAST_A_LOOK, BYTES_A_LOOK = 8, 2, 8 * 2**20
 
 Bounds = tuple[int, int]
 
@@ -36,6 +43,7 @@ class Pools:
     caption_gpus: float
     captioners: Bounds
     batch_videos: int
+    clips_a_look: int
 
     @property
     def gpus(self) -> float:
@@ -73,8 +81,10 @@ class _Room:
         return sum(node[kind] for node in self.free)
 
 
-def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]], clips: int) -> Pools:
-    """The sizes of both pools for so many clips; ClusterError with what is missing where the job does not fit."""
+def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]], clips: int, clip_bytes: int) -> Pools:
+    """The sizes of both pools for so many clips of so many bytes of frames; ClusterError with what is missing where the
+    job does not fit.
+    """
     room = _Room(nodes)
     read, batch = spec.cluster.read, spec.cluster.caption.batch_videos
     least, most = read.concurrency
@@ -89,19 +99,29 @@ def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]], clips: int) -> Po
     captioners = _captioners(spec, room, cpus, gpus, nodes)
     if gpus:
         room.place(CAPTION_CPUS, 0, captioners[1])
+    readers = (least, least + room.place(read.num_cpus, 0, most - least))
+    look = min(MOST_A_LOOK, max(LEAST_A_LOOK, BYTES_A_LOOK // clip_bytes))
+    wanted = batch_of(clips / captioners[1], bool(gpus)) if batch == "auto" else batch
     return Pools(
         read_cpus=read.num_cpus,
-        readers=(least, least + room.place(read.num_cpus, 0, most - least)),
+        readers=readers,
         caption_cpus=cpus,
         caption_gpus=gpus,
         captioners=captioners,
-        batch_videos=batch_of(clips / captioners[1], bool(gpus)) if batch == "auto" else batch,
+        batch_videos=min(wanted, _stored(nodes, clip_bytes, readers[1] * look, captioners[1])),
+        clips_a_look=look,
     )
 
 
 def batch_of(clips: float, on_gpu: bool) -> int:
     """For `batch_videos: auto`, by the clips that fall to one captioner."""
     return int(min(MOST_ON_GPU, max(LEAST_ON_GPU, clips / BATCHES_EACH))) if on_gpu else BATCH_ON_CPU
+
+
+def _stored(nodes: Sequence[Mapping[str, float]], clip_bytes: int, a_look: int, captioners: int) -> int:
+    """Clips of a batch, where each captioner has one and another is coming together."""
+    store = sum(node.get("object_store_memory", 0) for node in nodes)
+    return max(1, int((STORE_SHARE * store / clip_bytes - TASKS_A_READER * a_look) / (captioners + 1)))
 
 
 def _gpus_each(spec: JobSpec, gpus_there: float) -> float:

@@ -44,7 +44,7 @@ def settled(spec: JobSpec, books: Books, sizes: Pools, found: Inspection, stop: 
     if priced.settled:
         return priced
     share = 1.0 if priced.clips <= FULL_PASS else SAMPLE / priced.clips
-    with DataContext.current(data_context()):
+    with DataContext.current(data_context(sizes.clips_a_look)):
         measured = _measured(spec, priced, sizes, found, share, stop, progress)
     books.measured()
     if stop.reason:
