@@ -85,12 +85,15 @@ def test_so_it_does_in_other_ways_of_a_method(name: str, how: dict[str, Any]) ->
 
 @pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
 def test_with_little_memory_left_it_says_the_same_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, parts = FAMILIES["onevision"], []
-    cpu, fit = said(spec, name, "cpu"), Captioner._fit
-    monkeypatch.setattr(
-        Captioner, "_fit", lambda made, wave: [parts.append([len(g) for g in wave]), fit(made, wave)][1]
-    )
-    for left, wanted in ((2**40, [[2]]), (300_000, [[1, 1]]), (1000, [[1], [1]])):
+    spec, cpu, fit = FAMILIES["onevision"], said(FAMILIES["onevision"], name, "cpu"), Captioner._fit
+    parts: list[list[int]] = []
+
+    def noting(made: Captioner, wave: Any) -> Any:
+        parts.append([len(group) for group in wave])
+        return fit(made, wave)
+
+    monkeypatch.setattr(Captioner, "_fit", noting)
+    for left, wanted in ((2**40, [[2]]), (410_000, [[1, 1]]), (1000, [[1], [1]])):
         with pretend() as device:
             device.free_bytes = left
             alike(said(spec, name, "cuda"), cpu)

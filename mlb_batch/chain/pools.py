@@ -24,12 +24,13 @@ CPU_CAPTIONERS_SHARE = 0.5
 # that none works alone in the end.
 MOST_ON_GPU, LEAST_ON_GPU, BATCH_ON_CPU = 32, 8, 2
 BATCHES_EACH = 4
-# Clips wait in Ray's object store. Ray Data counts there what its readers may have made since it last looked (of two
-# tasks each, so many clips as it lets wait), and what it counts beyond about a third of the store it lets through one
-# clip every ten seconds: a batch that comes near that would take minutes to come together.
+# Clips wait in Ray's object store, where Ray Data lets them have about a third. It counts those that come together for
+# a batch, and as many for each task of a reader (which has two) as it lets wait until it looks again. What would be
+# more it lets through one clip every ten seconds, so that a batch would take minutes to come together.
 STORE_SHARE = 0.3
 TASKS_A_READER = 2
-# It looks ten times a second, and lets two wait by its own choice: no more than thirty clips a second from a reader.
+# It looks ten times a second. With the two that it lets wait by its own choice, a reader would give no more than thirty
+# clips a second, however short they are.
 MOST_A_LOOK, LEAST_A_LOOK, BYTES_A_LOOK = 8, 2, 8 * 2**20
 
 Bounds = tuple[int, int]

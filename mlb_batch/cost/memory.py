@@ -36,9 +36,8 @@ def footprint(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens
     rooms = cached + prompts * d.layers * new_tokens  # what prefill left is copied there, and stays until the end
     kept = width * (2 * d.kv_dim * cached + tokens * d.hidden)
     return Footprint(
-        # Of the layers' keys and values unpruned: no method holds more, as long as prompts that part keep no more than
-        # the clip has.
-        work=width * tokens * (_widest(d) + 2 * d.kv_dim * d.layers),
+        # No layer runs on more tokens than an unpruned one, and only prompts that part can leave more than one behind.
+        work=width * (tokens * _widest(d) + 2 * d.kv_dim * max(d.layers * tokens, cached)),
         kept=kept,
         held=kept + width * 2 * d.kv_dim * rooms + _LOGITS * prompts * d.vocab,
     )
@@ -56,13 +55,23 @@ def waves(clips: Sequence[T], of: Callable[[T], Footprint], room: int) -> list[l
 
     A clip that has no room even alone goes alone, as far as it gets.
     """
-    sized = [(clip, of(clip)) for clip in clips]
+    found: list[list[tuple[T, Footprint]]] = []
+    for one in ((clip, of(clip)) for clip in clips):
+        if not found or not _together([size for _, size in (*found[-1], one)], room):
+            found.append([])
+        found[-1].append(one)
     out = []
-    for wave in filled(sized, lambda one: one[1].held, room):
+    for wave in found:
         left = room - sum(size.kept for _, size in wave)
         groups = filled(wave, lambda one: one[1].work, left)
         out.append([[clip for clip, _ in group] for group in groups])
     return out
+
+
+def _together(sizes: Sequence[Footprint], room: int) -> bool:
+    """Whether they can generate together, and each of them find room in the layers beside what the others keep."""
+    kept = sum(size.kept for size in sizes)
+    return sum(size.held for size in sizes) <= room and kept + max(size.work for size in sizes) <= room
 
 
 def filled(items: Sequence[T], size: Callable[[T], int], most: int) -> list[list[T]]:
