@@ -23,6 +23,7 @@ from mlb_batch.chain.cluster import data_context
 from mlb_batch.chain.pools import MOST_A_LOOK
 from mlb_batch.chain.strikes import IN_A_ROW, STRIKES, Record, Strikes, Trace
 from mlb_batch.errors import JobError
+from mlb_batch.ledger.seal import unsealed_json
 from mlb_batch.stages import Caption
 from mlb_batch.work import Outcome, read_table
 
@@ -186,5 +187,5 @@ def test_a_clip_that_takes_the_driver_along_is_found_by_the_runs_after(tmp_path:
     touched = [line.strip() for line in notes.read_text().splitlines() if "2" in line]
     assert touched[:2] == ["[0, 1, 2, 3]"] * 2, "the first run that dies knows nothing, the second one takes notes"
     assert touched[2:] == ["[2]"] * (STRIKES - 1)
-    left = json.loads((tmp_path / "out" / "strikes" / f"{'f' * 16}.json").read_text())
+    left = unsealed_json((tmp_path / "out" / "strikes" / f"{'f' * 16}.json").read_bytes())
     assert left == {"run": "", "begun": {f"caption {2:032x}": STRIKES}}
