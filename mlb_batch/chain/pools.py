@@ -25,10 +25,9 @@ CPU_CAPTIONERS_SHARE = 0.5
 MOST_ON_GPU, LEAST_ON_GPU, BATCH_ON_CPU = 32, 8, 2
 BATCHES_EACH = 4
 # Clips wait in Ray's object store, where Ray Data lets them have about a third. It counts those that come together for
-# a batch, and as many for each task of a reader (which has two) as it lets wait until it looks again. What would be
-# more it lets through one clip every ten seconds, so that a batch would take minutes to come together.
+# a batch, and of each reader as many as it lets wait until it looks again. What would be more it lets through one clip
+# every ten seconds, so that a batch would take minutes to come together.
 STORE_SHARE = 0.3
-TASKS_A_READER = 2
 # It looks ten times a second. With the two that it lets wait by its own choice, a reader would give no more than thirty
 # clips a second, however short they are.
 MOST_A_LOOK, LEAST_A_LOOK, BYTES_A_LOOK = 8, 2, 8 * 2**20
@@ -119,10 +118,10 @@ def batch_of(clips: float, on_gpu: bool) -> int:
     return int(min(MOST_ON_GPU, max(LEAST_ON_GPU, clips / BATCHES_EACH))) if on_gpu else BATCH_ON_CPU
 
 
-def _stored(nodes: Sequence[Mapping[str, float]], clip_bytes: int, a_look: int, captioners: int) -> int:
+def _stored(nodes: Sequence[Mapping[str, float]], clip_bytes: int, just_made: int, captioners: int) -> int:
     """Clips of a batch, where each captioner has one and another is coming together."""
     store = sum(node.get("object_store_memory", 0) for node in nodes)
-    return max(1, int((STORE_SHARE * store / clip_bytes - TASKS_A_READER * a_look) / (captioners + 1)))
+    return max(1, int((STORE_SHARE * store / clip_bytes - just_made) / (captioners + 1)))
 
 
 def _gpus_each(spec: JobSpec, gpus_there: float) -> float:
