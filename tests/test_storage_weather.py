@@ -57,7 +57,7 @@ def filled(server: S3Server, folder: Path, count: int) -> str:
 def ran(server: S3Server, bucket: str, folder: Path, *storm: Any) -> Ran:
     """A run over the bucket, its output beside its input, everything through one proxy; then what it left."""
     output = f"s3://{bucket}/out-{folder.name}"
-    path = job_file(folder, input={"videos": f"s3://{bucket}/in/"}, output={"uri": output, "commit_rows": 16}, **CHEAP)
+    path = job_file(folder, input={"videos": f"s3://{bucket}/in/"}, output={"uri": output, "commit_rows": 64}, **CHEAP)
     with Storm(server.port, *storm) as weather:
         begun_s = time.monotonic()
         process = start(MLB_BATCH, "run", str(path), **server.environment(weather.port))
