@@ -20,7 +20,7 @@ CAPTION_CPUS = 0.75
 # Captioners on CPUs beyond this share of the cores would only take them from each other.
 CPU_CAPTIONERS_SHARE = 0.5
 # Clips that a captioner gets at once. A GPU has room for many (the engine looks how much), and a step of generation
-# takes it hardly longer for all of them than for one; but of a short job every captioner is to have some batches, so
+# reads the weights once for all of them; but of a short job every captioner is to have some batches, so
 # that none works alone in the end.
 MOST_ON_GPU, LEAST_ON_GPU, BATCH_ON_CPU = 32, 8, 2
 BATCHES_EACH = 4
