@@ -85,20 +85,51 @@ def test_so_it_does_in_other_ways_of_a_method(name: str, how: dict[str, Any]) ->
 
 @pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
 def test_with_little_memory_left_it_says_the_same_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, cpu, fit = FAMILIES["onevision"], said(FAMILIES["onevision"], name, "cpu"), Captioner._fit
-    parts: list[list[int]] = []
-
-    def noting(made: Captioner, wave: Any) -> Any:
-        parts.append([len(group) for group in wave])
-        return fit(made, wave)
-
-    monkeypatch.setattr(Captioner, "_fit", noting)
-    for left, wanted in ((2**40, [[2]]), (410_000, [[1, 1]]), (1000, [[1], [1]])):
+    spec = FAMILIES["onevision"]
+    cpu, parts = said(spec, name, "cpu"), joined(monkeypatch)
+    for left, wanted in ((2**40, [(2, 0)]), (300_000, [(1, 0), (1, 1)]), (1000, [(1, 0), (1, 0)])):
         with pretend() as device:
             device.free_bytes = left
             alike(said(spec, name, "cuda"), cpu)
         assert parts == wanted, left
         parts.clear()
+
+
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each group of clips how many they are, and how many answers were still generated when they came."""
+    parts: list[tuple[int, int]] = []
+    begin = Captioner._begin
+
+    def noting(made: Captioner, group: Any, together: Any) -> Any:
+        parts.append((len(group), len(together._running)))
+        return begin(made, group, together)
+
+    monkeypatch.setattr(Captioner, "_begin", noting)
+    return parts
+
+
+@pytest.mark.parametrize("plain_turns", [1, 100])
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_those_that_wait_go_in_when_others_have_ended(name: str, plain_turns: int,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """On a device when half have: to record a step anew for every one that ends would cost more than it gains."""
+    spec = FAMILIES["onevision"]
+    monkeypatch.setattr(replay, "PLAIN_TURNS", plain_turns)
+    waiting = [Clip(pixels(spec, 3, i), (Ask(str(i), "qa", "Why"),)) for i in range(14)]
+
+    def captioned(device: str) -> list[list[Any]]:
+        given = Settings(pruning(name), 400_000, 24, device=device, dtype="float64", temperature=2.0)
+        made = Captioner(checkpoint(spec), given)
+        made._stop = frozenset(range(0, made.shape.decoder.vocab, 7))
+        return [[one.text if isinstance(one, Answer) else one for one in some] for some in made.annotate(waiting)]
+
+    cpu, parts = captioned("cpu"), joined(monkeypatch)
+    with pretend() as device:
+        device.free_bytes = 1_500_000
+        assert captioned("cuda") == cpu
+    first, *later = parts
+    assert first[1] == 0 and any(running for _, running in later), parts
+    assert sum(clips for clips, _ in parts) == len(waiting)
 
 
 @pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)

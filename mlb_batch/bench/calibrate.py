@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,16 @@ import torch
 from mlb_batch.bench.machine import device_name, settler
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT, Ours, keep_at, random_clips
-from mlb_batch.bench.rounds import Spread, lap
+from mlb_batch.bench.rounds import Lap, Spread, lap
 from mlb_batch.cost.calibration import Calibration, save
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.errors import BudgetError, SpecError
 from mlb_batch.planning import Setup, setup
 from mlb_batch.spec import DEFAULT_RATIO, JobSpec
+from mlb_batch.vlm.generate import Generation, Sampling
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.prepare import Source
+from mlb_batch.vlm.sequence import Prefilled
 from mlb_batch.vlm.values import Settings
 
 _TEXT = 16  # tokens around the visual ones, for the keep; what is then counted is counted on the real prompts
@@ -158,8 +161,9 @@ class _Work:
     def of(cls, engine: Ours, spec: JobSpec, clips: list[np.ndarray], settle: Callable[[], None]) -> _Work:
         """As many of the clips as memory has room for at once."""
         sources = engine.sources(clips, [prompt.text or PROMPT for prompt in spec.prompts])
-        wave, *_ = engine.preparer.waves(sources, lambda source: source)
-        return cls(engine, wave, max(_LEAST_NEW_TOKENS, spec.generate.max_new_tokens), settle)
+        groups = iter(engine.preparer.line(sources).next_group, [])  # nobody leaves: in the end none goes in
+        new_tokens = max(_LEAST_NEW_TOKENS, spec.generate.max_new_tokens)
+        return cls(engine, [[sources[i] for i in group] for group in groups], new_tokens, settle)
 
     @property
     def clips(self) -> int:
@@ -170,14 +174,26 @@ class _Work:
         return sum(len(source.texts) for group in self.groups for source in group)
 
     def round(self) -> Rates:
+        """As a captioner does it: group by group up to the first token, and then all together."""
         engine, source = self.engine, self.groups[0][0]
-        inputs, encoding = lap(lambda: [engine.encode(group) for group in self.groups], self.settle)
-        prefilled, prefilling = lap(lambda: [one for some in inputs for one in engine.prefill(some)], self.settle)
-        _, generating = lap(lambda: engine.generate(prefilled, self.new_tokens), self.settle)
+        together = Generation(engine.decoder, frozenset())  # nothing stops an answer: each takes all its tokens
+        encoding_s = prefilling_s = generating_s = 0.0
+        for group in self.groups:
+            prefilled, encoding, prefilling = self._prefilled(group)
+            samplings = [Sampling(self.new_tokens)] * len(prefilled)
+            _, joining = lap(partial(together.join, prefilled, samplings), self.settle)
+            encoding_s, prefilling_s = encoding_s + encoding.wall_s, prefilling_s + prefilling.wall_s
+            generating_s += joining.wall_s
+        generating_s += lap(together.finish, self.settle)[1].wall_s
         bill = engine.bill(source)
-        moved = engine.bytes_moved(engine.clip_shape(source), self.new_tokens, len(prefilled))
+        moved = engine.bytes_moved(engine.clip_shape(source), self.new_tokens, self.sequences)
         return Rates(
-            vision_flops_per_s=self.clips * bill.vision / encoding.wall_s,
-            prefill_flops_per_s=self.clips * bill.llm / prefilling.wall_s,
-            generate_bytes_per_s=self.clips * moved / generating.wall_s,
+            vision_flops_per_s=self.clips * bill.vision / encoding_s,
+            prefill_flops_per_s=self.clips * bill.llm / prefilling_s,
+            generate_bytes_per_s=self.clips * moved / generating_s,
         )
+
+    def _prefilled(self, group: list[Source]) -> tuple[list[Prefilled], Lap, Lap]:
+        inputs, encoding = lap(partial(self.engine.encode, group), self.settle)
+        prefilled, prefilling = lap(partial(self.engine.prefill, inputs), self.settle)
+        return prefilled, encoding, prefilling

@@ -1,4 +1,4 @@
-"""What clips hold on a device until they are answered, in bytes, so that a batch is chosen before it is tried.
+"""What clips hold on a device until they are answered, in bytes, and who goes in next: chosen before it is tried.
 
 Bounds from shapes alone, as operations are priced: keys and values are counted exactly, a layer at work at its widest.
 What a process holds whatever it does (the weights, and the tower at work on a few dozen frames) is not among them.
@@ -6,6 +6,7 @@ What a process holds whatever it does (the weights, and the tower at work on a f
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,22 +25,23 @@ class Footprint:
     """Of one clip with all its prompts."""
 
     work: int  # while it goes through the layers
-    kept: int  # from then on, while others do
-    held: int  # while its answers are generated
+    held: int  # from then on, until its last answer ends
+    moved: int  # on top of that for a moment, whenever those that generate move together
 
 
 def footprint(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: int, width: int) -> Footprint:
     """`width`: bytes of a number."""
     d, prompts = shape.decoder, len(clip.suffixes)
     tokens = clip.prefix + clip.visual + clip.trailer + sum(clip.suffixes)
-    cached = sum(sum(cache_lengths(shape, clip, schedule, prompt)) for prompt in range(prompts))
-    rooms = cached + prompts * d.layers * new_tokens  # what prefill left is copied there, and stays until the end
-    kept = width * (2 * d.kv_dim * cached + tokens * d.hidden)
+    caches = [cache_lengths(shape, clip, schedule, prompt) for prompt in range(prompts)]
+    cached, key = sum(map(sum, caches)), width * 2 * d.kv_dim
+    layer = max(map(sum, zip(*caches, strict=True))) + prompts * new_tokens
+    packed_on = d.layers * sum(clip.suffixes[1:])  # what comes to generation still lies with the clip's other prompts
     return Footprint(
         # No layer runs on more tokens than an unpruned one, and only prompts that part can leave more than one behind.
-        work=width * (tokens * _widest(d) + 2 * d.kv_dim * max(d.layers * tokens, cached)),
-        kept=kept,
-        held=kept + width * 2 * d.kv_dim * rooms + _LOGITS * prompts * d.vocab,
+        work=width * tokens * _widest(d) + key * max(d.layers * tokens, cached),
+        held=key * (cached + prompts * d.layers * new_tokens) + _LOGITS * prompts * d.vocab,
+        moved=key * (layer + packed_on),
     )
 
 
@@ -50,28 +52,33 @@ def _widest(d: DecoderShape) -> int:
     return 6 * d.hidden + max(4 * d.ffn, 5 * d.q_dim + 6 * d.kv_dim)
 
 
-def waves(clips: Sequence[T], of: Callable[[T], Footprint], room: int) -> list[list[list[T]]]:
-    """The clips in order, in waves that generate together, and each wave in groups that go through the layers together.
+class Line:
+    """Clips that wait, by their number, and those that are inside: behind the layers, while their answers generate."""
 
-    A clip that has no room even alone goes alone, as far as it gets.
-    """
-    found: list[list[tuple[T, Footprint]]] = []
-    for one in ((clip, of(clip)) for clip in clips):
-        if not found or not _together([size for _, size in (*found[-1], one)], room):
-            found.append([])
-        found[-1].append(one)
-    out = []
-    for wave in found:
-        left = room - sum(size.kept for _, size in wave)
-        groups = filled(wave, lambda one: one[1].work, left)
-        out.append([[clip for clip, _ in group] for group in groups])
-    return out
+    def __init__(self, sizes: Sequence[Footprint], room: int) -> None:
+        self._sizes, self._room = sizes, room
+        self._waiting, self._inside = deque(range(len(sizes))), set[int]()
 
+    def next_group(self) -> list[int]:
+        """Those that go through the layers together now, in order, and are inside from here on.
 
-def _together(sizes: Sequence[Footprint], room: int) -> bool:
-    """Whether they can generate together, and each of them find room in the layers beside what the others keep."""
-    kept = sum(size.kept for size in sizes)
-    return sum(size.held for size in sizes) <= room and kept + max(size.work for size in sizes) <= room
+        As many as there is room for, in the layers and afterwards, beside those that are inside. A clip that has no
+        room even where nobody else is goes alone, as far as it gets.
+        """
+        inside = [self._sizes[clip] for clip in self._inside]
+        now, later = sum(size.held for size in inside), sum(size.held + size.moved for size in inside)
+        group: list[int] = []
+        while self._waiting:
+            size = self._sizes[self._waiting[0]]
+            now, later = now + size.work, later + size.held + size.moved
+            if max(now, later) > self._room and (inside or group):
+                break
+            group.append(self._waiting.popleft())
+        self._inside.update(group)
+        return group
+
+    def leave(self, clip: int) -> None:
+        self._inside.remove(clip)
 
 
 def filled(items: Sequence[T], size: Callable[[T], int], most: int) -> list[list[T]]:

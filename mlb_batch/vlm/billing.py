@@ -8,7 +8,6 @@ from mlb_batch.cost import flops, paper
 from mlb_batch.cost.flops import Bill
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.cost.shapes import ModelShape
-from mlb_batch.vlm.inputs import ClipInput
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,10 @@ class Shares:
     paper_vanilla: int
 
 
-def shares(shape: ModelShape, given: ClipInput, executed: Bill, executed_macs: int, generated: list[int],
-           expected: int, features: int) -> list[Shares]:  # fmt: skip
+def shares(shape: ModelShape, clip: ClipShape, schedule: Schedule, executed: Bill, executed_macs: int,
+           generated: list[int], expected: int, features: int) -> list[Shares]:  # fmt: skip
     """The clip's bill over its answers. `generated`: each answer's own operations; `expected`: tokens planned each."""
-    clip, schedule, unpruned = given.shape, given.schedule, Schedule(frames=given.shape.frames)
-    ways = len(clip.suffixes)
+    unpruned, ways = Schedule(frames=clip.frames), len(clip.suffixes)
     planned = _planned(shape, clip, schedule, expected, features)
     vanilla = _planned(shape, clip, unpruned, expected, 0)
     ran = [replace(b, generate=g) for b, g in zip(flops.split(executed, ways), generated, strict=True)]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from mlb_batch.cost.schedule import ClipShape
+from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.errors import RowError
 from mlb_batch.vlm.billing import Shares, shares
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.choices import parse_letter
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.defaults import generation_config
-from mlb_batch.vlm.generate import NO_NUMBERS, Sampling, generate
+from mlb_batch.vlm.generate import NO_NUMBERS, Generation, Sampling
 from mlb_batch.vlm.generate import Sequence as Generated
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
@@ -46,15 +46,18 @@ class _Ready:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A clip behind its prefill."""
+    """A clip behind its prefill, without the tensors that it came with."""
 
     asks: tuple[Ask, ...]
-    given: ClipInput
+    shape: ClipShape
+    schedule: Schedule
+    keep: int
     meter: Meter
-    prefilled: list[Prefilled]
+    said: list[Generated]  # one an ask
 
-
-Groups = list[list[_Ready]]  # of one wave
+    @property
+    def ended(self) -> bool:
+        return all(one.finish_reason for one in self.said)
 
 
 class Captioner:
@@ -76,7 +79,7 @@ class Captioner:
         """One list a clip, one entry an ask. As many clips at once as memory has room for."""
         suffixes = [[self._suffix(ask) for ask in clip.asks] for clip in clips]
         ready = [self._ready(clip, some) for clip, some in zip(clips, suffixes, strict=True)]
-        answered = iter([some for wave in self._waves(ready) for some in self._fit(wave)])
+        answered = iter(self._fit([one for one in ready if one.asks]))
         out: list[list[Answer | RowError]] = []
         for r, some in zip(ready, suffixes, strict=True):
             answers = iter(next(answered) if r.asks else [])
@@ -113,43 +116,57 @@ class Captioner:
         share = int.from_bytes(hashlib.sha256(ask.annotation_id.encode()).digest()[:4], "big") / 2**32
         return share < self.settings.selections
 
-    def _waves(self, ready: list[_Ready]) -> list[Groups]:
-        return self._preparer.waves([one for one in ready if one.asks], lambda one: one.source)
-
-    def _fit(self, wave: Groups) -> list[list[Answer | RowError]]:
-        """A wave that does not fit in memory after all is halved, down to single clips."""
+    def _fit(self, clips: list[_Ready]) -> list[list[Answer | RowError]]:
+        """Clips that do not fit in memory after all are halved, down to single ones."""
         try:
             with torch.inference_mode():
-                return self._run(wave)
+                return self._run(clips)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else "no memory left"
         # Outside the handler: its traceback would hold the tensors of the batch that failed.
-        if len(wave) == len(wave[0]) == 1:
-            return [[RowError("out_of_memory", f"this clip alone does not fit: {reason}")] * len(wave[0][0].asks)]
+        if len(clips) == 1:
+            return [[RowError("out_of_memory", f"this clip alone does not fit: {reason}")] * len(clips[0].asks)]
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        return [some for half in _halves(wave) for some in self._fit(half)]
+        half = len(clips) // 2
+        return self._fit(clips[:half]) + self._fit(clips[half:])
 
-    def _run(self, wave: Groups) -> list[list[Answer | RowError]]:
-        """Group by group up to the first token, and then all together."""
+    def _run(self, clips: list[_Ready]) -> list[list[Answer | RowError]]:
+        """Every clip to its last token: as many together as there is room for, others in the place of who has ended."""
         begun_s = time.monotonic()
-        begun = [one for group in wave for one in self._begin(group)]
-        samplings = [self._sampling(ask) for one in begun for ask in one.asks]
-        generated = iter(generate(self._decoder, [p for one in begun for p in one.prefilled], samplings, self._stop))
-        said = [[next(generated) for _ in one.asks] for one in begun]
-        model_s = (time.monotonic() - begun_s) / len(said)
-        return [self._answers(one, some, model_s / len(some)) for one, some in zip(begun, said, strict=True)]
+        line, together = self._preparer.line([one.source for one in clips]), Generation(self._decoder, self._stop)
+        inside: dict[int, _Begun] = {}
+        answers: dict[int, list[Answer | RowError]] = {}
+        while len(answers) < len(clips):
+            if group := line.next_group():
+                together.make_room()
+                inside.update(zip(group, self._begin([clips[i] for i in group], together), strict=True))
+            else:
+                together.go_on()
+            for i in [i for i, one in inside.items() if one.ended]:
+                answers[i] = self._answers(inside.pop(i))
+                line.leave(i)
+        clip_s = (time.monotonic() - begun_s) / max(len(clips), 1)
+        return [[_timed(one, clip_s / len(answers[i])) for one in answers[i]] for i in range(len(clips))]
 
-    def _begin(self, group: list[_Ready]) -> list[_Begun]:
+    def _begin(self, group: list[_Ready], together: Generation) -> list[_Begun]:
         meters = [Meter(self.shape) for _ in group]
-        inputs = self._preparer.inputs([one.source for one in group], meters)
-        prefilled = self._prefill(inputs, meters)
+        outlines, prefilled = self._prefilled(group, meters)
+        samplings = [self._sampling(ask) for one in group for ask in one.asks]
+        said = iter(together.join(prefilled, samplings))
         return [
-            _Begun(one.asks, given, meter, some)
-            for one, given, meter, some in zip(group, inputs, meters, prefilled, strict=True)
+            _Begun(one.asks, *outline, meter, [next(said) for _ in one.asks])
+            for one, outline, meter in zip(group, outlines, meters, strict=True)
         ]
+
+    def _prefilled(self, group: list[_Ready],
+                   meters: list[Meter]) -> tuple[list[tuple[ClipShape, Schedule, int]], list[Prefilled]]:  # fmt: skip
+        """Of each clip its outline, and of each of its prompts the caches: the tokens that they came from are gone."""
+        inputs = self._preparer.inputs([one.source for one in group], meters)
+        prefilled = [one for some in self._prefill(inputs, meters) for one in some]
+        return [(given.shape, given.schedule, given.keep) for given in inputs], prefilled
 
     def _prefill(self, inputs: list[ClipInput], meters: list[Meter]) -> list[list[Prefilled]]:
         method, settings = self.settings.method, self.settings
@@ -163,21 +180,19 @@ class Captioner:
         seed = int.from_bytes(digest[:7], "big")
         return Sampling(self.settings.max_new_tokens, self.settings.temperature, seed)
 
-    def _answers(self, begun: _Begun, said: list[Generated], model_s: float) -> list[Answer | RowError]:
-        given, meter = begun.given, begun.meter
-        expected = self.settings.expected_new_tokens or self.settings.max_new_tokens
-        looked = given.schedule.frames if given.schedule.features else 0
-        features = self._preparer.features_cost(looked, len(said)) if looked else 0
+    def _answers(self, clip: _Begun) -> list[Answer | RowError]:
+        settings, schedule = self.settings, clip.schedule
+        expected = settings.expected_new_tokens or settings.max_new_tokens
+        looked = schedule.frames if schedule.features else 0
+        features = self._preparer.features_cost(looked, len(clip.asks)) if looked else 0
         bills = shares(
-            self.shape, given, meter.bill, meter.paper_macs, [s.operations for s in said], expected, features
-        )
-        return [
-            self._answer(ask, given, sequence, bill, suffix, model_s)
-            for ask, sequence, bill, suffix in zip(begun.asks, said, bills, given.shape.suffixes, strict=True)
-        ]
+            self.shape, clip.shape, schedule, clip.meter.bill, clip.meter.paper_macs,
+            [one.operations for one in clip.said], expected, features,
+        )  # fmt: skip
+        each = zip(clip.asks, clip.said, bills, clip.shape.suffixes, strict=True)
+        return [self._answer(clip, *one) for one in each]
 
-    def _answer(self, ask: Ask, given: ClipInput, sequence: Generated, bill: Shares, suffix: int,
-                model_s: float) -> Answer | RowError:  # fmt: skip
+    def _answer(self, clip: _Begun, ask: Ask, sequence: Generated, bill: Shares, suffix: int) -> Answer | RowError:
         if sequence.finish_reason == NO_NUMBERS:
             message = "the model's output is NaN or infinite; a model.dtype with more range may help"
             return RowError("model_error", message, retryable=False)
@@ -187,16 +202,16 @@ class Captioner:
             choice=parse_letter(text, ask.choices) if ask.kind == "choice" else "",
             choice_scores=self._letter_scores(sequence, len(ask.choices)) if ask.kind == "choice" else (),
             finish_reason=sequence.finish_reason,
-            num_prompt_tokens=given.shape.prefix + suffix,
+            num_prompt_tokens=clip.shape.prefix + suffix,
             num_new_tokens=len(sequence.tokens),
-            num_visual_tokens=given.shape.visual,
+            num_visual_tokens=clip.shape.visual,
             num_kept_tokens=len(sequence.prefilled.kept_N),
             num_segments=sequence.prefilled.segments,
             relevance_source=self.settings.method.relevance_source,
-            keep=given.keep,
+            keep=clip.keep,
             bill=bill,
-            model_s=model_s,
-            selections=selection_rows(ask.annotation_id, given.shape, sequence.prefilled.trace)
+            model_s=0.0,  # known when all that ran beside it have ended
+            selections=selection_rows(ask.annotation_id, clip.shape, sequence.prefilled.trace)
             if self._sampled(ask)
             else (),
         )
@@ -208,12 +223,8 @@ class Captioner:
         return tuple(torch.softmax(letters, dim=0).tolist())
 
 
-def _halves(wave: Groups) -> list[Groups]:
-    """By groups; of a single one by its clips."""
-    if len(wave) > 1:
-        return [wave[: len(wave) // 2], wave[len(wave) // 2 :]]
-    (group,) = wave
-    return [[group[: len(group) // 2]], [group[len(group) // 2 :]]]
+def _timed(one: Answer | RowError, model_s: float) -> Answer | RowError:
+    return replace(one, model_s=model_s) if isinstance(one, Answer) else one
 
 
 def _stop_tokens(checkpoint: Checkpoint, prompter: Prompter) -> frozenset[int]:

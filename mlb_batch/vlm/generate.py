@@ -1,5 +1,7 @@
 """Generation on ragged caches: one packed step for all sequences that still run, each on keys of its own length.
 
+Those that have ended leave, and others join, between two turns of many steps.
+
 Shapes: B running sequences, D hidden width, H query heads, h key/value heads, d head width, S cached keys.
 """
 
@@ -34,7 +36,7 @@ class Sampling:
 class Sequence:
     """One prompt while it generates."""
 
-    room: int  # which of the rooms is its own
+    room: int  # which of the rooms is its own, once it has one
     used: list[int]  # per layer: keys in use
     position: int
     prefilled: Prefilled
@@ -46,16 +48,21 @@ class Sequence:
     operations: int = 0
 
     @classmethod
-    def of(cls, room: int, prefilled: Prefilled, sampling: Sampling, logits_V: Tensor) -> Sequence:
+    def of(cls, prefilled: Prefilled, sampling: Sampling, logits_V: Tensor) -> Sequence:
         return cls(
-            room=room,
+            room=-1,
             used=[k.shape[1] for k in prefilled.keys],
             position=prefilled.next_position,
             prefilled=prefilled,
             sampling=sampling,
             generator=torch.Generator().manual_seed(sampling.seed),
-            first_logits_V=logits_V,
+            first_logits_V=logits_V.clone(),  # a view would hold those of all that came along
         )
+
+    @property
+    def left(self) -> int:
+        """How many tokens it may still get."""
+        return self.sampling.max_new_tokens - len(self.tokens)
 
     @property
     def said(self) -> list[int]:
@@ -68,7 +75,7 @@ class Sequence:
         self.tokens.append(token)
         if token in stop:
             self.finish_reason = "stop"
-        elif len(self.tokens) == self.sampling.max_new_tokens:
+        elif not self.left:
             self.finish_reason = "length"
 
     def _draw(self, logits_V: Tensor) -> int:
@@ -115,19 +122,59 @@ class _Turns:
         return decoder.logits(hidden_BD)
 
 
+class Generation:
+    """Sequences that generate together."""
+
+    def __init__(self, decoder: Decoder, stop: frozenset[int]) -> None:
+        self._decoder, self._stop = decoder, stop
+        self._rooms = Rooms(len(decoder.layers))
+        self._living = 0  # in a room, ended or not
+        self._running: list[Sequence] = []
+
+    def join(self, prefilled: list[Prefilled], samplings: list[Sampling]) -> list[Sequence]:
+        """More of them, each with its first token. Their caches are taken from them."""
+        logits_BV = self._decoder.logits(torch.stack([one.last_D for one in prefilled]))
+        come = [Sequence.of(*one) for one in zip(prefilled, samplings, logits_BV, strict=True)]
+        self._move(_taken(self._decoder, come, logits_BV, self._stop))
+        for one in prefilled:
+            one.forget()
+        return come
+
+    def make_room(self) -> None:
+        """What those that have ended held is free from here on."""
+        if self._living > len(self._running):
+            self._move([])
+
+    def go_on(self) -> None:
+        """A turn: token after token until some have ended; on a GPU, until half have."""
+        turns = _Turns(self._decoder, self._rooms, self._running)
+        while self._running and turns.suit(len(self._running)):
+            self._running = _taken(self._decoder, turns.sequences, turns.logits(), self._stop)
+
+    def finish(self) -> None:
+        """All to their ends."""
+        while self._running:
+            self.go_on()
+
+    def _move(self, come: list[Sequence]) -> None:
+        stay, self._running = self._running, [*self._running, *come]
+        self._living = len(self._running)
+        if not self._running:
+            self._rooms = Rooms(len(self._decoder.layers))
+            return
+        self._rooms.move(
+            [(one.room, one.used) for one in stay], [one.prefilled for one in come], [one.left for one in self._running]
+        )
+        for room, one in enumerate(self._running):
+            one.room = room
+
+
 def generate(decoder: Decoder, prefilled: list[Prefilled], samplings: list[Sampling],
              stop: frozenset[int]) -> list[Sequence]:  # fmt: skip
-    """Every sequence to its end."""
-    logits_BV = decoder.logits(torch.stack([p.last_D for p in prefilled]))
-    given = zip(prefilled, samplings, logits_BV, strict=True)
-    sequences = [Sequence.of(room, *one) for room, one in enumerate(given)]
-    running = _taken(decoder, sequences, logits_BV, stop)
-    if running:
-        rooms = Rooms.of(prefilled, [s.max_new_tokens for s in samplings])
-    while running:
-        turns = _Turns(decoder, rooms, running)
-        while running and turns.suit(len(running)):
-            running = _taken(decoder, turns.sequences, turns.logits(), stop)
+    """Every sequence to its end. What was prefilled stays as it is."""
+    together = Generation(decoder, stop)
+    sequences = together.join([one.copy() for one in prefilled], samplings)
+    together.finish()
     return sequences
 
 

@@ -199,7 +199,7 @@ class _Pass:
         tree = self.forest.trees[i]
         branch = tree.prompts.index(prompt)
         return Prefilled(
-            last_D=self.hidden_TD[self.forest.branch(i, branch)[1] - 1],
+            last_D=self.hidden_TD[self.forest.branch(i, branch)[1] - 1].clone(),  # a view would hold the whole pack
             keys=[keys_hSd for keys_hSd, _ in caches],
             values=[values_hSd for _, values_hSd in caches],
             next_position=tree.next_position(branch),

@@ -6,16 +6,16 @@ Shapes: F frames, H x W pixels, V tower width, K tokens of a frame, D hidden wid
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mlb_batch.cost import features as pair_cost
-from mlb_batch.cost.memory import Footprint, footprint, waves
+from mlb_batch.cost.memory import Footprint, Line, footprint
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.prune.scores import neighbour_cosine, spread
 from mlb_batch.vlm.decoder import Decoder
@@ -27,8 +27,6 @@ from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.preprocess import FrameRecipe
 from mlb_batch.vlm.values import Settings
 from mlb_batch.vlm.vision import Seen, see
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,12 @@ class Preparer:
         suffixes = tuple(len(s) for s in source.suffixes)
         return ClipShape(len(source.pixels_FHWC), side, side, len(self.prefix), trailer, suffixes)
 
-    def waves(self, clips: Sequence[T], source_of: Callable[[T], Source]) -> list[list[list[T]]]:
-        """The clips as the device has room for them now, see cost/memory.py; on a CPU all at once."""
+    def line(self, sources: Sequence[Source]) -> Line:
+        """The clips before a device that has as much room as it has now; on a CPU all go in at once."""
         room = room_bytes(self.decoder.device)
         if room is None:
-            return [[list(clips)]] if clips else []
-        return waves(clips, lambda clip: self.footprint(source_of(clip)), room)
+            return Line([Footprint(0, 0, 0)] * len(sources), 0)
+        return Line([self.footprint(source) for source in sources], room)
 
     def footprint(self, source: Source) -> Footprint:
         """Before it is looked at: a keep by content may turn out to be any."""

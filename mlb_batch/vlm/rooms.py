@@ -1,7 +1,8 @@
 """Keys and values of sequences that generate together: a layer's lie in one pool, in which each sequence has a room.
 
 A room is as long as the sequence can get, and lies token by token, as the packed kernel wants it: so a step writes one
-row a sequence and copies nothing, and on a GPU all sequences are looked at in one call.
+row a sequence and copies nothing, and on a GPU all sequences are looked at in one call. Where some have ended and
+others come, all move: into pools that are as large as they need.
 
 Shapes: B running sequences, L layers, T places of a pool, S keys of one sequence, H query heads, h key/value heads,
 d head width.
@@ -10,7 +11,6 @@ d head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -21,25 +21,29 @@ from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.sequence import Prefilled
 
 
-@dataclass(frozen=True)
 class Rooms:
-    keys: list[Tensor]  # per layer, T x h x d
-    values: list[Tensor]
-    starts: list[list[int]]  # per layer: where each sequence's room begins, and where the last one ends
+    def __init__(self, layers: int) -> None:
+        self.keys = [torch.empty(0)] * layers  # per layer, T x h x d
+        self.values = [torch.empty(0)] * layers
+        self.starts = [[0]] * layers  # per layer: where each sequence's room begins, and where the last one ends
 
-    @classmethod
-    def of(cls, prefilled: Sequence[Prefilled], more: Sequence[int]) -> Rooms:
-        """What prefill left, with room for so many more tokens of each sequence."""
-        layers = range(len(prefilled[0].keys))
-        starts = [
-            list(accumulate((p.keys[layer].shape[1] + n for p, n in zip(prefilled, more, strict=True)), initial=0))
-            for layer in layers
-        ]
-        return cls(
-            keys=[_pool([p.keys[layer] for p in prefilled], starts[layer]) for layer in layers],
-            values=[_pool([p.values[layer] for p in prefilled], starts[layer]) for layer in layers],
-            starts=starts,
-        )
+    def move(self, stay: Sequence[tuple[int, list[int]]], come: Sequence[Prefilled], more: Sequence[int]) -> None:
+        """New pools: for those who stay, by their room and their keys in use, and for those who come behind them.
+
+        `more`: how many tokens each of all these may still get. What lay in other rooms is gone. It goes layer by
+        layer, and those who come forget what has moved: so no more than one layer is ever held twice.
+        """
+        for layer in range(len(self.keys)):
+            moving = [self._room(layer, room, used[layer]) for room, used in stay] + [one.next_layer() for one in come]
+            lengths = [len(keys_Shd) + left for (keys_Shd, _), left in zip(moving, more, strict=True)]
+            starts = list(accumulate(lengths, initial=0))
+            self.keys[layer] = _pool([keys_Shd for keys_Shd, _ in moving], starts)
+            self.values[layer] = _pool([values_Shd for _, values_Shd in moving], starts)
+            self.starts[layer] = starts
+
+    def _room(self, layer: int, room: int, used: int) -> tuple[Tensor, Tensor]:
+        start = self.starts[layer][room]
+        return self.keys[layer][start : start + used], self.values[layer][start : start + used]
 
 
 class Step:
@@ -101,8 +105,7 @@ class Step:
 
 
 def _pool(parts: list[Tensor], starts: list[int]) -> Tensor:
-    heads, _, width = parts[0].shape
-    pool_Thd = parts[0].new_empty(starts[-1], heads, width)
-    for x_hSd, start in zip(parts, starts[:-1], strict=True):
-        pool_Thd[start : start + x_hSd.shape[1]] = x_hSd.transpose(0, 1)
+    pool_Thd = parts[0].new_empty(starts[-1], *parts[0].shape[1:])
+    for x_Shd, start in zip(parts, starts[:-1], strict=True):
+        pool_Thd[start : start + len(x_Shd)] = x_Shd
     return pool_Thd

@@ -293,7 +293,7 @@ def _finish(join: _Join, prompt: int, last_D: Tensor, layers: list[LayerKeys]) -
     deep = [layer.of(tree.clip, prompt)[:2] for layer in layers]
     caches = [*join.shallow.get(prompt, []), *deep]
     return Prefilled(
-        last_D=last_D,
+        last_D=last_D.clone(),  # by itself: a view would hold what all prompts ended in
         keys=[keys_hSd for keys_hSd, _ in caches],
         values=[values_hSd for _, values_hSd in caches],
         next_position=tree.next_position(tree.prompts.index(prompt)),

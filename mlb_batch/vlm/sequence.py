@@ -1,11 +1,11 @@
-"""What prefill hands to generation: one prompt's last hidden state and, layer by layer, its keys and values.
+"""What prefill hands over to generation: one prompt's last hidden state and, layer by layer, its keys and values.
 
 Shapes: D hidden width, h key/value heads, S cached keys of a layer, d head width, N visual tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -38,3 +38,16 @@ class Prefilled:
     segments: int
     rope: Rope
     trace: list[Trace] = field(default_factory=list)
+
+    def copy(self) -> Prefilled:
+        """For who generates more than once from the same caches: those who generate forget what they were given."""
+        return replace(self, keys=list(self.keys), values=list(self.values))
+
+    def next_layer(self) -> tuple[Tensor, Tensor]:
+        """The keys and values, S x h x d, of the lowest layer that is still here, from here on the caller's alone."""
+        return self.keys.pop(0).transpose(0, 1), self.values.pop(0).transpose(0, 1)
+
+    def forget(self) -> None:
+        """All caches that are still here."""
+        self.keys.clear()
+        self.values.clear()
