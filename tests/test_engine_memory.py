@@ -249,6 +249,25 @@ def test_a_batch_that_does_not_fit_is_split_with_the_same_result(name: str, most
             assert replace(a, **scores) == replace(b, **scores)
 
 
+class LimitedTogether(Limited):
+    """A layer on a device that has room for so many answers at once. A prefill is told by its many tokens."""
+
+    def forward(self, hidden_1TD: Tensor, **more: Any) -> Tensor:
+        if self.most < hidden_1TD.shape[1] <= 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+        out: Tensor = self.layer(hidden_1TD, **more)
+        return out
+
+
+@pytest.mark.parametrize("name", ["none", "adatp"])
+def test_so_is_one_that_does_not_fit_while_it_generates(name: str) -> None:
+    spec = FAMILIES["next"]
+    clips = clips_of(spec, [3, 1, 2, 1, 1, 2, 1])
+    wanted, made = captioner(spec, name).annotate(clips), captioner(spec, name)
+    made._decoder = replace(made._decoder, layers=[LimitedTogether(layer, 3) for layer in made._decoder.layers])
+    assert without_time(made.annotate(clips)) == without_time(wanted)
+
+
 def test_a_clip_that_does_not_fit_alone_fails_alone() -> None:
     spec = FAMILIES["next"]
     clips = clips_of(spec, [2, 9, 1])
