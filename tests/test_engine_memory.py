@@ -280,6 +280,27 @@ def test_a_clip_that_does_not_fit_alone_fails_alone() -> None:
         assert "CUDA out of memory" in error.message and "\n" not in error.message
 
 
+def test_what_was_answered_before_one_that_does_not_fit_is_not_asked_again(room: Callable[[int], None]) -> None:
+    spec = FAMILIES["next"]
+    clips = clips_of(spec, [2, 1, 2, 9, 1, 2])
+    wanted, made = captioner(spec, "adatp").annotate(clips), captioner(spec, "adatp", most_tokens=200)
+    begun: list[int] = []
+    begin = made._begin
+
+    def noting(group: Any, together: Any) -> Any:
+        begun.extend(len(one.source.pixels_FHWC) for one in group)
+        return begin(group, together)
+
+    made._begin = noting  # type: ignore[method-assign]
+    room(1)  # one at a time
+    got = without_time(made.annotate(clips))
+    assert [some for i, some in enumerate(got) if i != 3] == [
+        some for i, some in enumerate(without_time(wanted)) if i != 3
+    ]
+    assert all(isinstance(one, RowError) for one in got[3])
+    assert sorted(n for n in begun if n != 9) == sorted([2, 1, 2, 1, 2]), begun
+
+
 def test_other_errors_are_not_taken_for_memory() -> None:
     made = captioner(FAMILIES["next"], "none")
     made._decoder = replace(made._decoder, layers=[Broken(layer) for layer in made._decoder.layers])
@@ -305,9 +326,9 @@ torch.backends.mkldnn.set_flags(False)  # oneDNN fails in words that don't say w
 spec = t.Spec("llava_next", "llama", layers=2, side=16)
 made = t.captioner(spec, "none")
 sizes, inner = [], made._run
-def counted(some):
+def counted(some, answers):
     sizes.append(len(some))
-    return inner(some)
+    return inner(some, answers)
 made._run = counted
 clips = [t.Clip(t.pixels(spec, 2, i), (t.Ask(str(i), "qa", "Why"),)) for i in range(32)]
 wanted = made.annotate(clips)

@@ -117,28 +117,33 @@ class Captioner:
         return share < self.settings.selections
 
     def _fit(self, clips: list[_Ready]) -> list[list[Answer | RowError]]:
-        """Clips that do not fit in memory after all are halved, down to single ones."""
+        """Of clips that do not fit in memory after all, those without an answer are halved, down to single ones."""
+        begun_s, answers, reason = time.monotonic(), dict[int, list[Answer | RowError]](), ""
         try:
             with torch.inference_mode():
-                return self._run(clips)
+                self._run(clips, answers)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else "no memory left"
         # Outside the handler: its traceback would hold the tensors of the batch that failed.
-        if len(clips) == 1:
+        clip_s = (time.monotonic() - begun_s) / max(len(answers), 1)
+        answers = {i: [_timed(one, clip_s / len(some)) for one in some] for i, some in answers.items()}
+        left = [i for i in range(len(clips)) if i not in answers]
+        if left and len(clips) == 1:
             return [[RowError("out_of_memory", f"this clip alone does not fit: {reason}")] * len(clips[0].asks)]
-        if self._device.type == "cuda":
+        if left and self._device.type == "cuda":
             torch.cuda.empty_cache()
-        half = len(clips) // 2
-        return self._fit(clips[:half]) + self._fit(clips[half:])
+        half = (len(left) + 1) // 2
+        for part in (left[:half], left[half:]):
+            if part:
+                answers.update(zip(part, self._fit([clips[i] for i in part]), strict=True))
+        return [answers[i] for i in range(len(clips))]
 
-    def _run(self, clips: list[_Ready]) -> list[list[Answer | RowError]]:
+    def _run(self, clips: list[_Ready], answers: dict[int, list[Answer | RowError]]) -> None:
         """Every clip to its last token: as many together as there is room for, others in the place of who has ended."""
-        begun_s = time.monotonic()
         line, together = self._preparer.line([one.source for one in clips]), Generation(self._decoder, self._stop)
         inside: dict[int, _Begun] = {}
-        answers: dict[int, list[Answer | RowError]] = {}
         while len(answers) < len(clips):
             if group := line.next_group():
                 together.make_room()
@@ -148,8 +153,6 @@ class Captioner:
             for i in [i for i, one in inside.items() if one.ended]:
                 answers[i] = self._answers(inside.pop(i))
                 line.leave(i)
-        clip_s = (time.monotonic() - begun_s) / max(len(clips), 1)
-        return [[_timed(one, clip_s / len(answers[i])) for one in answers[i]] for i in range(len(clips))]
 
     def _begin(self, group: list[_Ready], together: Generation) -> list[_Begun]:
         meters = [Meter(self.shape) for _ in group]
