@@ -42,6 +42,7 @@ class Books:
     errors_by_class: Counter[str] = field(default_factory=Counter)
     to_retry: int = 0  # failed in this run, and the next run of the same command will try them
     cost: Counter[str] = field(default_factory=Counter)
+    without_result: int = 0  # operations of attempts that failed, which are in no row
     read_s: float = 0.0
     bytes_fetched: int = 0  # of videos, from storage; of local files, their size
     model_s: float = 0.0
@@ -69,6 +70,7 @@ class Books:
         for row in outcome.errors:
             self.errors_by_class[row["error_class"]] += 1
             self.to_retry += pending(Attempt(row["attempt"], row["retryable"], row["error_class"]), self._by_itself)
+        self.without_result += outcome.flops_without_result
         self.read_s += outcome.read_s
         self.bytes_fetched += outcome.bytes_fetched
         self.model_s += outcome.model_s
@@ -190,6 +192,7 @@ class Books:
             "flops_budget": self.budget,
             "flops_spent_of_budget": self.spent,
             **{name: self.cost[name] for name in ("flops_planned", "flops_executed", "flops_vanilla")},
+            "flops_without_result": self.without_result,
             "wall_s": round(wall_s, 3),
             "measuring_s": round(self.measuring_s, 3),
             "videos_per_s": round(self.counts.videos / wall_s, 4),

@@ -74,6 +74,7 @@ class Engine:
             seed=self.spec.generate.seed,
             device=self.spec.model.device,
             dtype=self.spec.model.dtype,
+            device_share=min(1.0, self.spec.cluster.caption.num_gpus or 1.0),
             feature_model=means.pair,
             selections=self.spec.prune.selections,
         )

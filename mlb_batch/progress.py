@@ -173,10 +173,11 @@ def _details(progress: dict[str, Any]) -> list[str]:
     failed = ", ".join(f"{name} {count:,}" for name, count in sorted(progress["errors_by_class"].items()))
     steps = ", ".join(f"{step} {clock(progress[key])}" for step, key in zip(STEPS, STEP_KEYS, strict=True))
     flops = f"{progress['flops_executed']:.3g} FLOPs of {progress['flops_vanilla']:.3g} unpruned"
+    lost = f", {lost:.3g} more without a result" if (lost := progress.get("flops_without_result")) else ""
     held = f", {progress['gpu_hours']:.3g} GPU-hours held" if progress["gpu_hours"] else ""
     cost = f", {progress['cost']:,.2f} at limits.price_per_gpu_hour" if progress["cost"] is not None else ""
     return [
         *([f"failed   {failed}"] if failed else []),
         f"time     {steps}, summed over actors; captioners busy {progress['gpu_busy_share']:.0%}",
-        f"cost     {flops}{held}{cost}",
+        f"cost     {flops}{lost}{held}{cost}",
     ]

@@ -134,12 +134,17 @@ class Caption:
         if readable and self._captioner is None:  # a run with nothing to do loads no model
             self._captioner = self._loaded()
             self._idle_since_s = time.monotonic()
-        begun_s = time.monotonic()
+        begun_s, before = time.monotonic(), self._without_result
         outcomes = [_unread(clip) for clip in clips if clip.frames is None]
         outcomes += self._annotate_all(readable)
-        times = Outcome(model_s=time.monotonic() - begun_s, idle_s=begun_s - self._idle_since_s)
+        own = Outcome(model_s=time.monotonic() - begun_s, idle_s=begun_s - self._idle_since_s,
+                      flops_without_result=self._without_result - before)  # fmt: skip
         self._idle_since_s = time.monotonic()
-        return item_table([*outcomes, times])
+        return item_table([*outcomes, own])
+
+    @property
+    def _without_result(self) -> int:
+        return self._captioner.without_result if self._captioner else 0
 
     def _loaded(self) -> Captioner:
         if self._strikes.deaths([LOADING])[0] >= self._most_loading:

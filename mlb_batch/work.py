@@ -98,6 +98,7 @@ class Outcome:
     in_storage: InStorage = ""
     model_s: float = 0.0  # the captioner's wall clock
     idle_s: float = 0.0  # what it waited for frames before
+    flops_without_result: int = 0  # what it spent on attempts that failed; what died with a process is not known
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ class Killer:
     def __init__(self, notes: str, driver: int) -> None:
         self._notes, self._driver = Path(notes), driver
 
+    without_result = 0
+
     def annotate(self, clips: Sequence[Any]) -> list[list[Any]]:
         numbers = [int(clip.pixels_FHWC[0, 0, 0, 0]) for clip in clips]
         with self._notes.open("a") as notes:

@@ -50,6 +50,10 @@ class Noting:
     def __init__(self, captioner: Any, notes: str) -> None:
         self._captioner, self._notes = captioner, Path(notes)
 
+    @property
+    def without_result(self) -> int:
+        return int(self._captioner.without_result)
+
     def annotate(self, clips: Sequence[Any]) -> Any:
         asks = [ask for clip in clips for ask in clip.asks]
         self._note("asked", asks)

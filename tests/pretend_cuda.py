@@ -74,6 +74,8 @@ class Device(TorchDispatchMode):
         self.calls: Counter[str] = Counter()
         self.recording: Graph | None = None
         self.free_bytes = 2**40
+        self.share = 1.0  # of its memory, for this process
+        self.capability = (9, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -230,6 +232,9 @@ def pretend() -> Iterator[Device]:
             ("_lazy_init", lambda: None), ("CUDAGraph", Graph), ("graph", recorded),
             ("mem_get_info", lambda _: (device.free_bytes, device.free_bytes)),
             ("memory_reserved", lambda _: 0), ("memory_allocated", lambda _: 0),
+            ("get_device_capability", lambda _: device.capability),
+            ("set_per_process_memory_fraction", lambda share, _: setattr(device, "share", share)),
+            ("get_per_process_memory_fraction", lambda _: device.share),
         ):  # fmt: skip
             undo.callback(setattr, torch.cuda, name, getattr(torch.cuda, name))
             setattr(torch.cuda, name, stand_in)

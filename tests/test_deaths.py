@@ -37,6 +37,8 @@ class Killer:
     def __init__(self, notes: str, of_all: bool = False, hangs: bool = False) -> None:
         self._notes, self._of_all, self._hangs = Path(notes), of_all, hangs
 
+    without_result = 0
+
     def annotate(self, clips: Sequence[Any]) -> list[list[Any]]:
         from mlb_batch.errors import RowError
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from mlb_batch.bench.options import Options
 from mlb_batch.bench.run import runner
 from mlb_batch.bench.suite import ON_A_SHAPE
 from mlb_batch.vlm import captioner, load, replay
+from mlb_batch.vlm.attention import packs
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 
 NEW_TOKENS = 8
@@ -95,14 +97,26 @@ def test_with_little_memory_left_it_says_the_same_in_parts(name: str, monkeypatc
         parts.clear()
 
 
+def test_on_a_part_of_a_device_only_that_part_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `cluster.caption.num_gpus` below one: the others that stand on it have as much."""
+    parts, spec = joined(monkeypatch), FAMILIES["onevision"]
+    given = Settings(pruning("adatp"), 400_000, NEW_TOKENS, device="cuda", dtype="float32")
+    with pretend() as device:
+        device.free_bytes = 600_000
+        for share, wanted in ((1.0, [(2, 0)]), (0.5, [(1, 0), (1, 1)])):
+            Captioner(checkpoint(spec), replace(given, device_share=share)).annotate(clips(spec))
+            assert (device.share, parts) == (share, wanted)
+            parts.clear()
+
+
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Of each group of clips how many they are, and how many answers were still generated when they came."""
     parts: list[tuple[int, int]] = []
     begin = Captioner._begin
 
-    def noting(made: Captioner, group: Any, together: Any) -> Any:
+    def noting(made: Captioner, group: Any, meters: Any, together: Any) -> Any:
         parts.append((len(group), len(together._running)))
-        return begin(made, group, together)
+        return begin(made, group, meters, together)
 
     monkeypatch.setattr(Captioner, "_begin", noting)
     return parts
@@ -143,6 +157,29 @@ def test_the_packed_kernels_are_the_loop_over_sequences(name: str, spec: Spec, m
     assert calls >= NEW_TOKENS * once
     if name == "none":
         assert calls == NEW_TOKENS * once, "one a layer: of the prefill, and of every token but the first"
+
+
+@pytest.mark.parametrize("name", ["none", "adatp", "mlb"])
+def test_where_there_is_no_such_kernel_sequences_go_one_by_one(name: str) -> None:
+    spec = FAMILIES["onevision"]
+    cpu = said(spec, name, "cpu", "float64")
+    with pretend() as device:
+        device.capability = (7, 5)
+        alike(said(spec, name, "cuda", "float64"), cpu)
+    assert not device.calls["aten._flash_attention_forward.default"]
+
+
+def test_which_heads_the_packed_kernel_takes() -> None:
+    with pretend() as device:
+
+        def taken(width: int, dtype: torch.dtype = torch.bfloat16) -> bool:
+            return packs(torch.empty(2, 3, width, dtype=dtype, device=CUDA))
+
+        assert [width for width in (8, 12, 64, 80, 128, 250, 256, 264) if taken(width)] == [8, 64, 80, 128, 256]
+        assert not taken(64, torch.float32)
+        device.capability = (7, 5)
+        assert not taken(64)
+    assert not packs(torch.empty(2, 3, 64, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("name", ["none", "adatp", "mlb"])

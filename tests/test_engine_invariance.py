@@ -109,6 +109,20 @@ def test_the_last_token_moves_nothing_before_it_up_to_the_first_cut(name: str, s
 # Batches.
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("options", [{}, {"global": "position"}, {"global": "both"}], ids=str)
+def test_a_clip_that_stands_still_is_pruned_alike_beside_any_other(name: str, options: dict[str, Any]) -> None:
+    """All its tokens are paid what their position is paid without content: rounding must not choose among them."""
+    spec, method, came_apart = FAMILIES[name], pruning("adatp", options), []
+    for i in range(8):
+        still, other = Case(pixels(spec, 1, i).repeat(6, 0), TEXTS[:1]), Case(pixels(spec, 3, 50 + i), TEXTS[2:3])
+        ((alone,),) = (one.prompts for one in run(spec, settings(method, 400_000), [still]))
+        ((beside,),) = (one.prompts for one in run(spec, settings(method, 400_000), [other, still])[1:])
+        if picks(alone.prefilled) != picks(beside.prefilled):
+            came_apart.append(i)
+    assert not came_apart
+
+
 @dataclass
 class Spread:
     """How far the same prompts came apart in two batches."""

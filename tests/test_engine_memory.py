@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from engine_runs import Case, prefilled, prepared, pruning, settings
+from engine_runs import Case, prefilled, prepared, prompter, pruning, settings
 from models import FAMILIES, Spec, checkpoint, pixels
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from mlb_batch.cost.memory import Footprint, Line
+from mlb_batch.cost.memory import Footprint, Line, footprint
+from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import RowError
 from mlb_batch.prune import Pruning
 from mlb_batch.vlm import prepare
@@ -29,6 +30,7 @@ from mlb_batch.vlm.meter import Meter
 T = TypeVar("T")
 TEXTS = ("What is it?", "And who is walking there in the end, and why?", "Why")
 WIDE = Spec("llava_next", "llama", layers=8, side=8)
+GROUPED = Spec("llava_next", "llama", layers=8, heads=8, kv_heads=1, side=8)
 METHODS: dict[str, dict[str, Any]] = {
     "fastv": {},
     "adatp": {},
@@ -110,6 +112,33 @@ def test_nor_where_the_whole_question_scores(prompts: int) -> None:
     cases = [Case(pixels(WIDE, 12, 1), TEXTS[:prompts]), Case(pixels(WIDE, 8, 2), TEXTS[:1])]
     method = pruning("adatp", {"score": "question", "global": "both"})
     assert peak_bytes(WIDE, method, 300_000, cases) <= peak_bytes(WIDE, pruning("none"), 0, cases)
+
+
+LONG = " ".join(["who is walking there in the end"] * 12)
+WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int, tuple[str, ...]]] = {
+    "unpruned": ("none", {}, {}, 1, TEXTS),
+    "a segment a frame, with a copy of the text each": ("mlb", {"segment": 1}, {}, 300_000, (LONG,)),
+    "the same, prompts apart": ("segattn", {"segment": 1}, {}, 300_000, (LONG, *TEXTS)),
+    "the same, from the first layer again": ("mlb", {"segment": 2, "expand": "refeed"}, {}, 300_000, (LONG, *TEXTS)),
+    "a long question that scores": ("adatp", {"score": "question", "global": "both"}, {}, 500_000, (LONG, *TEXTS)),
+    "compacted": ("fastv", {"at": 6}, {"compact": True}, 500_000, TEXTS),
+    "compacted, alone": ("fastv", {"at": 6}, {"compact": True}, 500_000, TEXTS[:1]),
+    "parting late": ("fastv", {"at": 6}, {}, 500_000, TEXTS),
+}
+
+
+@pytest.mark.parametrize("spec", [WIDE, GROUPED], ids=["8 heads", "grouped heads"])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_prefill_outweighs_what_its_shape_says(way: str, spec: Spec) -> None:
+    name, options, how, keep, texts = WAYS[way]
+    method, case = pruning(name, options, **how), Case(pixels(spec, 12, 1), texts)
+    shape, asker = checkpoint(spec).shape, prompter(spec)
+    suffixes = tuple(len(asker.suffix("qa", text)) for text in texts)
+    clip = ClipShape(12, shape.side, shape.side, len(asker.prefix), shape.trailer, suffixes)
+    bound = footprint(shape, clip, method.schedule(shape, clip, keep), 1, 4).work
+    most = peak_bytes(spec, method, keep, [case])
+    print(f"{most / bound:.2f} of what is allowed for")
+    assert most <= bound
 
 
 # Batches that are chosen by the room that there is.
@@ -272,7 +301,8 @@ def test_a_clip_that_does_not_fit_alone_fails_alone() -> None:
     spec = FAMILIES["next"]
     clips = clips_of(spec, [2, 9, 1])
     wanted = captioner(spec, "adatp").annotate(clips)
-    got = captioner(spec, "adatp", most_tokens=200).annotate(clips)
+    got = (made := captioner(spec, "adatp", most_tokens=200)).annotate(clips)
+    assert made.without_result > 0
     assert without_time(got)[0] == without_time(wanted)[0] and without_time(got)[2] == without_time(wanted)[2]
     assert len(got[1]) == len(clips[1].asks)
     for error in got[1]:
@@ -287,9 +317,9 @@ def test_what_was_answered_before_one_that_does_not_fit_is_not_asked_again(room:
     begun: list[int] = []
     begin = made._begin
 
-    def noting(group: Any, together: Any) -> Any:
+    def noting(group: Any, *rest: Any) -> Any:
         begun.extend(len(one.source.pixels_FHWC) for one in group)
-        return begin(group, together)
+        return begin(group, *rest)
 
     made._begin = noting  # type: ignore[method-assign]
     room(1)  # one at a time
@@ -326,9 +356,9 @@ torch.backends.mkldnn.set_flags(False)  # oneDNN fails in words that don't say w
 spec = t.Spec("llava_next", "llama", layers=2, side=16)
 made = t.captioner(spec, "none")
 sizes, inner = [], made._run
-def counted(some, answers):
+def counted(some, *rest):
     sizes.append(len(some))
-    return inner(some, answers)
+    return inner(some, *rest)
 made._run = counted
 clips = [t.Clip(t.pixels(spec, 2, i), (t.Ask(str(i), "qa", "Why"),)) for i in range(32)]
 wanted = made.annotate(clips)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import shutil
@@ -265,6 +266,27 @@ def test_what_is_not_a_number_is_no_answer_and_its_neighbours_get_theirs(tempera
     ((answer, failed),) = made.annotate([Clip(frames, (good, poison))])
     assert isinstance(failed, RowError) and failed.error_class == "model_error" and not failed.retryable
     assert isinstance(answer, Answer) and answer.text == expected.text
+
+
+def test_what_was_spent_on_an_answer_that_failed_is_told_apart() -> None:
+    """With what the other rows say, it is all that ran."""
+    made, clip = captioner(name="none"), Clip(pixels(SPEC, 2, 1), (ask("g"), ask("p", "quite another question")))
+    made._stop = frozenset()
+    both = answers(made.annotate([clip])[0])
+    assert made.without_result == 0
+    head, calls = made._decoder.head, itertools.count()
+
+    def broken_once(hidden_BD: torch.Tensor) -> torch.Tensor:
+        logits_BV: torch.Tensor = head(hidden_BD)
+        if next(calls) == 0:
+            logits_BV[1] = torch.nan
+        return logits_BV
+
+    made._decoder = replace(made._decoder, head=broken_once)  # type: ignore[arg-type]
+    ((answer, failed),) = made.annotate([clip])
+    assert isinstance(answer, Answer) and answer.bill == both[0].bill and isinstance(failed, RowError)
+    first_token = flops.head(made.shape.decoder, 1)
+    assert made.without_result == replace(both[1].bill.executed, generate=first_token).total
 
 
 def test_a_model_that_says_nothing_or_never_stops_is_told_by_its_rows() -> None:

@@ -280,6 +280,37 @@ def test_a_sliding_window_is_refused(written: bool, tmp_path: Path) -> None:
             refuse(resolve(str(place)))
 
 
+def test_a_window_that_no_layer_looks_through_is_none(tmp_path: Path) -> None:
+    """As Qwen2 writes it whose windows would begin behind its last layer."""
+    place = Path(shutil.copytree(folder(FAMILIES["onevision"]), tmp_path / "model"))
+    config = json.loads((place / "config.json").read_text())
+    config["text_config"] |= {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 28}
+    config["text_config"].pop("layer_types", None)
+    (place / "config.json").write_text(json.dumps(config))
+    refuse_window(resolve(str(place)))
+    change(place / "config.json", "text_config", "max_window_layers", to=1)
+    with pytest.raises(ModelError, match="sliding window of 16"):
+        refuse_window(resolve(str(place)))
+
+
+def test_a_processor_that_pads_to_a_square_is_refused(tmp_path: Path) -> None:
+    place = Path(shutil.copytree(folder(FAMILIES["llava"]), tmp_path / "model"))
+    name = next(name for name in ("preprocessor_config.json", "processor_config.json") if (place / name).is_file())
+    keys = ("image_processor", "do_pad") if name == "processor_config.json" else ("do_pad",)
+    change(place / name, *keys, to=False)
+    frame_recipe(resolve(str(place)))
+    change(place / name, *keys, to=True)
+    with pytest.raises(ModelError, match="do_pad"):
+        frame_recipe(resolve(str(place)))
+
+
+def test_what_generation_config_asks_for_and_does_not_get_is_told(place: Path) -> None:
+    asked = {"num_beams": 4, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.0}
+    (place / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, **asked}))
+    assert list(not_applied(resolve(str(place)))) == ["num_beams: 4"]
+    assert set(not_applied(resolve(str(place)), 0.7)) == {"num_beams: 4", "top_p: 0.8", "top_k: 20"}
+
+
 def test_devices_and_types_that_are_none() -> None:
     with pytest.raises(ModelError, match=r"model.device"):
         pick_device("quantum")

@@ -38,11 +38,24 @@ def footprint(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens
     layer = max(map(sum, zip(*caches, strict=True))) + prompts * new_tokens
     packed_on = d.layers * sum(clip.suffixes[1:])  # what comes to generation still lies with the clip's other prompts
     return Footprint(
-        # No layer runs on more tokens than an unpruned one, and only prompts that part can leave more than one behind.
-        work=width * tokens * _widest(d) + key * max(d.layers * tokens, cached),
+        # No layer runs on more tokens than an unpruned one.
+        work=width * tokens * _widest(d) + _left_behind(d, clip, schedule, cached, width),
         held=key * (cached + prompts * d.layers * new_tokens) + _LOGITS * prompts * d.vocab,
         moved=key * (layer + packed_on),
     )
+
+
+def _left_behind(d: DecoderShape, clip: ClipShape, schedule: Schedule, cached: int, width: int) -> int:
+    """By the layers, until the last one has run; `cached`: keys that generation finds."""
+    text, key = clip.prefix + clip.trailer + sum(clip.suffixes), width * 2 * d.kv_dim
+    if scan := schedule.scan:  # every segment has copies of the text, and stays until all prompts have chosen from it
+        scanned = schedule.frames * clip.tokens_per_frame + len(scan.segments) * text
+        layers = 0 if scan.refeed else scan.layers
+        return width * scanned * d.hidden + key * (layers * scanned + cached)
+    tokens = clip.visual + text
+    if schedule.compact and schedule.fork and len(clip.suffixes) > 1:  # what prompts share stays beside what each takes
+        return key * (schedule.cuts[0].at * tokens + cached)
+    return key * max(d.layers * tokens, cached)  # only prompts that part can leave more than an unpruned one
 
 
 def _widest(d: DecoderShape) -> int:

@@ -68,7 +68,7 @@ def _model(plan: Plan, found: Findings) -> Iterator[str]:
     name = plan.model.removeprefix("embedded:")
     if plan.model.startswith("embedded:") and not tiny.trained(name):
         yield f"{plan.model} has random weights here: its answers are noise, good for trying the machinery only"
-    if ignored := ", ".join(not_applied(found.means.checkpoint)):
+    if ignored := ", ".join(not_applied(found.means.checkpoint, found.spec.generate.temperature)):
         yield f"{plan.model}: its generation_config.json asks for what is not applied here ({ignored})"
 
 

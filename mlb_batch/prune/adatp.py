@@ -8,7 +8,7 @@ is represented once before any position may come twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
@@ -30,6 +30,7 @@ from mlb_batch.prune.scores import (
 from mlb_batch.prune.view import View
 
 _TINY = 1e-12  # keeps a division by a position that gets no attention at all finite
+_ROUNDING = 1e-4  # far above what sums in another order change, far below what content does
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ class AdaTP:
         if not self._needs_null:
             return score_N
         assert view.null_HN is not None
-        return score_N / (over_heads(view.null_HN, self.heads) + _TINY)
+        null_N = over_heads(view.null_HN, self.heads)
+        same_N = torch.isclose(score_N, null_N, rtol=_ROUNDING, atol=0)  # a clip that stands still has no content to it
+        return torch.where(same_N, 1.0, score_N / (null_N + _TINY))
 
 
 def cut_layers(layers: int) -> list[int]:
@@ -190,8 +193,3 @@ def _squeezed(segment_F: Tensor, view: View) -> Tensor:
     """Segments without any token left are joined to the one before, so that every segment can take a share."""
     alive_S = counted(segment_F[view.frame_N], len(segment_F)) > 0
     return (alive_S.long().cumsum(0) - 1).clamp(min=0)[segment_F]
-
-
-def without_pair(method: AdaTP) -> AdaTP:
-    """The same method where no paired model is at hand."""
-    return replace(method, features="attention")

@@ -24,6 +24,8 @@ from transformers.masking_utils import sdpa_mask
 from mlb_batch.vlm.moving import sent
 
 NAME = "mlb_ragged"
+_WIDEST_HEAD = 256
+_AMPERE = (8, 0)
 
 
 class Layout(Protocol):
@@ -64,8 +66,11 @@ def attend_last(q_HQd: Tensor, k_hSd: Tensor, v_hSd: Tensor, scale: float) -> Te
 
 
 def packs(x: Tensor) -> bool:
-    """Whether the kernel for packed sequences takes such numbers: those of a GPU, in half precision."""
-    return x.is_cuda and x.dtype != torch.float32
+    """Whether the kernel for packed sequences takes such heads: on a GPU from Ampere on, in half precision."""
+    if not x.is_cuda or x.dtype == torch.float32:
+        return False
+    width = x.shape[-1]
+    return width % 8 == 0 and width <= _WIDEST_HEAD and torch.cuda.get_device_capability(x.device) >= _AMPERE
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mlb_batch.vlm.generate import NO_NUMBERS, Generation, Sampling
 from mlb_batch.vlm.generate import Sequence as Generated
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
-from mlb_batch.vlm.memory import is_out_of_memory
+from mlb_batch.vlm.memory import is_out_of_memory, keep_to
 from mlb_batch.vlm.meter import Meter
 from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.prefill import prefill
@@ -64,8 +64,10 @@ class Captioner:
     def __init__(self, checkpoint: Checkpoint, settings: Settings, model: Any = None) -> None:
         """`model`: loaded already, where several captioners stand on the same weights."""
         self.settings, self.shape = settings, checkpoint.shape
+        self.without_result = 0  # operations so far that no answer's bill carries: what they were for has failed
         self._device = pick_device(settings.device)
         dtype = pick_dtype(settings.dtype, self._device)
+        keep_to(self._device, settings.device_share)
         self._prompter = Prompter(checkpoint)  # small files first: what is wrong with them is said in one line
         self._stop = _stop_tokens(checkpoint, self._prompter)
         model = load(checkpoint, self._device, dtype) if model is None else model
@@ -119,13 +121,16 @@ class Captioner:
     def _fit(self, clips: list[_Ready]) -> list[list[Answer | RowError]]:
         """Of clips that do not fit in memory after all, those without an answer are halved, down to single ones."""
         begun_s, answers, reason = time.monotonic(), dict[int, list[Answer | RowError]](), ""
+        meters = [Meter(self.shape) for _ in clips]
         try:
             with torch.inference_mode():
-                self._run(clips, answers)
+                self._run(clips, answers, meters)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else "no memory left"
+        finally:
+            self.without_result += sum(meter.bill.total for i, meter in enumerate(meters) if i not in answers)
         # Outside the handler: its traceback would hold the tensors of the batch that failed.
         clip_s = (time.monotonic() - begun_s) / max(len(answers), 1)
         answers = {i: [_timed(one, clip_s / len(some)) for one in some] for i, some in answers.items()}
@@ -140,22 +145,22 @@ class Captioner:
                 answers.update(zip(part, self._fit([clips[i] for i in part]), strict=True))
         return [answers[i] for i in range(len(clips))]
 
-    def _run(self, clips: list[_Ready], answers: dict[int, list[Answer | RowError]]) -> None:
+    def _run(self, clips: list[_Ready], answers: dict[int, list[Answer | RowError]], meters: list[Meter]) -> None:
         """Every clip to its last token: as many together as there is room for, others in the place of who has ended."""
         line, together = self._preparer.line([one.source for one in clips]), Generation(self._decoder, self._stop)
         inside: dict[int, _Begun] = {}
         while len(answers) < len(clips):
             if group := line.next_group():
                 together.make_room()
-                inside.update(zip(group, self._begin([clips[i] for i in group], together), strict=True))
+                begun = self._begin([clips[i] for i in group], [meters[i] for i in group], together)
+                inside.update(zip(group, begun, strict=True))
             else:
                 together.go_on()
             for i in [i for i, one in inside.items() if one.ended]:
                 answers[i] = self._answers(inside.pop(i))
                 line.leave(i)
 
-    def _begin(self, group: list[_Ready], together: Generation) -> list[_Begun]:
-        meters = [Meter(self.shape) for _ in group]
+    def _begin(self, group: list[_Ready], meters: list[Meter], together: Generation) -> list[_Begun]:
         outlines, prefilled = self._prefilled(group, meters)
         samplings = [self._sampling(ask) for one in group for ask in one.asks]
         said = iter(together.join(prefilled, samplings))
@@ -197,6 +202,7 @@ class Captioner:
 
     def _answer(self, clip: _Begun, ask: Ask, sequence: Generated, bill: Shares, suffix: int) -> Answer | RowError:
         if sequence.finish_reason == NO_NUMBERS:
+            self.without_result += bill.executed.total
             message = "the model's output is NaN or infinite; a model.dtype with more range may help"
             return RowError("model_error", message, retryable=False)
         text = str(self._prompter.tokenizer.decode(sequence.said, skip_special_tokens=True)).strip()

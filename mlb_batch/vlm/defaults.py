@@ -23,13 +23,26 @@ _NOT_APPLIED = {
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
     "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+    "num_beams": 1,
+}
+# The same of sampled tokens, which are drawn here from all words at the job's own temperature.
+_NOT_APPLIED_SAMPLING = {
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
 }
 
 
 def refuse_window(checkpoint: Checkpoint) -> None:
     """A Mistral config that says nothing has a sliding window, for instance."""
-    window = getattr(_config(checkpoint).get_text_config(), "sliding_window", None)
-    if window and window < checkpoint.shape.decoder.context:
+    config = _config(checkpoint).get_text_config()
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    if window and slides and window < checkpoint.shape.decoder.context:
         raise ModelError(
             f"{checkpoint.name}: its language model attends in a sliding window of {window}; "
             "packed prefill is exact for full attention only, use a checkpoint without a window"
@@ -54,10 +67,10 @@ def generation_config(checkpoint: Checkpoint) -> Any:
     return found
 
 
-def not_applied(checkpoint: Checkpoint) -> Iterator[str]:
+def not_applied(checkpoint: Checkpoint, temperature: float = 0.0) -> Iterator[str]:
     """What generation_config.json asks for beyond this project's greedy and sampled tokens."""
     config = generation_config(checkpoint)
-    for name, nothing in _NOT_APPLIED.items():
+    for name, nothing in (_NOT_APPLIED | (_NOT_APPLIED_SAMPLING if temperature else {})).items():
         value = getattr(config, name, None)
         if value is not None and value != nothing:
             yield f"{name}: {value}"

@@ -7,12 +7,20 @@ import torch
 _USED = 0.9  # of what is left; the rest is lost between blocks, or taken by who shares the device
 
 
+def keep_to(device: torch.device, share: float) -> None:
+    """Where several processes stand on one GPU, none takes what another was promised."""
+    if device.type == "cuda" and share < 1:
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
 def room_bytes(device: torch.device) -> int | None:
     """For clips, torch's own reserve included. None on a CPU: batches are small there, and memory is everyone's."""
     if device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(_USED * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)))
+    free, total = torch.cuda.mem_get_info(device)
+    reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    granted = int(total * torch.cuda.get_per_process_memory_fraction(device)) - reserved
+    return int(_USED * (min(free, granted) + reserved - allocated))
 
 
 def is_out_of_memory(error: Exception) -> bool:

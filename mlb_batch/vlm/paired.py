@@ -16,7 +16,7 @@ from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.load import refuse_gaps
 from mlb_batch.vlm.preprocess import FrameRecipe, paired_recipe
-from mlb_batch.vlm.vision import normalise
+from mlb_batch.vlm.vision import images_at_once, normalise
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,19 @@ class Paired:
         self._device, self._dtype = device, dtype
 
     def look(self, pixels_FHWC: np.ndarray, texts: list[str]) -> Look:
-        pixels_FCHW = self._sized(normalise(pixels_FHWC, self._recipe, self._device, torch.float32))
-        frames_FE = _pooled(self._model.get_image_features(pixel_values=pixels_FCHW.to(self._dtype)))
+        at_once = images_at_once(self.shape.vision, self._device, self._dtype)
+        parts = [pixels_FHWC[start : start + at_once] for start in range(0, len(pixels_FHWC), at_once)]
+        frames_FE = torch.cat([self._features(part_FHWC) for part_FHWC in parts])
         ids = self._tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.shape.text_tokens, return_tensors="pt"
         )
         texts_PE = _pooled(self._model.get_text_features(input_ids=ids["input_ids"].to(self._device)))
         unit_FE, unit_PE = (torch.nn.functional.normalize(x.float(), dim=-1) for x in (frames_FE, texts_PE))
         return Look(frames_FE.float(), unit_PE @ unit_FE.T)
+
+    def _features(self, pixels_FHWC: np.ndarray) -> Tensor:
+        pixels_FCHW = self._sized(normalise(pixels_FHWC, self._recipe, self._device, torch.float32))
+        return _pooled(self._model.get_image_features(pixel_values=pixels_FCHW.to(self._dtype)))
 
     def _sized(self, pixels_FCHW: Tensor) -> Tensor:
         """Frames come at the video model's size; where the pair's own is another, they are resized on the device."""

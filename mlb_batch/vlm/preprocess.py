@@ -44,6 +44,8 @@ class FrameRecipe:
 def frame_recipe(checkpoint: Checkpoint) -> FrameRecipe:
     """The recipe of a checkpoint. An image model's frame is one image, not tiles: its base view."""
     config, family = _processor_config(checkpoint.folder), checkpoint.shape.family
+    if family == "llava" and config.get("do_pad"):
+        raise ModelError(f"{checkpoint.name}: its processor pads images to a square (do_pad), which is not done here")
     size = _sides(config.get("size"), square=family == "llava_onevision")
     if "height" in size:
         resize: tuple[int, int] | int = (size["height"], size["width"])

@@ -6,6 +6,7 @@ Shapes: T packed tokens, N visual tokens of a trunk, H query heads, Q query rows
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -57,13 +58,20 @@ def visual_attention(forest: Forest, rows: str, scored: list[Tree], scale: float
 
 
 def _row_sums(q_HQd: Tensor, k_hSd: Tensor, scale: float, visual: slice) -> Tensor:
-    """For a long question some heads at a time: its rows in all heads would outweigh the layer that they look at."""
-    groups = len(q_HQd) // len(k_hSd)
-    at_once = max(1, len(k_hSd) * _ROWS_AT_ONCE // q_HQd.shape[1])
-    return torch.cat([
-        attention_rows(q_GQd, k_gSd, scale)[..., visual].sum(dim=1)
-        for q_GQd, k_gSd in zip(q_HQd.split(groups * at_once), k_hSd.split(at_once), strict=True)
-    ])  # fmt: skip
+    """For a long question some heads at a time, then some of its rows: all together would outweigh the layer that they
+    look at.
+    """
+    groups, most = len(q_HQd) // len(k_hSd), len(k_hSd) * _ROWS_AT_ONCE
+    at_once = max(1, most // q_HQd.shape[1])
+    parts = zip(q_HQd.split(groups * at_once), k_hSd.split(at_once), strict=True)
+    return torch.cat([_rows_of_heads(q_GQd, k_gSd, scale, visual, most) for q_GQd, k_gSd in parts])
+
+
+def _rows_of_heads(q_GQd: Tensor, k_gSd: Tensor, scale: float, visual: slice, at_once: int) -> Tensor:
+    rows, keys = q_GQd.shape[1], k_gSd.shape[1]
+    edges = [*range(0, rows, at_once), rows]
+    parts = [(q_GQd[:, start:stop], k_gSd[:, : keys - rows + stop]) for start, stop in pairwise(edges)]
+    return torch.stack([attention_rows(*part, scale)[..., visual].sum(dim=1) for part in parts]).sum(dim=0)
 
 
 def null_attention(decoder: Decoder, inputs: list[ClipInput], rows: str, meters: list[Meter]) -> Attention:

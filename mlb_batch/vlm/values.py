@@ -48,6 +48,7 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    device_share: float = 1.0  # of its memory, where others stand on it
     feature_model: Checkpoint | None = None
     expected_new_tokens: int | None = None  # what generation is planned at; None: max_new_tokens
     content: ContentRule | None = None  # a clip's own keep, from its redundancy

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.cost.shapes import ModelShape, VisionShape
 from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.preprocess import FrameRecipe
 
@@ -41,18 +41,18 @@ def normalise(pixels_FHWC: np.ndarray, recipe: FrameRecipe, device: torch.device
 
 def see(model: Any, shape: ModelShape, recipe: FrameRecipe, frames: Sequence[np.ndarray]) -> Seen:
     """Some frames after the other: while a GPU looks at some, the next ones are on their way."""
-    at_once = _images_at_once(shape, model.device, model.dtype)
+    at_once = images_at_once(shape.vision, model.device, model.dtype)
     batches = (np.stack(frames[i : i + at_once]) for i in range(0, len(frames), at_once))
     pixels = (normalise(batch_FHWC, recipe, model.device, model.dtype) for batch_FHWC in batches)
     parts = [_see_batch(model.model, shape, pixels_FCHW) for pixels_FCHW in pixels]
     return Seen(torch.cat([p.visual_FKD for p in parts]), torch.cat([p.feature_FV for p in parts]))
 
 
-def _images_at_once(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> int:
+def images_at_once(tower: VisionShape, device: torch.device, dtype: torch.dtype) -> int:
     if device.type != "cpu":
         return _IMAGES_AT_ONCE
-    widest = max(shape.vision.ffn, shape.vision.hidden)
-    return max(1, min(_IMAGES_AT_ONCE, _CPU_ACTIVATION_BYTES // (shape.vision.tokens * widest * dtype.itemsize)))
+    widest = max(tower.ffn, tower.hidden)
+    return max(1, min(_IMAGES_AT_ONCE, _CPU_ACTIVATION_BYTES // (tower.tokens * widest * dtype.itemsize)))
 
 
 def _see_batch(model: Any, shape: ModelShape, pixels_FCHW: Tensor) -> Seen:
