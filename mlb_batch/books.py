@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from mlb_batch.cost.budget import written
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import Attempt, Ledger, pending
 from mlb_batch.planning import Plan
@@ -69,7 +70,7 @@ class Books:
             self.cost.update({name: row[name] for name in _FLOPS})
         for row in outcome.errors:
             self.errors_by_class[row["error_class"]] += 1
-            self.to_retry += pending(Attempt(row["attempt"], row["retryable"], row["error_class"]), self._by_itself)
+            self.to_retry += pending(Attempt(row["attempt"], row["retryable"]), self._by_itself)
         self.without_result += outcome.flops_without_result
         self.read_s += outcome.read_s
         self.bytes_fetched += outcome.bytes_fetched
@@ -268,14 +269,15 @@ def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
         return 130
     if summary["stopped"]:  # the deadline: what is left is unresolved
         return 3
-    allowed = (spec.limits.max_error_share or 0.0) * summary["expected"]
+    allowed = written(spec.limits.max_error_share or 0.0) * summary["expected"]
     return 3 if summary["errors"] > allowed else 0
 
 
 def complete(spec: JobSpec, books: Books, summary: dict[str, Any]) -> bool:
     """All of the input was gone through, and nothing is left that another run of the same command would try, or no more
-    than the job allows. Where nothing was asked there is nothing that readers could be sent to, and what a plan that is
-    not settled came to is not the job's last word.
+    than the job allows. Where nothing was answered there is nothing that readers could be sent to, and what a plan that
+    is not settled came to is not the job's last word.
     """
-    whole = not summary["stopped"] and summary["limit"] is None and summary["share"] == 1 and summary["expected"] > 0
-    return books.plan.settled and whole and (exit_code(spec, summary) == 0 or books.to_retry == 0)
+    whole = not summary["stopped"] and summary["limit"] is None and summary["share"] == 1
+    answered = summary["annotated"] + summary["skipped_done"] > 0
+    return books.plan.settled and whole and answered and (exit_code(spec, summary) == 0 or books.to_retry == 0)

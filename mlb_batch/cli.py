@@ -15,7 +15,7 @@ import typer
 
 from mlb_batch.errors import JobError, UserError
 from mlb_batch.spec import JobSpec
-from mlb_batch.stop import STOPPED
+from mlb_batch.stop import STOPPED, Stop
 
 app = typer.Typer(
     help="Captions and answers for a bucket of videos, in Parquet, at the compute budget you set.",
@@ -76,7 +76,8 @@ def preview(
     from mlb_batch.run import annotate
 
     with connected():
-        found = look(spec, lambda job: annotate(job, n))
+        stop = Stop(spec.limits.deadline_h)
+        found = look(spec, lambda job: annotate(job, stop, n))
     if not found.get("stopped"):
         Console(stderr=True).print(side_by_side(found))
     answer(found)

@@ -40,21 +40,21 @@ from mlb_batch.work import History
 @announced
 def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[str, Any]:
     """Annotate what is not annotated yet; the summary. Raises UserError, or JobError where it can be resumed."""
+    one_pass = partial(annotate, stop=Stop(spec.limits.deadline_h), limit=limit)
     if not spec.canary.share:
-        return annotate(spec, limit, replan)
+        return one_pass(spec, replan=replan)
     with connected():
-        seen, stopped = canary(spec, lambda job, share: annotate(job, limit, replan and job is spec, share))
-        return stopped or annotate(spec, limit, seen=seen)
+        seen, stopped = canary(spec, lambda job, share: one_pass(job, replan=replan and job is spec, share=share))
+        return stopped or one_pass(spec, seen=seen)
 
 
-def annotate(spec: JobSpec, limit: int | None = None, replan: bool = False, share: float = 1.0,
+def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool = False, share: float = 1.0,
              seen: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """One pass over the input, or over a share of its videos; `seen` is what its canary found."""
     spec = spec.model_copy(update={"input": anchored(spec.input)})
     found = inspect(spec)
-    priced = plan(spec, replan, found)
-    run_id, output = new_run_id(), spec.output.uri
-    with Lease(output, run_id) as lease, connected() as nodes, Stop(spec.limits.deadline_h) as stop:
+    priced, run_id, output = plan(spec, replan, found), new_run_id(), spec.output.uri
+    with Lease(output, run_id) as lease, connected() as nodes, stop:
         tidy(output)
         sizes, folder = pools(spec, nodes, priced.clips, Engine.of(spec, priced).clip_bytes), RunFolder(output, run_id)
         if priced.budget.kind == "gpu_hours":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +16,10 @@ import pyarrow as pa
 import ray
 
 from mlb_batch.chain.strikes import STRIKES, Strikes
+from mlb_batch.cost.allocate import Redundant
 from mlb_batch.errors import JobError, RowError, UserError
 from mlb_batch.rows import Constants, annotation_row
-from mlb_batch.source import Video, clip_spans
+from mlb_batch.source import InputRow, Video, clip_spans
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling
 from mlb_batch.work import (
@@ -194,6 +195,12 @@ class Caption:
         return Outcome(annotations, errors, selections, **_of_reading(clip))
 
 
+@dataclass(frozen=True)
+class Measured:
+    row: InputRow  # whose clip it is
+    found: Redundant
+
+
 class Measure:
     """Clips with frames in; out what allocation `content` is solved from: a clip's shape, and how much it repeats."""
 
@@ -201,10 +208,14 @@ class Measure:
         self._captioner = load()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        clips = [_clip(clip) for clip in reads(table) if clip.frames is not None]
-        measured = [attempt(partial(self._captioner.measure, clip), "model_error") for clip in clips]
+        clips = [clip for clip in reads(table) if clip.frames is not None]
+        found = [attempt(partial(self._captioner.measure, _clip(clip)), "model_error") for clip in clips]
         # What can't be measured is left to the run proper, where it is an error row; `settle` allows for it.
-        return item_table([one for one in measured if one is not None and not isinstance(one, RowError)])
+        return item_table([
+            Measured(clip.work.video.row, one)
+            for clip, one in zip(clips, found, strict=True)
+            if one is not None and not isinstance(one, RowError)
+        ])  # fmt: skip
 
 
 def _unread(clip: Read) -> Outcome:

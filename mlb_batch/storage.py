@@ -12,7 +12,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -149,7 +149,11 @@ class LocalStore:
             raise _unreadable(self.root / folder, error) from error
 
     def sizes(self, folder: str) -> dict[str, int]:
-        return {name: (self.root / folder / name).stat().st_size for name in self.list(folder)}
+        out = {}
+        for name in self.list(folder):
+            with suppress(FileNotFoundError):  # it went meanwhile, or is a link to what isn't there
+                out[name] = (self.root / folder / name).stat().st_size
+        return out
 
     def read(self, name: str) -> bytes:
         try:
@@ -179,7 +183,10 @@ class LocalStore:
         self._write(name, data, rename)
 
     def delete(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        try:
+            (self.root / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise JobError(f"can't delete {self.root / name}: {error.strerror or error}") from error
 
     def clean(self) -> None:
         for leftover in self.list(HIDDEN):

@@ -12,9 +12,9 @@ from mlb_batch.ledger.parts import rows_of
 from mlb_batch.storage import Store
 
 Row = dict[str, Any]
-Asked = tuple[str, str, str]
-_ASKED = ("video_id", "prompt_id", "prompt")
-_WHERE = ("annotation_id", *_ASKED, "video_version", "clip_start_s", "clip_end_s", "run_id", "created_at")
+Asked = tuple[str, str]
+_ASKED = ("video_id", "prompt_id")
+_WHERE = ("annotation_id", *_ASKED, "prompt", "video_version", "clip_start_s", "clip_end_s", "run_id", "created_at")
 _FAILURE = (*_WHERE, "provisional", "attempt", "error_class", "uri", "message")
 
 
@@ -54,14 +54,18 @@ def _rows_about(asked: Set[Asked], store: Store, kind: str, fingerprint: str) ->
 
 
 def _asked(row: Row) -> Asked:
-    return row["video_id"], row["prompt_id"], row["prompt"]
+    return row["video_id"], row["prompt_id"]
 
 
 def _replaces(later: Row, row: Row) -> bool:
-    """Another version of the video, or what became of a part of it that couldn't be looked up, or cut, before."""
+    """Another version of the video, what became of a part of it that couldn't be looked up, or cut, before, or other
+    words in the place of those that could not be asked.
+    """
     start_s, end_s = _span(row)
     first_s, last_s = _span(later)
     overlap = first_s < end_s and start_s < last_s
+    if later["prompt"] != row["prompt"]:
+        return bool(overlap and row["error_class"] == "bad_prompt")
     versions = {later["video_version"], row["video_version"]}
     if len(versions) == 2:
         return overlap or "" not in versions

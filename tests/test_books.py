@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from ledger_rows import FINGERPRINT, annotation, error, read_plainly
-from small_jobs import clips, ids, spec
+from small_jobs import clips, ids, manifest, spec
 
-from mlb_batch.books import Uncommitted
+from mlb_batch.books import Uncommitted, exit_code
 from mlb_batch.chain.feed import FLUSH_VIDEOS, SENT_TOGETHER, together, unfinished
 from mlb_batch.chain.parts import Part
 from mlb_batch.errors import JobError, OutputError
@@ -71,7 +71,7 @@ def test_only_unfinished_work_is_sent_and_the_counts_of_the_rest_ride_on_it(tmp_
     everything = [ask.annotation_id for work in works(tmp_path, history()) for ask in work.asks]
     assert len(everything) == len(set(everything)) == 24
     chosen = random.Random(0).sample(everything, 13)
-    done, failed = chosen[:9], {key: Attempt(1, False, "corrupt") for key in chosen[9:]}
+    done, failed = chosen[:9], {key: Attempt(1, False) for key in chosen[9:]}
     sent = works(tmp_path, history(done, failed))
     assert sorted(ask.annotation_id for work in sent for ask in work.asks) == sorted(set(everything) - set(chosen))
     total = sum((work.counts + work.before for work in sent), Counts())
@@ -90,11 +90,31 @@ def test_when_everything_is_done_only_counts_are_sent(tmp_path: Path) -> None:
     assert [ask.annotation_id for ask in in_parts] == everything
 
 
+def test_a_row_whose_prompts_are_partly_bad_is_one_video(tmp_path: Path) -> None:
+    """The last one too, of which a part comes when all others have been sent."""
+    a, b = clips(tmp_path / "videos", 2)
+    rows = [{"uri": str(a), "q": [None, "Why?"]}, {"uri": str(b), "q": ["Why?", None]}]
+    listed = {"manifest": str(manifest(tmp_path / "m.jsonl", rows)), "allow": ["/"]}
+    job = spec(tmp_path, input=listed, prompts=[{"id": "q", "kind": "qa", "column": "q"}])
+    for past in (history(), history([one.annotation_id for work in unfinished(job, inspect(job), history(), Part())
+                                     for one in work.asks])):  # fmt: skip
+        sent = list(unfinished(job, inspect(job), past, Part()))
+        total = sum((work.counts + work.before for work in sent), Counts())
+        assert (total.videos, total.expected) == (2, 4)
+
+
+def test_errors_are_counted_against_the_share_as_it_is_written(tmp_path: Path) -> None:
+    """A tenth of a percent more than 0.29 x 100 in floats is no more than that."""
+    ended = {"stopped": "", "expected": 100, "errors": 29}
+    for share, code in ((0.29, 0), (0.28, 3), (None, 3)):
+        assert exit_code(spec(tmp_path, limits={"max_error_share": share}), ended) == code
+
+
 def test_a_share_is_of_the_first_rows_that_a_limit_names(tmp_path: Path) -> None:
-    clips(tmp_path / "videos", 12)
-    first = [work.video.uri for work in works(tmp_path, history(), Part(end=6)) if work.asks]
-    some = [work.video.uri for work in works(tmp_path, history(), Part(share=0.5, end=6)) if work.asks]
-    assert len(first) == 6 and 0 < len(some) < 6 and set(some) <= set(first)
+    clips(tmp_path / "videos", 40)
+    first = [work.video.uri for work in works(tmp_path, history(), Part(end=30)) if work.asks]
+    some = [work.video.uri for work in works(tmp_path, history(), Part(share=0.5, end=30)) if work.asks]
+    assert len(first) == 30 and 0 < len(some) < 30 and set(some) <= set(first)
 
 
 def test_neighbours_about_one_clip_are_sent_together_a_few_at_a_time(tmp_path: Path) -> None:

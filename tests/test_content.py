@@ -110,6 +110,7 @@ def test_where_nothing_can_be_measured_nothing_is_solved_for_later(tmp_path: Pat
 def test_a_large_job_is_solved_on_a_sample_and_never_spends_more(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(settling, "FULL_PASS", 8)
     monkeypatch.setattr(settling, "SAMPLE", 8)
+    monkeypatch.setattr(settling, "VIDEOS", 8)
     write_clips(tmp_path / "videos", 24)
     job, out = content_job(tmp_path), tmp_path / "out"
     limit = plan(job).budget.limit

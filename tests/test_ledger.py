@@ -100,18 +100,18 @@ def test_attempts_are_counted_over_runs_until_a_row_succeeds(place: Place) -> No
     assert second.commit([annotation(3)], [error(1, attempt=2), error(1, attempt=1)]) == 2
     attempts = Ledger(place.uri, FINGERPRINT, "run-3").attempts()
     assert attempts == {
-        row_id(1): Attempt(2, True, "timeout"),
-        row_id(2): Attempt(1, False, "corrupt"),
+        row_id(1): Attempt(2, True),
+        row_id(2): Attempt(1, False),
     }
 
 
 def test_what_is_tried_again() -> None:
     rules, all_again = RetrySpec(attempts=3), RetrySpec(attempts=3, errors=True)
     assert pending(None, rules)
-    assert pending(Attempt(2, True, "timeout"), rules)
-    assert not pending(Attempt(3, True, "timeout"), rules)
-    assert not pending(Attempt(1, False, "corrupt"), rules)
-    assert pending(Attempt(9, False, "corrupt"), all_again)
+    assert pending(Attempt(2, True), rules)
+    assert not pending(Attempt(3, True), rules)
+    assert not pending(Attempt(1, False), rules)
+    assert pending(Attempt(9, False), all_again)
 
 
 def test_two_fingerprints_stand_beside_each_other(place: Place) -> None:

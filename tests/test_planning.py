@@ -149,7 +149,7 @@ def test_a_keep_by_content_pays_for_every_frame_that_it_looked_at(
         clips = [Clip(reader.read(str(path)).pixels_FHWC, asks) for path in sorted(clips_folder.iterdir())]
     captioner, means = engine.load(), setup(spec)
     sample = [found for clip in clips if (found := captioner.measure(clip))]
-    settled = settle(spec, priced, sample)
+    settled = settle(spec, priced, [[one] for one in sample])
     rows = [answer for (answer,) in Engine.of(spec, settled).load().annotate(clips)]
     for row in rows:
         for part in ("vision", "prefill", "scoring"):
@@ -499,7 +499,7 @@ def test_content_is_settled_once_redundancies_are_known(clips_folder: Path, tmp_
         (asked_shape(spec, min(16, frames), [CAPTION["text"]]), redundancy)
         for frames, redundancy in zip(LENGTHS, (0.9, 0.1, 0.5, 0.3, 0.8, 0.2), strict=True)
     ]
-    settled = settle(spec, priced, sample)
+    settled = settle(spec, priced, [[one] for one in sample])
     assert settled.content is not None and settled.fingerprint != priced.fingerprint
     spent = sum(pricer(spec).clip(clip, settled.content.keep(r)) for clip, r in sample)
     assert 0.98 * priced.budget.limit <= spent <= priced.budget.limit
@@ -513,7 +513,7 @@ def test_clips_that_could_not_be_measured_are_left_their_part(clips_folder: Path
     priced = plan(spec)
     assert settle(spec, priced, []) == priced and not priced.settled
     shape = asked_shape(spec, 16, [CAPTION["text"]])
-    rule, whole = (settle(spec, priced, [(shape, 0.9)] * count).content for count in (2, 6))
+    rule, whole = (settle(spec, priced, [[(shape, 0.9)]] * count).content for count in (2, 6))
     assert rule is not None and whole is not None and rule.level < whole.level
     few, many = (pricer(spec).clip(shape, rule.keep(redundancy)) for redundancy in (0.9, 0.0))
     equal = pricer(spec).clip(shape, priced.keep)
@@ -527,7 +527,7 @@ def test_of_many_clips_those_that_were_measured_speak_for_the_others(tmp_path: P
         (tmp_path / "videos" / f"{n}.mp4").touch()
     spec = job(tmp_path / "videos", tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
     priced, shape = plan(spec), asked_shape(spec, 16, [CAPTION["text"]])
-    settled = settle(spec, priced, [(shape, 0.5 + n / 200) for n in range(60)])
+    settled = settle(spec, priced, [[(shape, 0.5 + n / 200)] for n in range(60)])
     assert settled.content is not None
     spent = sum(pricer(spec).clip(shape, settled.content.keep(0.5 + n / 200)) for n in range(60))
     assert 0.9 * priced.budget.limit / 2 <= spent <= priced.budget.limit / 2
@@ -551,7 +551,7 @@ def test_a_pair_that_is_another_where_it_runs_is_refused(clips_folder: Path, tmp
     with pytest.raises(ModelError, match=r"prune\.feature_model.*give every node the same files"):
         Engine.of(spec, priced).load()
     with pytest.raises(ModelError, match=r"prune\.feature_model"):
-        settle(spec, priced, [(shape, 0.5)])
+        settle(spec, priced, [[(shape, 0.5)]])
 
 
 def test_a_pairs_branch_that_moves_on_changes_no_planned_job(
@@ -660,7 +660,7 @@ def test_a_plan_goes_to_json_and_back(clips_folder: Path, tmp_path: Path) -> Non
     spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
     calibrate(spec)
     priced = plan(spec)
-    settled = settle(spec, priced, [(asked_shape(spec, 16, ["Why?"]), 0.5)] * 6)
+    settled = settle(spec, priced, [[(asked_shape(spec, 16, ["Why?"]), 0.5)]] * 6)
     for one in (priced, settled):
         written = json.loads(json.dumps(one.to_json()))
         assert Plan.from_json(written) == one

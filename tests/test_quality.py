@@ -16,6 +16,7 @@ from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
 from mlb_batch import JobSpec, plan, run
 from mlb_batch.errors import JobError, SpecError
 from mlb_batch.ledger import read_current, verify
+from mlb_batch.planning import freeze
 from mlb_batch.progress import describe, latest
 from mlb_batch.quality import canary, preview, side_by_side
 from mlb_batch.quality.agreement import Pair, agreement, pairs
@@ -169,6 +170,25 @@ def test_a_preview_shows_three_answers_to_each_prompt_and_leaves_the_output_alon
     assert json.dumps(found)
 
 
+def test_a_preview_follows_the_schedule_that_the_job_has_solved(tmp_path: Path) -> None:
+    """Three more videos would halve what a budget of operations affords, if it were solved anew."""
+    clips(tmp_path / "videos", 3)
+    whole = plan(spec(tmp_path, **PRUNED | {"budget": {"ratio": 0.6}})).planned.llm
+    job = spec(tmp_path, **PRUNED | {"budget": {"pflops": whole / 1e15}})
+    freeze(job, plan(job))
+    clips(tmp_path / "videos", 3, first=3)
+    keeps: dict[str, int] = {}
+
+    def annotate(one: JobSpec) -> dict[str, Any]:
+        keeps[one.prune.method] = plan(one).keep
+        return {"stopped": "", "exit_code": 0, "fingerprint": "f", "flops_executed": 1, "errors": 0,
+                "errors_by_class": {}}  # fmt: skip
+
+    preview(job, annotate)
+    assert plan(job).reused and keeps[job.prune.method] == plan(job).keep
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
 def test_a_preview_shows_prompts_and_answers_as_they_are(tmp_path: Path) -> None:
     """Brackets are markup to who draws the table: they were left out, or ended it."""
     texts = {"none": "a [red] ring :dog:", "fastv": "[/closed]", "random": "\x1b[31m"}
@@ -185,6 +205,7 @@ def test_a_preview_shows_prompts_and_answers_as_they_are(tmp_path: Path) -> None
 
 
 def test_a_preview_without_answers_says_so_and_ends_as_a_job_would(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
     lost = {"stopped": "", "exit_code": 3, "fingerprint": "f", "flops_executed": 0, "errors": 2,
             "errors_by_class": {"not_found": 2}}  # fmt: skip
     found = preview(spec(tmp_path, **PRUNED), lambda job: lost)
@@ -192,6 +213,7 @@ def test_a_preview_without_answers_says_so_and_ends_as_a_job_would(tmp_path: Pat
 
 
 def test_a_preview_that_is_stopped_looks_no_further(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
     asked: list[JobSpec] = []
     stopped = {"stopped": "SIGTERM", "exit_code": 143, "fingerprint": "f"}
     assert preview(spec(tmp_path, **PRUNED), lambda job: asked.append(job) or stopped) == stopped  # type: ignore[func-returns-value]

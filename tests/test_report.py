@@ -62,6 +62,8 @@ WHOLE = {"clip_start_s": 0.0, "clip_end_s": 0.0}
     [
         ({}, {"clip_start_s": 110.0, "clip_end_s": 170.0}, 1),  # the next clip
         ({}, {"prompt": "another question"}, 1),
+        ({"error_class": "bad_prompt"}, {"prompt": "the title that was missing"}, 0),
+        ({"error_class": "bad_prompt"}, {"prompt": "the next clip's", "clip_start_s": 120.0, "clip_end_s": 180.0}, 1),
         ({}, {"video_id": "video-2"}, 1),
         ({}, {"video_version": "v2", "clip_start_s": 0.0, "clip_end_s": 20.0}, 0),  # the video is shorter now
         ({"provisional": True, **WHOLE}, {}, 0),  # it can be cut now

@@ -552,6 +552,17 @@ def test_globs_and_prefixes_of_a_folder(clips: Path, monkeypatch: pytest.MonkeyP
     assert all(video.problem is None and video.video_id == video.uri for video in videos(glob_job("clips")))
 
 
+def test_what_the_job_writes_below_its_own_input_is_no_video(clips: Path) -> None:
+    (clips / "out/annotations").mkdir(parents=True)
+    (clips / "out/annotations/part-000000.parquet").write_bytes(b"PAR1")
+    (clips / "outside.mp4").write_bytes(b"x")
+    listed = names(glob_job(f"{clips}/**"), str(clips))
+    assert "out/annotations/part-000000.parquet" in listed
+    for place in (clips / "out", f"{clips}/sub/../out/", f"file://{clips}/out"):
+        own = glob_job(f"{clips}/**").changed(output={"uri": str(place)})
+        assert names(own, str(clips)) == [name for name in listed if not name.startswith("out/")], place
+
+
 def test_every_way_to_name_a_place(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the folder above, one file, a folder with a pattern's signs in its name; once anchored, from anywhere."""
     inner, signs = tmp_path / "work" / "deep", tmp_path / "work [2024]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
 
 from mlb_batch.errors import RETRYABLE, JobError, RowError
 from mlb_batch.video import FrameSize, Limits, Prober, Reader, Sampling, probe, read_frames
+from mlb_batch.video.refusals import Clock
 
 # A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
 TROUBLEMAKER = """
@@ -50,6 +52,61 @@ def good(tmp_path: Path) -> Path:
 def reader() -> Iterator[Reader]:
     with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=20)) as one:
         yield one
+
+
+def test_what_lies_in_the_working_folder_is_no_module_of_the_childs(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's workers have the driver's working folder in their path."""
+    for name in ("random", "types", "json", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Prober(Limits()) as prober:
+        assert prober.probe(str(good)).frames == 50
+
+
+def test_where_no_process_can_be_had_no_video_is_to_blame(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with Prober(Limits()) as prober, pytest.raises(JobError, match="no process to read videos in"):
+        prober.probe(str(good))
+
+
+# The clock of a video.
+
+
+def test_time_that_storage_took_is_given_back_once_however_many_waited_for_it() -> None:
+    clock, now = Clock(60), time.monotonic()
+    for since in (now - 10, now - 8, now - 10):
+        clock.stand(since)
+        clock.go_on()
+    assert 69 < clock.left_s <= 70.1
+
+
+def test_the_clock_is_right_for_many_threads() -> None:
+    clock, begun, failed = Clock(60), time.monotonic(), list[BaseException]()
+
+    def wait() -> None:
+        try:
+            for _ in range(3000):
+                clock.stand(time.monotonic() - 0.001)
+                assert clock.left_s < 1000
+                clock.go_on()
+        except BaseException as error:
+            failed.append(error)
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=wait) for _ in range(8)]
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(switching)
+    assert not failed
+    assert 59.9 - (time.monotonic() - begun) <= clock.left_s <= 60.01
 
 
 def test_the_child_reads_what_the_process_itself_reads(reader: Reader, good: Path) -> None:

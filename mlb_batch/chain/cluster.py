@@ -49,7 +49,7 @@ def connected() -> Iterator[Nodes]:
     others, handler = children(os.getpid()), signal.getsignal(signal.SIGTERM)
     if not joined:
         _start()
-        _on_sigterm(handler)  # Ray has put its own there
+        _on(signal.SIGTERM, handler)  # Ray has put its own there
     started = [one for one in children(os.getpid()) if one not in others]
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a run, the run's own lines say
     try:
@@ -57,20 +57,23 @@ def connected() -> Iterator[Nodes]:
     finally:
         if not joined:
             shut_down(started)
-            _on_sigterm(handler)
+            _on(signal.SIGTERM, handler)
 
 
 def shut_down(started: Sequence[Process]) -> None:
     """And all that a local Ray has `started`; of an actor that hangs on its way out Ray itself loses track.
 
-    Deaf to SIGTERM: what it asks for is under way, and it would end this process before its last word.
+    Deaf to SIGTERM and Ctrl-C: what they ask for is under way, and they would end this process before its last word.
     """
     theirs = [*started, *(one for each in started for one in below(each.pid))]
-    _on_sigterm(signal.SIG_IGN)
+    interrupts = signal.getsignal(signal.SIGINT)
+    _on(signal.SIGINT, signal.SIG_IGN)
+    _on(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_once_left, args=(theirs,), daemon=True).start()
     ray.shutdown()
-    _on_sigterm(signal.SIG_IGN)  # once more: Ray's core has put back what the system does
+    _on(signal.SIGTERM, signal.SIG_IGN)  # once more: Ray's core has put back what the system does
     end(theirs, LEAVING_S)
+    _on(signal.SIGINT, interrupts)
 
 
 def _end_once_left(theirs: Sequence[Process]) -> None:
@@ -80,9 +83,9 @@ def _end_once_left(theirs: Sequence[Process]) -> None:
     end(theirs, patience_s=0)
 
 
-def _on_sigterm(handler: Any) -> None:
+def _on(number: signal.Signals, handler: Any) -> None:
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+        signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _start() -> None:

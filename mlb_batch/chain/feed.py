@@ -74,15 +74,16 @@ def together(works: Iterable[Work]) -> Iterator[list[Work]]:
 
 def unfinished(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
     """The videos that need work; the counts of those that don't ride on the next one that is sent."""
-    before = Counts()
+    before, row = Counts(), None
     for work in looked_up(spec, found, history, part):
-        before += Counts(videos=1)
+        row_before, row = row, work.video.row
+        before += Counts(videos=int(row != row_before))  # one whose prompts are partly bad comes in several
         if work.asks or before.videos >= FLUSH_VIDEOS:
             yield replace(work, before=before)
             before = Counts()
         else:
             before, last = before + work.counts, work
-    if before.videos:
+    if before != Counts():
         yield replace(last, counts=Counts(), before=before)
 
 
@@ -106,5 +107,5 @@ def _work(spec: JobSpec, history: History, video: Video) -> Work:
 
 
 def _chosen(video: Video, share: float) -> bool:
-    digest = hashlib.sha256(f"sample {video.video_id}".encode()).digest()
+    digest = hashlib.sha256(f"sample {video.row}".encode()).digest()
     return share >= 1.0 or int.from_bytes(digest[:8], "big") < share * 2**64

@@ -1,6 +1,7 @@
 """Allocation `content`: a pass over the frames before the job proper, which tells how much clips repeat themselves.
 
-Small jobs look at every clip and solve exactly; large ones look at a random sample and solve for its 99 % upper bound.
+Small jobs look at every clip and solve exactly; large ones look at all clips of a random sample of their videos, and
+solve for its 99 % upper bound.
 Either way the captioners then spend from one purse, so that the job never exceeds its limit.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from fractions import Fraction
+from itertools import groupby
 
 from ray.data import DataContext
 
@@ -28,12 +30,13 @@ from mlb_batch.planning import Plan, settle
 from mlb_batch.progress import Progress
 from mlb_batch.source import Inspection
 from mlb_batch.spec import JobSpec
-from mlb_batch.stages import Measure
+from mlb_batch.stages import Measure, Measured
 from mlb_batch.stop import Stop
 from mlb_batch.work import History
 
 FULL_PASS = 2_000  # up to so many clips, all are looked at
-SAMPLE = 500  # of more, about so many
+SAMPLE = 500  # of more, about so many,
+VIDEOS = 60  # and of about so many videos, or all of fewer: clips of one video are alike
 
 
 def settled(spec: JobSpec, books: Books, sizes: Pools, found: Inspection, stop: Stop, progress: Progress) -> Plan:
@@ -43,7 +46,8 @@ def settled(spec: JobSpec, books: Books, sizes: Pools, found: Inspection, stop: 
     priced = books.plan
     if priced.settled:
         return priced
-    share = 1.0 if priced.clips <= FULL_PASS else SAMPLE / priced.clips
+    few = priced.clips <= FULL_PASS
+    share = 1.0 if few else min(1.0, max(SAMPLE / priced.clips, VIDEOS / priced.videos))
     with DataContext.current(data_context(sizes.clips_a_look)):
         measured = _measured(spec, priced, sizes, found, share, stop, progress)
     books.measured()
@@ -56,12 +60,12 @@ def settled(spec: JobSpec, books: Books, sizes: Pools, found: Inspection, stop: 
 
 
 def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, share: float, stop: Stop,
-              progress: Progress) -> list[Redundant]:  # fmt: skip
-    """Every clip that can be read, or those of a share of the videos."""
+              progress: Progress) -> list[list[Redundant]]:  # fmt: skip
+    """Every clip that can be read, or those of a share of the videos, by their videos."""
     about = round(share * priced.clips)
     nothing = History("", DoneIds(), {}, spec.retry)
     engine = Engine.of(spec, priced)
-    out: list[Redundant] = []
+    out: list[Measured] = []
     with closing(Strikes()) as strikes:
         frames = clips_with_frames(spec, engine, sizes, found, nothing, strikes, Part(share))
         measured = frames.map_batches(
@@ -71,7 +75,8 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
             while not stop.reason and (some := arrivals.take()) is not None:
                 out += some
                 progress.before(f"measuring clips before the job: {len(out):,} of about {about:,}")
-    return sorted(out, key=repr)  # whatever the order they came in, the same rule comes out
+    ordered = sorted(out, key=repr)  # whatever the order they came in, the same rule comes out
+    return [[one.found for one in video] for _, video in groupby(ordered, key=lambda one: one.row)]
 
 
 def grants(spec: JobSpec, priced: Plan, found: Inspection, ledger: Ledger, stop: Stop) -> Grants | None:

@@ -51,20 +51,22 @@ def solve_all(pricer: Pricer, clips: Sequence[Redundant], limit: int, equal_keep
 
 
 def solve_sample(
-    pricer: Pricer, sample: Sequence[Redundant], clips: int, equal_cost: int, limit: int, equal_keep: int
+    pricer: Pricer, sample: Sequence[Sequence[Redundant]], videos: int, equal_cost: int, limit: int, equal_keep: int
 ) -> ContentRule:
     """The largest level at which the job's cost is at most `limit` with 99 % confidence; 0 where none is.
 
-    The sample is a random one of the job's `clips`, and `equal_cost` is what they all cost at the keep that `equal`
-    gives: a clip's cost is estimated as a multiple of that, because both grow with its length.
+    The sample holds the clips of each of some videos, a random share of the job's; clips of one video are alike, and
+    tell less than as many of others. `equal_cost` is what the whole job costs at the keep that `equal` gives: a video's
+    cost is estimated as a multiple of that, because both grow with its length.
     """
-    equal = [pricer.clip(clip, equal_keep) for clip, _ in sample]
-    lowest = sum(_costs(pricer, sample, ContentRule(0, floor_keep(equal_keep))))
+    clips = [clip for video in sample for clip in video]
+    equal = [sum(pricer.clip(clip, equal_keep) for clip, _ in video) for video in sample]
+    lowest = sum(_costs(pricer, clips, ContentRule(0, floor_keep(equal_keep))))
     allowed = limit * sum(equal) // equal_cost  # the sample's share of the limit
     while allowed > lowest:
-        rule = solve_all(pricer, sample, allowed, equal_keep)
-        costs = _costs(pricer, sample, rule)
-        _, _, high = ratio_total(costs, equal, equal_cost, clips, ONE_SIDED_99)
+        rule = solve_all(pricer, clips, allowed, equal_keep)
+        costs = [sum(_costs(pricer, video, rule)) for video in sample]
+        _, _, high = ratio_total(costs, equal, equal_cost, videos, ONE_SIDED_99)
         if high <= limit:
             return rule
         allowed = min(int(allowed * limit / high), sum(costs) - 1)

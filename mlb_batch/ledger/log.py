@@ -40,11 +40,10 @@ ROWS_AT_ONCE = 10_000  # as Python's objects, which take ten times the memory
 
 @dataclass(frozen=True)
 class Attempt:
-    """How often an unresolved annotation was tried, over all runs, and how it last ended."""
+    """How often an unresolved annotation was tried, over all runs, and whether once more may help."""
 
     attempts: int
     retryable: bool
-    error_class: str
 
 
 def pending(attempt: Attempt | None, retry: RetrySpec) -> bool:
@@ -78,7 +77,7 @@ class Ledger:
         _refuse_other_versions(self._store)
         size = target_file_mb * 2**20
         self._annotations = _Log(self._store, "annotations", schema, self, ("annotation_id",), self._learn_done, size)
-        columns = ("annotation_id", "error_class", "retryable", "attempt")
+        columns = ("annotation_id", "retryable", "attempt")
         self._errors = _Log(self._store, "errors", error_schema(), self, columns, self._learn_errors, size)
         cut = ("annotation_id", "layer")
         self._selections = _Log(
@@ -143,8 +142,7 @@ class Ledger:
         for row in rows.to_pylist():
             before = self._attempts.get(row["annotation_id"])
             if row["annotation_id"] not in self._done and (before is None or before.attempts < row["attempt"]):
-                attempt = Attempt(row["attempt"], row["retryable"], row["error_class"])
-                self._attempts[row["annotation_id"]] = attempt
+                self._attempts[row["annotation_id"]] = Attempt(row["attempt"], row["retryable"])
 
     def _learn_selections(self, rows: pa.Table) -> None:
         self._selected.update(zip(rows["annotation_id"].to_pylist(), rows["layer"].to_pylist(), strict=True))

@@ -33,7 +33,7 @@ from mlb_batch.vlm.prompts import Prompter
 
 # Of one row in a committed file of 256: measured on captions of random words with an English-like frequency.
 ROW_BYTES, TOKEN_BYTES, FRAME_BYTES = 220, 3, 3
-ENOUGH = 30  # measured clips: what fewer say of the others has no interval to rely on
+ENOUGH = 30  # measured videos: what fewer say of the others has no interval to rely on
 
 
 def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = None) -> Plan:
@@ -61,8 +61,9 @@ def _refuse_without_room(means: Setup, prompter: Prompter) -> None:
         ) from None
 
 
-def settle(spec: JobSpec, priced: Plan, measured: Sequence[Redundant]) -> Plan:
-    """The plan with allocation `content` solved, once the redundancy of clips is known; as it is where that of none is.
+def settle(spec: JobSpec, priced: Plan, measured: Sequence[Sequence[Redundant]]) -> Plan:
+    """The plan with allocation `content` solved, once it is known how much the clips of some videos, or of all, repeat
+    themselves; as it is where that of none is.
 
     Clips that could not be measured (not uploaded yet, say) may come under this schedule later, so what was measured is
     a sample of all. Few are filled up with clips that never repeat themselves, the dearest that there can be. To count
@@ -73,12 +74,14 @@ def settle(spec: JobSpec, priced: Plan, measured: Sequence[Redundant]) -> Plan:
         return priced
     means = pinned(spec, priced.revision, priced.pair_revision)
     pricer, budget = pricer_of(spec, means), priced.budget
-    if len(measured) >= priced.clips:
-        rule = solve_all(pricer, measured, budget.limit, priced.keep)
+    clips = [clip for video in measured for clip in video]
+    if len(clips) >= priced.clips:
+        rule = solve_all(pricer, clips, budget.limit, priced.keep)
     else:
-        missing = max(0, min(ENOUGH, priced.clips) - len(measured))
-        sample = [*measured, *((clip, 0.0) for clip, _ in islice(cycle(measured), missing))]
-        rule = solve_sample(pricer, sample, priced.clips, budget.planned, budget.limit, priced.keep)
+        missing = max(0, min(ENOUGH, priced.videos) - len(measured))
+        unlike = ([(clip, 0.0) for clip, _ in video] for video in islice(cycle(measured), missing))
+        sample = [*measured, *unlike]
+        rule = solve_sample(pricer, sample, priced.videos, budget.planned, budget.limit, priced.keep)
     return with_content(spec, means, priced, rule)
 
 

@@ -156,7 +156,7 @@ def _lower_floors(case: Case) -> Iterator[tuple[str, float]]:
         yield "scope: llm", _floor(inner, replace(case.pricer, measure=measure))
     if case.frames > 1:
         half = case.frames // 2
-        yield f"frames.count: {half}", _floor(case, case.pricer, fewer(case.clips, half))
+        yield f"frames.count: {half}", _floor(replace(case, frames=half), case.pricer, fewer(case.clips, half))
 
 
 def shared_selection(pricer: Pricer) -> Pricer | None:

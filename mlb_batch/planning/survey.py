@@ -146,7 +146,7 @@ def _seen(video: Video, header: Look | None, layout: Layout, lengths: Lengths) -
     clips = [ClipShape(count, layout.side, layout.side, layout.prefix, layout.trailer, suffixes) for count in frames]
     return Seen(
         clips=tuple(clips) if suffixes else (),
-        asked=len(frames) * len(video.prompts),
+        asked=max(1, len(frames)) * len(video.prompts),
         video_ms=round(1000 * sum(end - start for start, end in _spans(video, header, None))),
         num_bytes=header.num_bytes if header else 0,
         readable=header is not None,
@@ -181,7 +181,9 @@ def expected_frames(video: Video, header: Look | None, layout: Layout) -> Iterat
         yield _sampled(header.frames or _between(header, 0.0, header.duration_s), header.duration_s, layout.frames)
     else:
         spans: Sequence[tuple[float, float | None]] = _spans(video, header, layout.clips)
-        for start_s, end_s in spans or [(video.start_s or 0.0, header.duration_s)]:
+        if not header.duration_s:
+            spans = [(video.start_s or 0.0, None)]
+        for start_s, end_s in spans:  # none where nothing of it can be cut, which will end in errors/
             length_s = None if end_s is None else end_s - start_s
             yield _sampled(_between(header, start_s, end_s), length_s, layout.frames)
 

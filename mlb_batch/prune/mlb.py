@@ -122,7 +122,7 @@ class Mlb:
         body = len(score_N) - min(view.tail, len(score_N))
         group_N = cell_of(view, body)
         if self.pool == "argmax":
-            return _best_of_cells(score_N, group_N, body)
+            return _best_of_cells(score_N, group_N)
         weight_N = _cell_weights(score_N if self.pool == "weighted" else torch.ones_like(score_N), group_N)
         return Merge(group_N, weight_N, int(group_N.max()) + 1)
 
@@ -155,7 +155,7 @@ def _best_and_tail(score_N: Tensor, keep: int, tail: int) -> Tensor:
     return torch.cat([top(score_N[:body], keep - tail), torch.arange(body, len(score_N), device=score_N.device)])
 
 
-def _best_of_cells(score_N: Tensor, group_N: Tensor, body: int) -> Tensor:
+def _best_of_cells(score_N: Tensor, group_N: Tensor) -> Tensor:
     """The best token of every cell, in order of index."""
     order = ranked(score_N)
     by_cell = order[torch.sort(group_N[order], stable=True).indices]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from mlb_batch.errors import SpecError
+from mlb_batch.planning import freeze, plan
 from mlb_batch.quality.agreement import Key, Row, answers, said
 from mlb_batch.quality.canary import compared
 from mlb_batch.quality.rivals import rival
@@ -30,6 +32,9 @@ def preview(spec: JobSpec, annotate: Callable[[JobSpec], dict[str, Any]]) -> dic
         raise SpecError("prune.method: none is the unpruned job itself; choose a method to see beside it")
     with tempfile.TemporaryDirectory(prefix="mlb-batch-preview-") as folder:
         own = spec.changed(output={"uri": f"{folder}/own"}, canary={"share": 0.0})
+        priced = plan(spec)
+        if priced.reused:  # what earlier runs of the job have solved
+            freeze(own, replace(priced, reused=False))
         others = [m for m in ("none", "random") if m != spec.prune.method]
         jobs = {spec.prune.method: own} | {m: rival(spec, m, f"{folder}/{m}") for m in others}
         said_by = {}

@@ -9,8 +9,8 @@ questions.py  the prompts of one row
 """
 
 from mlb_batch.source.clips import clip_spans
-from mlb_batch.source.model import Inspection, Prompt, Video
+from mlb_batch.source.model import InputRow, Inspection, Prompt, Video
 from mlb_batch.source.read import inspect, videos
 from mlb_batch.source.uris import anchored
 
-__all__ = ["Inspection", "Prompt", "Video", "anchored", "clip_spans", "inspect", "videos"]
+__all__ = ["InputRow", "Inspection", "Prompt", "Video", "anchored", "clip_spans", "inspect", "videos"]

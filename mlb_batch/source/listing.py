@@ -21,17 +21,20 @@ VIDEO_ENDINGS = (
 # fmt: on
 
 
-def video_uris(given: InputSpec) -> list[str]:
-    """Sorted; InputError where there are none."""
+def video_uris(given: InputSpec, output: str = "") -> list[str]:
+    """Sorted, without what lies below the job's own output; InputError where there are none."""
     assert given.videos is not None
     place = given.videos if local_path(given.videos) is None else str(local_path(given.videos))
-    names = _names(place)
+    names = [name for name in _names(place) if not (output and _named(name, place).startswith(f"{output}/"))]
     if not names:
         ending = f", or list {place.rstrip('/')}/** for files of any name" if not is_glob(place) else ""
         raise InputError(f"input.videos: {given.videos}: no video is there; check the path{ending}")
-    if place.startswith("/"):
-        return names
-    return [name if "://" in name else f"{scheme_of(place)}://{name.lstrip('/')}" for name in names]
+    return [_named(name, place) for name in names]
+
+
+def _named(name: str, place: str) -> str:
+    """What a file system calls a file, as an uri of the kind that the place has."""
+    return name if place.startswith("/") or "://" in name else f"{scheme_of(place)}://{name.lstrip('/')}"
 
 
 def _names(place: str) -> list[str]:

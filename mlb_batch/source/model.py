@@ -23,6 +23,9 @@ def span_ms(start_s: float | None, end_s: float | None) -> list[int | None]:
     return [None if at_s is None else round(at_s * 1000) for at_s in (start_s, end_s)]
 
 
+InputRow = tuple[str, float | None, float | None]  # by the id of its video, and where its part begins and ends
+
+
 @dataclass(frozen=True)
 class Video:
     """One video, or the part of it from `start_s` to `end_s`, with all its prompts.
@@ -38,6 +41,10 @@ class Video:
     prompts: tuple[Prompt, ...]
     columns: dict[str, object]
     problem: tuple[str, str] | None = None
+
+    @property
+    def row(self) -> InputRow:
+        return self.video_id, self.start_s, self.end_s
 
 
 @dataclass(frozen=True)

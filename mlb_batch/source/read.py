@@ -28,6 +28,7 @@ from mlb_batch.source.table import Row
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import InputSpec, JobSpec
 from mlb_batch.spec_text import did_you_mean
+from mlb_batch.storage import local_path
 
 MOST_PROBLEMS = 20
 MOST_ID_CHARS = 4096
@@ -38,7 +39,8 @@ KEY_BYTES = 16
 def inspect(spec: JobSpec) -> Inspection:
     """One pass over the input; every mistake in it is one line of one UserError."""
     if spec.input.manifest is None:
-        uris = tuple(listing.video_uris(spec.input))
+        output = spec.output.uri
+        uris = tuple(listing.video_uris(spec.input, str(local_path(output) or output.rstrip("/"))))
         return Inspection(len(uris), pa.schema([]), uris)
     types = _check_columns(spec)
     return _check_rows(spec, types)
@@ -86,7 +88,7 @@ def _check_columns(spec: JobSpec) -> pa.Schema | None:
     problems = [
         f"input.columns: {name!r} is the name of an output column; rename it in the manifest"
         for name in spec.input.columns
-        if name in ANNOTATION_COLUMNS
+        if name.lower() in ANNOTATION_COLUMNS  # most query engines take no notice of case
     ]
     if declared is not None:
         problems += [_no_column(spec, name, declared.names) for name in _wanted(spec) if name not in declared.names]

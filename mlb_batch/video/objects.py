@@ -75,6 +75,8 @@ def _object(fs: Any, name: str) -> Stored:
     def part(start: int, end: int) -> bytes:
         return _get(fs, {**asked, "Range": _range(start, end)})[1]
 
+    if "ContentRange" not in answer:
+        raise RowError("storage", "the bucket's service sends whole objects where a range of one was asked for")
     size = int(answer["ContentRange"].rpartition("/")[2])
     if len(first) != min(size, FIRST_BYTES):
         raise Short(f"{len(first):,} of the first {min(size, FIRST_BYTES):,} bytes came")

@@ -14,8 +14,6 @@ from av.video.stream import VideoStream
 from mlb_batch.video.container import Source, opened, size_of
 from mlb_batch.video.values import Header, Limits
 
-INDEXED = ("mov,", "avi", "matroska,", "flv")  # formats that carry an index; whether this file does is seen below
-
 
 def probe(source: Source, limits: Limits | None = None) -> Header:
     """Raises RowError. Blocks as long as `source` does."""
@@ -29,7 +27,6 @@ def probe(source: Source, limits: Limits | None = None) -> Header:
             duration_s=pictures_s(container, stream),
             average_fps=float(stream.average_rate) if stream.average_rate else None,
             frames=stream.frames or None,
-            has_index=container.format.name.startswith(INDEXED) and len(stream.index_entries) > 1,
             num_bytes=size_of(source),
         )
 

@@ -16,6 +16,7 @@ from typing import Any
 from mlb_batch.errors import JobError, RowError
 from mlb_batch.video.shared import Borrower
 
+_PACKAGE = Path(__file__).absolute().parents[1]
 MESSAGE_BYTES = 1 << 16
 START_S = 60.0
 DYING_S = 5.0
@@ -25,21 +26,14 @@ class Child:
     """Raises JobError where it cannot even start: that is no video's fault."""
 
     def __init__(self, entry: Sequence[str]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, *entry, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_environment(),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is the supervisor's to answer
-            )
-        self.socket = ours
-        self.lent = Borrower()
-        ours.settimeout(START_S)
         try:
-            ready = ours.recv(MESSAGE_BYTES)
+            self.process, self.socket = _started(entry)
+        except OSError as error:
+            raise JobError(f"this machine gives no process to read videos in: {error.strerror or error}") from error
+        self.lent = Borrower()
+        self.socket.settimeout(START_S)
+        try:
+            ready = self.socket.recv(MESSAGE_BYTES)
         except OSError:
             ready = b""
         if not ready:
@@ -95,11 +89,34 @@ class Child:
         return pages * resource.getpagesize() >> 20
 
 
+def _started(entry: Sequence[str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, *entry, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=_environment(),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is the supervisor's to answer
+            )
+        except OSError:
+            ours.close()
+            raise
+    return process, ours
+
+
 def _environment() -> dict[str, str]:
-    """What Python needs to find this package, and nothing that this process knows."""
+    """What Python needs to find this package, and nothing that this process knows.
+
+    Not the working folder, which Ray's workers have in their path and Python looks at first: a random.py that lies
+    there is not the one of Python.
+    """
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG") if name in os.environ}
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # Pictures are asked for and given back all the time: taken from the kernel anew, each costs a fault a page.
     kept_memory = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-    return {"PYTHONPATH": path, **single, **kept_memory, **kept}
+    entries = dict.fromkeys(Path(entry).absolute() for entry in sys.path)
+    path = os.pathsep.join(str(entry) for entry in entries if entry != Path.cwd() or entry == _PACKAGE.parent)
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **single, **kept_memory, **kept}

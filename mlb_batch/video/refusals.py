@@ -6,8 +6,10 @@ its clock stands still meanwhile, for as long as patience lasts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from threading import Lock
 from typing import TypeVar
 
 from mlb_batch.errors import RowError
@@ -38,24 +40,32 @@ class Short(OSError):
 
 
 class Clock:
-    """What is left of a video's time."""
+    """What is left of a video's time. Several threads may ask for parts of one video."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self._lock = Lock()
         self._end = time.monotonic() + seconds
         self._stands_since: float | None = None
+        self._went_on = -math.inf
 
     @property
     def left_s(self) -> float:
-        return self._end - (time.monotonic() if self._stands_since is None else self._stands_since)
+        with self._lock:
+            return self._end - (time.monotonic() if self._stands_since is None else self._stands_since)
 
     def stand(self, since: float) -> None:
-        self._stands_since = since if self._stands_since is None else self._stands_since
+        """Time that it stood still already is not given back once more."""
+        with self._lock:
+            if self._stands_since is None:
+                self._stands_since = max(since, self._went_on)
 
     def go_on(self) -> None:
-        if self._stands_since is not None:
-            self._end += time.monotonic() - self._stands_since
-            self._stands_since = None
+        with self._lock:
+            if self._stands_since is not None:
+                self._went_on = time.monotonic()
+                self._end += self._went_on - self._stands_since
+                self._stands_since = None
 
     def check(self) -> None:
         if self.left_s <= 0:

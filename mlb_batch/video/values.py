@@ -54,7 +54,6 @@ class Header:
     duration_s: float | None
     average_fps: float | None
     frames: int | None
-    has_index: bool  # the container says where the keyframes are, so that a reader can jump
     num_bytes: int  # of the file
 
 

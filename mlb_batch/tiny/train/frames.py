@@ -17,8 +17,6 @@ from torch.nn import functional
 from mlb_batch.tiny.render import RGB, Sprite, draw
 from mlb_batch.tiny.words import COLOURS, SHAPES
 
-_NONE = -1
-
 
 @dataclass(frozen=True)
 class FrameBatch:
