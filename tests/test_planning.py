@@ -179,7 +179,13 @@ def test_prompts_that_share_a_clip_share_its_vanilla(clips_folder: Path, tmp_pat
         {"count": 100},
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("span", [(None, None), (1.0, None), (0.4, 2.05), (None, 1.5), (0.7, 0.75)])
+@pytest.mark.parametrize(
+    "span",
+    [
+        (None, None), (1.0, None), (0.4, 2.05), (None, 1.5), (0.7, 0.75),
+        (3 * 0.1, 1.0), (None, 3 * 0.1),  # a frame's time, but for what floats make of it
+    ],
+)  # fmt: skip
 def test_frames_by_header_are_the_frames_that_are_read(
     frames: dict[str, Any], span: tuple[float | None, float | None], clips_folder: Path
 ) -> None:
@@ -425,6 +431,18 @@ def test_many_prompts_are_told_to_share(clips_folder: Path, tmp_path: Path) -> N
     assert not any("one unpruned prefill" in line for line in lavish.warnings)
 
 
+def test_prompts_that_keep_nearly_all_are_not_told_to_share(clips_folder: Path, tmp_path: Path) -> None:
+    """They would keep all, and each would lose what is kept for it alone."""
+    prompts = [{"id": str(i), "kind": "caption", "text": f"Question {i}?"} for i in range(2)]
+    parts = {"prompts": prompts, "prune": {"method": "fastv"}}
+    spec = job(clips_folder, tmp_path / "out", **parts)
+    clips = Counter(asked_shape(spec, min(16, frames), [prompt["text"] for prompt in prompts]) for frames in LENGTHS)
+    nearly_all = pricer(spec).job(clips, 9 * WHOLE // 10) / 1e15
+    priced = plan(job(clips_folder, tmp_path / "out", budget={"pflops": nearly_all}, **parts))
+    assert 0.85 * WHOLE < priced.keep < WHOLE
+    assert not any("prune.select=per_video would keep" in line for line in priced.warnings)
+
+
 # Frozen schedules and fingerprints.
 
 
@@ -579,12 +597,12 @@ def test_a_pairs_branch_that_moves_on_changes_no_planned_job(
 
 @pytest.fixture
 def many(clips_folder: Path, tmp_path: Path) -> dict[str, Any]:
-    """600 rows over the six files, with questions of many lengths."""
+    """600 rows over the six files, the shortest first, with questions of many lengths."""
     draw = random.Random(5)
     rows = [
-        {"uri": str(clips_folder / f"{draw.choice(LENGTHS):03}.mp4"), "video_id": f"v{i}",
+        {"uri": str(clips_folder / f"{frames:03}.mp4"), "video_id": f"v{i}",
          "q": "Why " + "so " * draw.randint(0, 12) + "?"}
-        for i in range(600)
+        for i, frames in enumerate(sorted(draw.choices(LENGTHS, k=600)))
     ]  # fmt: skip
     given = {**manifest(tmp_path / "many.parquet", rows), "id_column": "video_id"}
     return {"input": given, "prompts": [CAPTION, {"id": "q", "kind": "qa", "column": "q"}]}
@@ -613,6 +631,20 @@ def test_a_sample_states_an_interval_that_holds_the_truth(
     assert sampled.keep <= full.keep and truth >= 0.8 * full.budget.limit
     assert plan(spec).keep == sampled.keep
     assert f"{sampled.estimate.sampled_videos} of 600 videos were probed" in describe(sampled)
+
+
+@pytest.mark.parametrize("kind", ["pflops", "gpu_hours"])
+def test_a_sample_below_its_part_of_the_floor_is_refused(
+    kind: str, many: dict[str, Any], clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(clips_folder, tmp_path / "out", budget={kind: 1.0}, **many)
+    calibrate(spec)
+    whole = plan(spec).budget
+    tight = job(clips_folder, tmp_path / "out", budget={kind: 0.5 * whole.floor / whole.limit}, **many)
+    monkeypatch.setattr(survey, "PROBE_ALL", 200)
+    monkeypatch.setattr(survey, "SAMPLE", 150)
+    with pytest.raises(BudgetError, match=rf"budget\.{kind}: .* below the floor"):
+        plan(tight)
 
 
 def true_cost(spec: JobSpec, full: Plan, keep: int) -> int:
@@ -679,6 +711,15 @@ def test_the_schedule_shown_is_the_engines(clips_folder: Path, tmp_path: Path) -
     assert priced.layers[-1].visual == schedule.kept(clip) and priced.layers[-1].copies == 2
     text = describe(priced)
     assert f"{clip.visual:,} visual tokens" in text and f"{schedule.kept(clip):,} visual tokens x 2 prompts" in text
+
+
+def test_the_schedule_shown_is_that_of_the_commonest_clip(clips_folder: Path, tmp_path: Path) -> None:
+    """Of the longest, where several are as common."""
+    for lengths, shown in (((9, 9, 80), 9), ((9, 20, 20, 9, 80), 20)):
+        rows = [{"uri": str(clips_folder / f"{frames:03}.mp4"), "id": str(n)} for n, frames in enumerate(lengths)]
+        given = {**manifest(tmp_path / f"{shown}.parquet", rows), "id_column": "id"}
+        spec = job(clips_folder, tmp_path / "out", input=given, prune={"method": "none"}, frames={"count": 80})
+        assert plan(spec).layers[0].visual == asked_shape(spec, shown, [CAPTION["text"]]).visual
 
 
 def test_a_two_stage_schedule_is_shown_as_its_stages(clips_folder: Path, tmp_path: Path) -> None:
@@ -798,6 +839,15 @@ def test_a_canarys_rival_prunes_for_as_many_operations_as_the_job(
     own, random_ = plan(spec), plan(rival(spec, "random", str(tmp_path / "random")))
     assert own.keep < WHOLE
     assert random_.planned.prefill == pytest.approx(own.planned.prefill, rel=0.01)
+
+
+def test_a_canarys_rival_of_a_job_that_spends_more_than_unpruned_keeps_all(clips_folder: Path, tmp_path: Path) -> None:
+    """Two prompts that prune for themselves share nothing; no ratio is above 1."""
+    prompts = [CAPTION, {"id": "d", "kind": "qa", "text": "Why?"}]
+    spec = job(clips_folder, tmp_path / "out", prompts=prompts, prune={"method": "fastv"}, budget={"pflops": 1.0})
+    own = plan(spec).budget
+    assert own.planned > own.vanilla
+    assert plan(rival(spec, "random", str(tmp_path / "random"))).keep == WHOLE
 
 
 def test_a_canary_is_priced_beside_the_budget(clips_folder: Path, tmp_path: Path) -> None:
