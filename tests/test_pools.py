@@ -34,6 +34,11 @@ def test_two_cores_hold_one_reader_and_one_captioner() -> None:
     assert (sizes.readers, sizes.captioners, sizes.caption_gpus) == ((1, 1), (1, 1), 0)
 
 
+def test_one_core_is_shared_by_a_small_reader_and_a_captioner() -> None:
+    sizes = pools(spec({"num_cpus": 0.25}), [{"CPU": 1}])
+    assert (sizes.readers, sizes.captioners) == ((1, 1), (1, 1))
+
+
 def test_hours_of_one_kind_of_device_are_no_budget_on_another() -> None:
     on_cpus, on_gpus = pools(spec(), [{"CPU": 2}]), pools(spec(), [{"CPU": 8, "GPU": 2}])
     refuse_hours_of("cpu x 2", on_cpus)

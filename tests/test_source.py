@@ -207,6 +207,7 @@ def test_a_bad_prompt_is_one_row_and_its_neighbours_are_asked(tmp_path: Path, ce
     assert [prompt.id for prompt in good.prompts] == ["caption"] and good.problem is None
     assert bad.problem is not None and bad.problem[0] == "bad_prompt" and said in bad.problem[1]
     assert len(bad.prompts) == 1 and bad.video_id == good.video_id
+    assert len(bad.prompts[0].id) <= 200, "also where its length is the mistake"
     bad.prompts[0].text.encode(), bad.prompts[0].id.encode()
     assert not any("\ud800" <= sign <= "\udfff" for choice in bad.prompts[0].choices for sign in choice)
     assert [prompt.id for prompt in other.prompts] == ["caption", "q"]
@@ -325,6 +326,19 @@ def test_numbers_that_no_column_or_video_holds_are_told_or_kept(tmp_path: Path) 
     found = inspect(spec)
     values = [video.columns["n"] for video in videos(spec, found)]
     assert pa.array(values, found.passthrough.field("n").type).to_pylist() == ["1.5", str(2**53 + 1)]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (2**53, pa.float64()), (-(2**53), pa.float64()), (2**53 + 1, pa.string()), (-(2**53) - 1, pa.string()),
+    ],
+)  # fmt: skip
+def test_fractions_share_their_column_with_whole_numbers_that_they_hold(
+    number: int, kind: pa.DataType, tmp_path: Path
+) -> None:
+    manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a.mp4", "n": 1.5}, {"uri": "b.mp4", "n": number}])
+    assert inspect(job(manifest, columns=["n"])).passthrough.types == [kind]
 
 
 def test_a_parquet_manifest_with_what_python_can_not_hold_or_name_is_one_line(tmp_path: Path) -> None:
@@ -666,6 +680,7 @@ def test_clips_by_hand() -> None:
     minute = ClipsSpec(every_s=60)
     assert clip_spans(130, minute) == [(0, 60), (60, 120), (120, 130)]
     assert clip_spans(121, minute) == [(0, 60), (60, 121)], "a sliver joins the clip before"
+    assert clip_spans(126, minute) == [(0, 60), (60, 120), (120, 126)], "a tenth of a clip is no sliver"
     assert clip_spans(130, None, 10, None) == [(10, 130)]
     assert clip_spans(130, minute, 100, 500) == [(100, 130)]
     assert clip_spans(130, ClipsSpec(every_s=60, overlap_s=30), 0, 120) == [(0, 60), (30, 90), (60, 120)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlb_batch.video import Sampling
@@ -20,6 +20,7 @@ def test_uniform_is_the_reference_rule_without_repeats(total: int, count: int) -
 
 
 @given(times, st.floats(0, 12), st.floats(0.001, 12))
+@example(np.array([0.0, 10.0]), 11.0, 1.0)  # right where the video ends
 def test_a_clip_is_what_starts_in_it_else_what_is_on_screen(
     times_s: np.ndarray, start_s: float, length_s: float
 ) -> None:
