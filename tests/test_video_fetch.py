@@ -33,7 +33,7 @@ def reader() -> Iterator[Reader]:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     """/<status>/v.mp4 answers with that status; /short/ breaks off the first two bodies half way; /200/ is honest, and
-    /whole/ too, but gives no parts.
+    /whole/ too, but gives no parts; /endless/ gives none either, breaks off, and a body ends where its connection does.
     """
 
     data = b""
@@ -54,20 +54,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(int(kind))
             return
         first, last = 0, len(self.data) - 1
-        wanted = None if kind == "whole" else self.headers.get("Range")
+        in_parts = kind not in ("whole", "endless")
+        wanted = self.headers.get("Range") if in_parts else None
         if wanted:
             low, _, high = wanted.removeprefix("bytes=").partition("-")
             first, last = int(low), min(last, int(high or last))
         self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(last - first + 1))
-        self.send_header("Accept-Ranges", "none" if kind == "whole" else "bytes")
+        if not (body and kind == "endless"):
+            self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Accept-Ranges", "bytes" if in_parts else "none")
         self.send_header("ETag", '"abc"')
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
         self.end_headers()
         if body:
             part = self.data[first : last + 1]
-            if kind == "short" and next(_Handler.count) < 2:
+            if kind in ("short", "endless") and next(_Handler.count) < 2:
                 part = part[: len(part) // 2]
                 self.close_connection = True
             _Handler.sent += len(part)
@@ -130,6 +132,12 @@ def test_an_empty_object_is_empty(reader: Reader) -> None:
 
 def test_answers_that_break_off_are_asked_for_again(reader: Reader, server: str) -> None:
     assert len(reader.read(f"{server}/short/v.mp4").times_s) == 8
+
+
+def test_a_whole_file_that_breaks_off_is_asked_for_again(reader: Reader, good: Path, server: str) -> None:
+    frames = reader.read(f"{server}/endless/v.mp4")
+    np.testing.assert_array_equal(frames.pixels_FHWC, reader.read(str(good)).pixels_FHWC)
+    assert _Handler.sent == 2 * len(_Handler.data), "two halves, and all of it"
 
 
 def test_a_server_that_gives_no_parts_is_asked_for_all_once(reader: Reader, good: Path, server: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from video_files import (
     CORPUS,
+    HEAVY,
     MODEL_SIZE,
     corpus,
     flip,
@@ -25,6 +27,7 @@ from mlb_batch.source import clip_spans
 from mlb_batch.spec import ClipsSpec
 from mlb_batch.video import Frames, FrameSize, Limits, Sampling, packets, probe, read_frames
 from mlb_batch.video.container import opened
+from mlb_batch.video.frames import Known
 from mlb_batch.video.packets import Decoder, Trouble
 
 READABLE = [entry["file"] for entry in corpus() if entry["result"] == "ok"]
@@ -289,6 +292,29 @@ def test_jumps_land_right_in_every_container(name: str, tmp_path: Path) -> None:
     for frames, rule in ((read(path, 3), [0, 1499, 2999]), (read(path, 2, 100.02, 119.98), [2501, 2999])):
         assert numbers(frames.pixels_FHWC) == rule
         assert not frames.partial
+
+
+class Counted(io.FileIO):
+    """A file that counts what is read of it."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size) or b""
+        self.taken += len(data)
+        return data
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])  # to somewhat before the keyframe, and right to it
+def test_what_lies_between_is_jumped_over_and_not_read(name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, frames=1500, gop=25, codec_options=HEAVY)
+    known = Known()
+    with Counted(path) as file:
+        read_frames(file, Sampling(1), MODEL_SIZE, Limits(), known=known)
+        assert file.taken >= path.stat().st_size, "the first clip looks at every packet"
+        file.taken = 0
+        frames = read_frames(file, Sampling(3), MODEL_SIZE, Limits(), known=known)
+    assert numbers(frames.pixels_FHWC) == [0, 749, 1499] and file.taken < 0.3 * path.stat().st_size
 
 
 def test_probe_says_what_the_headers_say(tmp_path: Path) -> None:

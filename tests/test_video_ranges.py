@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from video_files import CORPUS, MODEL_SIZE, corpus, flip, write_video
+from video_files import CORPUS, HEAVY, MODEL_SIZE, corpus, flip, write_video
 
 from mlb_batch.errors import RowError
 from mlb_batch.video import Frames, Limits, Sampling, read_frames
-from mlb_batch.video.parts import Parts, Range, merged
+from mlb_batch.video.parts import MOST_BYTES, Parts, Range, merged
 from mlb_batch.video.remote import _missing
 
 PUBLIC = [entry["file"] for entry in corpus() if entry["file"].endswith((".mp4", ".mov", ".mkv", ".webm", ".avi"))]
@@ -101,6 +102,36 @@ def test_where_every_frame_lies_decides_what_is_brought(tmp_path: Path) -> None:
         whole, parts, share = both(path, tmp_path, 4)
         check(whole, parts)
         assert share < 0.3, name
+
+
+def test_what_is_read_on_and_on_is_brought_in_larger_pieces_up_to_the_largest(tmp_path: Path) -> None:
+    source = tmp_path / "long"
+    source.write_bytes(bytes(4 * MOST_BYTES))
+    holes = Holes(source, tmp_path)
+    with holes.parts() as parts:
+        while parts.read(64 << 10):
+            pass
+    pieces = [end - start for start, end in holes.brought]
+    assert sum(pieces) == 4 * MOST_BYTES and pieces[0] < max(pieces) == MOST_BYTES
+
+
+def test_what_is_damaged_before_a_clips_keyframe_is_no_damage_of_the_clip(tmp_path: Path) -> None:
+    """Frames of an open GOP that are shown before its keyframe are read, not needed: no more of the file is brought."""
+    open_gop = {**HEAVY, "x264-params": f"{HEAVY['x264-params']}:open-gop=1:bframes=3:b-adapt=0:keyint=24:scenecut=0"}
+    path = write_video(tmp_path / "v.mp4", frames=500, codec_options=open_gop)
+    data, key_pts, keys_s = bytearray(path.read_bytes()), 0, []
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            if packet.is_keyframe and packet.pts is not None:
+                key_pts = packet.pts
+                keys_s.append(float(packet.pts * packet.time_base))
+            elif packet.size and packet.pts < key_pts:
+                data[packet.pos + 4 : packet.pos + packet.size] = bytes(packet.size - 4)
+    assert data != path.read_bytes()
+    path.write_bytes(data)
+    whole, parts, share = both(path, tmp_path, 3, keys_s[10], keys_s[10] + 0.3)
+    check(whole, parts)
+    assert isinstance(parts, Frames) and not parts.partial and share < 0.3
 
 
 ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda one: (one[0], one[0] + one[1])))
