@@ -17,6 +17,7 @@ from small_jobs import clips, job_file, mlb_batch, start
 from test_walls import MODULES, imports, tree
 from video_files import HEAVY, write_video
 
+from mlb_batch.bench import calibrate as calibrate_module
 from mlb_batch.bench import pipeline as pipeline_module
 from mlb_batch.bench import rounds, scale, shapes
 from mlb_batch.bench.bed import Bed, random_model, saved_model
@@ -32,6 +33,7 @@ from mlb_batch.bench.read import read
 from mlb_batch.bench.rounds import Spread, alternate, three_ratios
 from mlb_batch.bench.suite import NAMES, bench
 from mlb_batch.bench.yardstick import Yardstick
+from mlb_batch.chain.pools import BATCH_ON_CPU, MOST_ON_GPU
 from mlb_batch.cost import calibration
 from mlb_batch.cost.calibration import Calibration
 from mlb_batch.cost.flops import price, vanilla
@@ -310,6 +312,27 @@ def test_a_calibration_makes_a_budget_in_hours_solvable(tmp_path: Path) -> None:
     assert solved.budget.floor <= solved.budget.planned <= solved.budget.limit
     assert abs(solved.budget.limit - half * 3600 * 10**9) <= 1  # whole nanoseconds
     assert solved.keep > timed.keep, "more time than the ratio took"
+
+
+def test_a_calibration_runs_the_batch_that_a_captioner_of_a_long_job_has() -> None:
+    """On a GPU the largest there is: a short job's smaller one would belie the rates."""
+    spec = job_of(Options())
+    batches = [calibrate_module._batch(spec, torch.device(kind)) for kind in ("cuda", "cpu")]
+    assert batches == [MOST_ON_GPU, BATCH_ON_CPU]
+    asked = spec.changed(cluster={"caption": {"batch_videos": 5}})
+    assert calibrate_module._batch(asked, torch.device("cuda")) == 5
+
+
+def test_generating_takes_the_time_of_joining_too(bed: Bed, clock: Clock) -> None:
+    """Each step takes a second: two groups are encoded, prefilled and joined, and then all of it is finished."""
+    engine = Pair.of(bed, QUICK).pruned
+    sources = engine.sources(frames(bed, QUICK, 2))
+    work = calibrate_module._Work(engine, [sources[:1], sources[1:]], 8, clock.takes(1.0))
+    with torch.inference_mode():
+        rates = work.round()
+    bill, moved = engine.bill(sources[0]), engine.bytes_moved(engine.clip_shape(sources[0]), 8, 2)
+    assert rates.vision_flops_per_s == 2 * bill.vision / 2 and rates.prefill_flops_per_s == 2 * bill.llm / 2
+    assert rates.generate_bytes_per_s == 2 * moved / 3
 
 
 def planned_over_taken(path: Path) -> float:

@@ -20,6 +20,8 @@ from mlb_batch.chain import settling
 from mlb_batch.chain.feed import looked_up
 from mlb_batch.chain.parts import Part
 from mlb_batch.chain.spent import spent_on
+from mlb_batch.cost.allocate import ContentRule
+from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import DoneIds, Ledger, RunFolder, annotation_id, verify
 from mlb_batch.planning import plan
@@ -176,6 +178,23 @@ def test_only_what_was_spent_on_this_input_counts(cut: dict[str, Any] | None, tm
     videos[0].rename(videos[0].with_stem("other"))
     os.utime(videos[1], (0, 0))
     assert spent_on(job, inspect(job), ledger, ["flops_prefill"], stop) == {"rows": 2, "flops_prefill": 20}
+
+
+def test_a_run_that_resumes_sets_aside_the_floors_of_the_clips_that_are_left(tmp_path: Path) -> None:
+    """Of four clips with a floor of 100 each two are done, for 600; the third leaves the fourth its floor."""
+    clips(tmp_path / "videos", 4)
+    job, stop = content_job(tmp_path), Stop(None)
+    priced, found = plan(job), inspect(job)
+    budget = replace(priced.budget, limit=1000, content_floor=400)
+    priced = replace(priced, budget=budget, content=ContentRule(WHOLE, 0))
+    ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "run")
+    works = looked_up(job, found, History(priced.fingerprint, DoneIds(), {}, job.retry), Part())
+    done = [ask.annotation_id for work in list(works)[:2] for ask in work.asks]
+    paid: dict[str, Any] = dict.fromkeys(budget.columns, 0) | {budget.columns[0]: 150}
+    ledger.commit([annotation(n, annotation_id=name, **paid) for n, name in enumerate(done)], [])
+    made = settling.grants(job, priced, found, ledger, stop)
+    assert made is not None
+    assert [ray.get(made._purse.grant.remote(key, 300, 100)) for key in ("third", "fourth")] == [True, False]
 
 
 @pytest.mark.slow

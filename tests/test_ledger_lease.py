@@ -81,6 +81,17 @@ def test_a_run_that_was_stopped_in_the_middle_of_a_renewal_does_not_get_the_leas
                 first.check()
 
 
+def test_of_two_runs_that_took_over_in_the_same_term_only_one_goes_on(tmp_path: Path) -> None:
+    """The other one's write came after this one had looked whose lease stands."""
+    with Lease(str(tmp_path), "run-1", ttl_s=60) as lease:
+        mine = json.loads((tmp_path / "lease.json").read_text())
+        (tmp_path / "lease.json").write_text(json.dumps(mine | {"token": "another", "run_id": "run-2"}))
+        lease._renewed_at_s = -1e9  # its next look, whenever its beats come
+        with pytest.raises(JobError, match="lost its lease to run run-2"):
+            lease.check()
+    assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "run-2", "it is the other one's"
+
+
 def test_a_deleted_lease_stops_the_next_commit(tmp_path: Path) -> None:
     with Lease(str(tmp_path), "run-1", ttl_s=0.3) as lease:
         ledger = Ledger(str(tmp_path), FINGERPRINT, "run-1", lease=lease)
