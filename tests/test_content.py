@@ -122,6 +122,19 @@ def test_a_large_job_is_solved_on_a_sample_and_never_spends_more(tmp_path: Path,
     assert len(rows) == 48 and spent(rows) <= limit
 
 
+@pytest.mark.slow
+def test_a_few_long_videos_of_very_many_clips_are_all_measured(tmp_path: Path, monkeypatch: Any) -> None:
+    """A share of the videos could be none of them, in this run and in every other."""
+    monkeypatch.setattr(settling, "FULL_PASS", 2)
+    monkeypatch.setattr(settling, "SAMPLE", 1)
+    write_clips(tmp_path / "videos", 2)
+    job, out = content_job(tmp_path, clips={"every_s": 0.5}), tmp_path / "out"
+    limit = plan(job).budget.limit
+    summary = run(job)
+    assert (summary["annotated"], summary["complete"]) == (16, True) and plan(job).content is not None
+    assert 0.9 * limit <= spent(table(out)) <= limit
+
+
 def test_a_purse_that_dies_ends_the_job_and_blames_no_clip(tmp_path: Path, monkeypatch: Any) -> None:
     """The next run spends what is left."""
     write_clips(tmp_path / "videos", 4)

@@ -386,3 +386,13 @@ def test_a_fingerprint_is_of_the_content_not_of_its_order() -> None:
     )
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert len(fingerprint({})) == 16
+
+
+def test_what_a_disk_refuses_is_said_in_one_line(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "whole").write_bytes(b"12345")
+    (tmp_path / "rows" / "dangling").symlink_to(tmp_path / "nowhere")
+    assert store.sizes("rows") == {"whole": 5}
+    with pytest.raises(JobError, match=r"can't delete .*rows: "):
+        store.delete("rows")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import time
 from collections import Counter
@@ -212,6 +213,12 @@ def test_clips_by_header_are_the_clips_that_are_read(clips_folder: Path) -> None
     assert len(planned) == 8
 
 
+def test_a_video_of_too_many_clips_is_priced_as_the_error_that_it_will_be(clips_folder: Path, tmp_path: Path) -> None:
+    only = {"videos": str(clips_folder / "080.mp4")}
+    priced = plan(job(clips_folder, tmp_path / "out", input=only, clips={"every_s": 0.5, "overlap_s": 0.49999}))
+    assert (priced.clips, priced.planned.total, priced.prompts) == (0, 0, 1)
+
+
 def test_a_video_of_several_rows_is_looked_at_once(clips_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probed: list[str] = []
     probe = survey.Prober.probe
@@ -362,6 +369,19 @@ def test_a_budget_may_be_any_number(kind: str, clips_folder: Path, tmp_path: Pat
     assert priced.keep == WHOLE and 0 <= priced.budget.use < 1e-200 and "e+300" in describe(priced)
 
 
+def test_the_floor_of_half_the_frames_is_that_of_a_job_that_asks_for_them(clips_folder: Path, tmp_path: Path) -> None:
+    """With all of its steps down: the least that a job of so many frames could read is less than that of this one."""
+    least = {"pflops": 1e-9, "scope": "total"}
+    with pytest.raises(BudgetError, match="below the floor") as caught:
+        plan(job(clips_folder, tmp_path / "out", frames={"count": 64}, budget=least))
+    told = re.search(r"frames.count: (\d+) has a floor of (\S+?)[;.]?( |$)", str(caught.value))
+    assert told, caught.value
+    half, floor = {"frames": {"count": int(told[1])}}, float(told[2].rstrip(";."))
+    assert plan(job(clips_folder, tmp_path / "out", budget={**least, "pflops": floor}, **half))
+    with pytest.raises(BudgetError, match="below the floor"):
+        plan(job(clips_folder, tmp_path / "out", budget={**least, "pflops": 0.98 * floor}, **half))
+
+
 @pytest.mark.parametrize("budget", [{"ratio": 0.01}, {"pflops": 1e-9}, {"ratio": 1e-6, "scope": "total"}])
 def test_a_budget_below_the_floor_says_what_would_do(
     budget: dict[str, Any], clips_folder: Path, tmp_path: Path
@@ -505,6 +525,7 @@ def test_fingerprints_cover_what_changes_a_text_and_nothing_else(clips_folder: P
         fingerprint(model="embedded:tiny-image"), fingerprint(prune={"method": "uniform", "select": "per_video"}),
         fingerprint(generate={"max_new_tokens": 8, "seed": 1}), fingerprint(model={"dtype": "bfloat16"}),
         fingerprint(prune={"method": "uniform", "compact_cache": True}),
+        fingerprint(input={"videos": str(clips_folder), "changed": "never"}),
     ]  # fmt: skip
     assert len({base, *other}) == len(other) + 1
 

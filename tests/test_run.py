@@ -71,6 +71,18 @@ def test_every_video_and_prompt_gets_one_row_and_the_same_job_again_adds_nothing
     assert files(out) == before and verify(str(out)) == []
 
 
+def test_a_night_without_an_answer_takes_nothing_from_who_reads(tmp_path: Path) -> None:
+    """The wrong files were delivered, under another prompt: what was complete before is what readers are sent to."""
+    paths, out = clips(tmp_path / "videos", 2), tmp_path / "out"
+    good = run(spec(tmp_path))
+    for path in paths:
+        path.write_bytes(b"no video")
+    bad = run(spec(tmp_path, prompts=[PROMPTS[0] | {"text": "What is it?"}]))
+    assert (bad["annotated"], bad["errors"], bad["complete"], bad["exit_code"]) == (0, 2, False, 3)
+    assert (read_current(str(out)) or {})["fingerprint"] == good["fingerprint"] != bad["fingerprint"]
+    assert verify(str(out)) == []
+
+
 def test_a_folder_with_megabytes_of_names(tmp_path: Path) -> None:
     """Ray treats a task of over a megabyte in a way of its own; what was listed is not to be part of one."""
     (original,) = clips(tmp_path / "made", 1)

@@ -29,5 +29,6 @@ def _asked(spec: JobSpec, means: Setup) -> dict[str, object]:
         "clips": spec.clips and spec.clips.model_dump(),
         "prompts": [prompt.model_dump() for prompt in spec.prompts],
         "generate": spec.generate.model_dump(exclude={"expected_new_tokens"}),
-        "changed": spec.input.changed,  # what makes an annotation a new one: two rules would answer all videos twice
+        # Whether a version makes an annotation a new one: under both rules every video is answered twice.
+        **({"changed": spec.input.changed} if spec.input.changed != "version" else {}),
     }
