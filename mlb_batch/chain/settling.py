@@ -1,8 +1,8 @@
 """Allocation `content`: a pass over the frames before the job proper, which tells how much clips repeat themselves.
 
 Small jobs look at every clip and solve exactly; large ones look at all clips of a random sample of their videos, and
-solve for its 99 % upper bound.
-Either way the captioners then spend from one purse, so that the job never exceeds its limit.
+solve for its 99 % upper bound. Either way the captioners then spend from one purse, so that the job never exceeds its
+limit.
 """
 
 from __future__ import annotations
