@@ -23,9 +23,11 @@ from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import RowError
 from mlb_batch.prune import Pruning
 from mlb_batch.vlm import prepare
+from mlb_batch.vlm.attention import attention_rows
 from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.meter import Meter
+from mlb_batch.vlm.score import _row_sums
 
 T = TypeVar("T")
 TEXTS = ("What is it?", "And who is walking there in the end, and why?", "Why")
@@ -139,6 +141,15 @@ def test_no_prefill_outweighs_what_its_shape_says(way: str, spec: Spec) -> None:
     most = peak_bytes(spec, method, keep, [case])
     print(f"{most / bound:.2f} of what is allowed for")
     assert most <= bound
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "rows"), [(8, 1, 100), (8, 1, 16), (8, 4, 33), (4, 4, 200), (6, 2, 1)])
+def test_a_question_in_parts_scores_as_it_does_at_once(heads: int, kv_heads: int, rows: int) -> None:
+    draw = torch.Generator().manual_seed(rows)
+    q_HQd, k_hSd = torch.randn(heads, rows, 16, generator=draw), torch.randn(kv_heads, 260, 16, generator=draw)
+    visual = slice(3, 50)
+    whole_HN = attention_rows(q_HQd, k_hSd, 0.25)[..., visual].sum(dim=1)
+    torch.testing.assert_close(_row_sums(q_HQd, k_hSd, 0.25, visual), whole_HN)
 
 
 # Batches that are chosen by the room that there is.

@@ -117,8 +117,8 @@ def expand_heads(x_hSd: Tensor, heads: int) -> Tensor:
     return x_hSd if groups == 1 else x_hSd.repeat_interleave(groups, dim=0)
 
 
-def attention_rows(q_HQd: Tensor, k_hSd: Tensor, scale: float) -> Tensor:
-    """What the last Q tokens of a sequence pay to each of its S keys: fp32 softmax, H x Q x S.
+def attention_rows(q_HQd: Tensor, k_hSd: Tensor, scale: float, behind: int = 0) -> Tensor:
+    """What the last Q tokens of a sequence but for `behind` of them pay to each of its S keys: fp32 softmax, H x Q x S.
 
     One product for the rows that are needed: the fast kernel gives no weights, and asking transformers for them
     (output_attentions) silently changes the kernel and its mask.
@@ -126,8 +126,8 @@ def attention_rows(q_HQd: Tensor, k_hSd: Tensor, scale: float) -> Tensor:
     heads, rows, _ = q_HQd.shape
     grouped = q_HQd.float().view(len(k_hSd), heads // len(k_hSd), rows, -1)
     logits_HQS = (grouped @ k_hSd.float()[:, None].transpose(-1, -2)).reshape(heads, rows, -1) * scale
-    if rows > 1:
+    if rows + behind > 1:
         keys = logits_HQS.shape[-1]
-        hidden_QS = torch.ones(rows, keys, dtype=torch.bool, device=q_HQd.device).triu(keys - rows + 1)
+        hidden_QS = torch.ones(rows, keys, dtype=torch.bool, device=q_HQd.device).triu(keys - behind - rows + 1)
         logits_HQS = logits_HQS.masked_fill(hidden_QS, -torch.inf)
     return torch.softmax(logits_HQS, dim=-1)

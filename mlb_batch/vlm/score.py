@@ -68,10 +68,12 @@ def _row_sums(q_HQd: Tensor, k_hSd: Tensor, scale: float, visual: slice) -> Tens
 
 
 def _rows_of_heads(q_GQd: Tensor, k_gSd: Tensor, scale: float, visual: slice, at_once: int) -> Tensor:
-    rows, keys = q_GQd.shape[1], k_gSd.shape[1]
+    rows = q_GQd.shape[1]
     edges = [*range(0, rows, at_once), rows]
-    parts = [(q_GQd[:, start:stop], k_gSd[:, : keys - rows + stop]) for start, stop in pairwise(edges)]
-    return torch.stack([attention_rows(*part, scale)[..., visual].sum(dim=1) for part in parts]).sum(dim=0)
+    return torch.stack([
+        attention_rows(q_GQd[:, start:stop], k_gSd, scale, rows - stop)[..., visual].sum(dim=1)
+        for start, stop in pairwise(edges)
+    ]).sum(dim=0)  # fmt: skip
 
 
 def null_attention(decoder: Decoder, inputs: list[ClipInput], rows: str, meters: list[Meter]) -> Attention:
