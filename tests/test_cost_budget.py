@@ -480,21 +480,21 @@ def test_a_large_job_solved_on_a_sample_stays_within_its_budget(seed: int, small
 def test_clips_of_one_video_are_alike_and_the_bound_knows_it(small_model: ModelShape) -> None:
     """One level in a hundred may be too high. Taken for as many videos, the same clips would give far more."""
     pricer, over = Pricer(small_model, prune.make("fastv"), Measure("llm")), Counter[str]()
-    for seed in range(60):
+    for seed in range(20):
         draw = random.Random(seed)
         clip, jobs = job_of_clips(1, seed)[0][0], list[list[tuple[ClipShape, float]]]()
-        for _ in range(200):
+        for _ in range(100):
             own = draw.betavariate(2, 3)
-            jobs.append([(clip, min(1.0, max(0.0, own + draw.uniform(-0.02, 0.02)))) for _ in range(20)])
+            jobs.append([(clip, min(1.0, max(0.0, own + draw.uniform(-0.02, 0.02)))) for _ in range(12)])
         clips = [one for video in jobs for one in video]
         equal = WHOLE // 3
         allowed = len(clips) * pricer.clip(clip, equal)
-        sample = draw.sample(jobs, 40)
+        sample = draw.sample(jobs, 25)
         apart = [[one] for video in sample for one in video]
-        for name, units, number in (("videos", sample, 200), ("clips", apart, len(clips))):
+        for name, units, number in (("videos", sample, 100), ("clips", apart, len(clips))):
             rule = solve_sample(pricer, units, number, allowed, allowed, equal)
             over[name] += sum(pricer.clip(clip, rule.keep(one)) for clip, one in clips) > allowed
-    assert over["videos"] <= 2 and over["clips"] > 10, over
+    assert over["videos"] <= 1 and over["clips"] > 3, over
 
 
 @patient
