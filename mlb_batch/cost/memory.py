@@ -32,22 +32,22 @@ class Footprint:
 def footprint(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: int, width: int) -> Footprint:
     """`width`: bytes of a number."""
     d, prompts = shape.decoder, len(clip.suffixes)
-    tokens = clip.prefix + clip.visual + clip.trailer + sum(clip.suffixes)
+    text = clip.prefix + clip.trailer + sum(clip.suffixes)
     caches = [cache_lengths(shape, clip, schedule, prompt) for prompt in range(prompts)]
     cached, key = sum(map(sum, caches)), width * 2 * d.kv_dim
     layer = max(map(sum, zip(*caches, strict=True))) + prompts * new_tokens
     packed_on = d.layers * sum(clip.suffixes[1:])  # what comes to generation still lies with the clip's other prompts
     return Footprint(
         # No layer runs on more tokens than an unpruned one.
-        work=width * tokens * _widest(d) + _left_behind(d, clip, schedule, cached, width),
+        work=width * (clip.visual + text) * _widest(d) + _left_behind(d, clip, schedule, text, cached, width),
         held=key * (cached + prompts * d.layers * new_tokens) + _LOGITS * prompts * d.vocab,
         moved=key * (layer + packed_on),
     )
 
 
-def _left_behind(d: DecoderShape, clip: ClipShape, schedule: Schedule, cached: int, width: int) -> int:
-    """By the layers, until the last one has run; `cached`: keys that generation finds."""
-    text, key = clip.prefix + clip.trailer + sum(clip.suffixes), width * 2 * d.kv_dim
+def _left_behind(d: DecoderShape, clip: ClipShape, schedule: Schedule, text: int, cached: int, width: int) -> int:
+    """By the layers, until the last one has run; `text`: its tokens, `cached`: keys that generation finds."""
+    key = width * 2 * d.kv_dim
     if scan := schedule.scan:  # every segment has copies of the text, and stays until all prompts have chosen from it
         scanned = schedule.frames * clip.tokens_per_frame + len(scan.segments) * text
         layers = 0 if scan.refeed else scan.layers

@@ -25,16 +25,18 @@ def video_uris(given: InputSpec, output: str = "") -> list[str]:
     """Sorted, without what lies below the job's own output; InputError where there are none."""
     assert given.videos is not None
     place = given.videos if local_path(given.videos) is None else str(local_path(given.videos))
-    names = [name for name in _names(place) if not (output and _named(name, place).startswith(f"{output}/"))]
-    if not names:
+    uris = [uri for uri in _listed(place) if not (output and uri.startswith(f"{output}/"))]
+    if not uris:
         ending = f", or list {place.rstrip('/')}/** for files of any name" if not is_glob(place) else ""
         raise InputError(f"input.videos: {given.videos}: no video is there; check the path{ending}")
-    return [_named(name, place) for name in names]
+    return uris
 
 
-def _named(name: str, place: str) -> str:
-    """What a file system calls a file, as an uri of the kind that the place has."""
-    return name if place.startswith("/") or "://" in name else f"{scheme_of(place)}://{name.lstrip('/')}"
+def _listed(place: str) -> list[str]:
+    """What its file system names there, as uris of the kind that the place has."""
+    if place.startswith("/"):
+        return _names(place)
+    return [name if "://" in name else f"{scheme_of(place)}://{name.lstrip('/')}" for name in _names(place)]
 
 
 def _names(place: str) -> list[str]:

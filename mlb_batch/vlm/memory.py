@@ -18,9 +18,9 @@ def room_bytes(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
-    reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    granted = int(total * torch.cuda.get_per_process_memory_fraction(device)) - reserved
-    return int(_USED * (min(free, granted) + reserved - allocated))
+    granted = total * torch.cuda.get_per_process_memory_fraction(device)
+    ours = min(free + torch.cuda.memory_reserved(device), granted)
+    return int(_USED * (ours - torch.cuda.memory_allocated(device)))
 
 
 def is_out_of_memory(error: Exception) -> bool:
