@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 from ledger_rows import FINGERPRINT, annotation
+from ray_nodes import until
 from small_jobs import classes, clips, manifest, spec, table
 
 from mlb_batch import run
@@ -149,7 +150,8 @@ def test_a_purse_that_dies_ends_the_job_and_blames_no_clip(tmp_path: Path, monke
         patch.setattr(sys.modules["mlb_batch.run"], "grants", robbed)
         run(job)
     assert "\n" not in str(end.value) and table(out, "errors") == []
-    del end  # its traceback holds the chain, and with it the only core for captioning
+    # Though somebody keeps the error, as a notebook does, the chain has given back what it held.
+    until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], "the cores")
     assert run(job)["annotated"] == 8 and {row["attempt"] for row in table(out)} == {1}
 
 

@@ -97,11 +97,11 @@ def test_a_very_long_input_goes_through_one_chain_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
-    monkeypatch.setattr("mlb_batch.chain.parts.PART_ROWS", 3)
+    monkeypatch.setattr("mlb_batch.chain.parts.PART_ROWS", 4)
     monkeypatch.setattr(sys.modules["mlb_batch.run"], "chain", lambda *given: (begun.append(given), chain(*given))[1])
     clips(tmp_path / "videos", 6)
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
-    for limit, seen, annotated, chains in ((5, 5, 8, 2), (None, 7, 4, 3)):
+    for limit, seen, annotated, chains in ((5, 5, 8, 2), (None, 7, 4, 2)):
         begun.clear()
         summary = run(spec(tmp_path), limit=limit)
         assert len(begun) == chains

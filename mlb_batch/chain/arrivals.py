@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -30,7 +31,7 @@ class Arrivals:
     def __init__(self, dataset: Dataset, pace: Pace | None, breaker: Breaker | None) -> None:
         self._pace, self._breaker = pace, breaker
         self._tables: queue.Queue[pa.Table | None] = queue.Queue(AHEAD)
-        self._error: BaseException | None = None
+        self._error: MlbBatchError | None = None
         self._closed = threading.Event()
         # A daemon: a stopped run must not wait for a model that is at work.
         self._thread = threading.Thread(target=self._pump, args=(dataset,), name="arrivals", daemon=True)
@@ -43,7 +44,7 @@ class Arrivals:
         except queue.Empty:
             return []
         if table is None and self._error is not None:
-            raise _translated(self._error) from self._error
+            raise self._error
         if table is None:
             self._tables.put(None)  # to be found by the next call
             return (self._breaker.rest() if self._breaker else None) or None
@@ -55,6 +56,7 @@ class Arrivals:
     def close(self) -> None:
         self._closed.set()
         self._thread.join(PARTING_S)
+        gc.collect()  # the cycles of a chain that did not end by itself hold its actors, and they their GPUs
         if self._pace:
             self._pace.close()
 
@@ -65,7 +67,7 @@ class Arrivals:
                 if self._closed.is_set():
                     return
         except BaseException as error:  # whatever ended the chain: what a thread raises reaches nobody else
-            self._error = error
+            self._error = _translated(error)
         finally:
             self._put(None)
 
@@ -106,11 +108,19 @@ def arriving(dataset: Dataset, pace: Pace | None = None, breaker: Breaker | None
 
 
 def _translated(error: BaseException) -> MlbBatchError:
-    """Ours, as it was raised in a worker; anything else has one line that says what broke."""
+    """Ours, as it was raised in a worker; anything else has one line that says what broke.
+
+    With the words of the cause, and not with the cause: its frames hold the chain's actors, and whoever keeps the error
+    (a notebook does) would keep their GPUs from the next run.
+    """
     cause = getattr(error, "cause", None)
     ours = next((one for one in (cause, error) if isinstance(one, MlbBatchError)), None)
     lines = [line.strip() for line in str(ours or error).splitlines() if line.strip()]
     if isinstance(ours, MlbBatchError) and lines:
         kind = UserError if isinstance(ours, UserError) else JobError
-        return kind(lines[0])  # Ray writes advice of its own behind a message
-    return JobError(f"the chain broke: {lines[-1] if lines else type(error).__name__}; run the same command to resume")
+        translated = kind(lines[0])  # Ray writes advice of its own behind a message
+    else:
+        broke = lines[-1] if lines else type(error).__name__
+        translated = JobError(f"the chain broke: {broke}; run the same command to resume")
+    translated.add_note(str(error))
+    return translated
