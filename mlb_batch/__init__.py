@@ -5,7 +5,7 @@ spec = JobSpec.load("job.yaml"); p = plan(spec); summary = run(spec)
 
 run.py         the whole way of a job; chain/: what holds it together, on Ray
 stages.py      its two steps, over video/ and vlm/; work.py: what travels between them
-spec.py        what a job file may say; spec_text.py, spec_types.py: how it is read
+spec.py        what a job file may say; spec_parts.py: its keys; spec_text.py, spec_types.py: how it is read
 source/        what there is to annotate
 planning/      what it will cost, by cost/ and the methods of prune/; engine.py: the plan as a model that answers
 books.py       what arrived and whether it adds up; rows.py: an answer as a row of columns.py
@@ -15,7 +15,7 @@ report.py      what an output holds; page/: as a page; unresolved.py: what faile
 quality/       whether quality held
 evaluate/, bench/   methods compared; seconds measured
 tiny/          the embedded models and the world they were taught in; demo.py
-cli.py         the commands; errors.py: every error that a user meets
+cli.py         the commands; errors.py: every error that a user meets; reference.py: all keys of a job file as a page
 amounts.py, environment.py, processes.py   numbers as people read them; versions and machines; child processes
 """
 

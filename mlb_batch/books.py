@@ -14,7 +14,8 @@ from mlb_batch.cost.budget import written
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import Attempt, Ledger, pending
 from mlb_batch.planning import Plan
-from mlb_batch.spec import JobSpec, RetrySpec
+from mlb_batch.spec import JobSpec
+from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.stop import STOPPED
 from mlb_batch.storage import hurried
 from mlb_batch.work import Counts, Outcome, Row

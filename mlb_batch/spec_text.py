@@ -297,15 +297,15 @@ def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     at: Any = model
     for step in loc:
         if isinstance(step, str):
-            at = _part_of(at.model_fields[step].annotation)
+            at = part_of(at.model_fields[step].annotation)
     return list(at.model_fields)
 
 
-def _part_of(annotation: Any) -> Any:
+def part_of(annotation: Any) -> Any:
     """The part inside `Part`, `Part | None` or `tuple[Part, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(filter(None, map(_part_of, get_args(annotation))), None)
+    return next(filter(None, map(part_of, get_args(annotation))), None)
 
 
 def published_schema(schema: dict[str, Any], alternatives: Mapping[str, Iterable[str]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from mlb_batch.errors import RowError
 from mlb_batch.ledger import Attempt, DoneIds, annotation_id, pending
 from mlb_batch.source import Prompt, Video
-from mlb_batch.spec import RetrySpec
+from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.video import Frames
 
 Row = dict[str, Any]

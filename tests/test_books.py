@@ -17,7 +17,7 @@ from mlb_batch.chain.parts import Part
 from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger
 from mlb_batch.source import inspect
-from mlb_batch.spec import RetrySpec
+from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.work import Counts, History, Outcome, item_table, items
 
 

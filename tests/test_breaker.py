@@ -6,7 +6,7 @@ import pytest
 
 from mlb_batch.chain.breaker import IN_A_ROW, MOST_HELD, Breaker
 from mlb_batch.errors import JobError, RowError
-from mlb_batch.spec import LimitsSpec
+from mlb_batch.spec_parts import LimitsSpec
 from mlb_batch.work import Counts, InStorage, Outcome, in_storage
 
 

@@ -29,7 +29,7 @@ from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger import Attempt, DoneIds, Ledger, annotation_id, fingerprint, pending, verify
 from mlb_batch.ledger.ids import MERGE_AT
 from mlb_batch.source import Prompt
-from mlb_batch.spec import RetrySpec
+from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.storage import open_store
 
 PROMPT = Prompt("q", "qa", "Why?")

@@ -32,7 +32,8 @@ from mlb_batch.errors import BudgetError, ModelError, OutputError, RowError, Use
 from mlb_batch.planning import Plan, describe, freeze, plan, settle, setup, survey
 from mlb_batch.quality.rivals import rival
 from mlb_batch.source import Video, clip_spans
-from mlb_batch.spec import ClipsSpec, FramesSpec, JobSpec
+from mlb_batch.spec import JobSpec
+from mlb_batch.spec_parts import ClipsSpec, FramesSpec
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling
 from mlb_batch.vlm.captioner import Ask, Captioner, Clip, Settings
 from mlb_batch.vlm.checkpoint import resolve

@@ -22,7 +22,8 @@ from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 
 from mlb_batch.errors import InputError, RowError, SpecError
 from mlb_batch.source import Prompt, Video, anchored, clip_spans, inspect, videos
-from mlb_batch.spec import ClipsSpec, JobSpec
+from mlb_batch.spec import JobSpec
+from mlb_batch.spec_parts import ClipsSpec
 
 CAPTION = {"id": "caption", "kind": "caption", "text": "Describe the video."}
 KINDS = ("parquet", "jsonl", "csv")

@@ -14,11 +14,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from mlb_batch import reference
 from mlb_batch.errors import SpecError
-from mlb_batch.spec import JobSpec, OutputSpec
+from mlb_batch.spec import JobSpec
+from mlb_batch.spec_parts import OutputSpec
 from mlb_batch.spec_text import fill_template, template_names
 
 SCHEMA = Path(__file__).parents[1] / "deploy" / "job.schema.json"
+JOBS_README = Path(__file__).parents[1] / "jobs" / "README.md"
 
 LEAST = """
 input: {videos: clips/*.mp4}
@@ -263,6 +266,12 @@ def test_an_output_in_the_folder_that_ray_unpacks_a_job_into_is_refused(
 def test_the_published_schema_is_the_one_of_the_code() -> None:
     """Mend with: python -m mlb_batch.spec > deploy/job.schema.json"""
     assert json.loads(SCHEMA.read_text(encoding="utf-8")) == JobSpec.json_schema()
+
+
+def test_every_key_is_explained_and_the_reference_is_the_one_of_the_code() -> None:
+    """Mend with: python -m mlb_batch.reference > jobs/README.md"""
+    assert JOBS_README.read_text(encoding="utf-8") == f"{reference.markdown()}\n"
+    assert "|  |\n" not in reference.markdown(), "a key without a word"
 
 
 @pytest.mark.parametrize(

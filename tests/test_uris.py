@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlb_batch.errors import RowError
 from mlb_batch.source.uris import UriPolicy, base_of, default_allow
-from mlb_batch.spec import InputSpec
+from mlb_batch.spec_parts import InputSpec
 
 HTTP_ALLOWED = ("https://videos.example.com/pub/", "s3://bucket/in")
 

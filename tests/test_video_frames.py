@@ -24,7 +24,7 @@ from video_files import (
 
 from mlb_batch.errors import RowError
 from mlb_batch.source import clip_spans
-from mlb_batch.spec import ClipsSpec
+from mlb_batch.spec_parts import ClipsSpec
 from mlb_batch.video import Frames, FrameSize, Limits, Sampling, packets, probe, read_frames
 from mlb_batch.video.container import opened
 from mlb_batch.video.frames import Known

@@ -9,7 +9,7 @@ import pytest
 from video_files import MODEL_SIZE, numbers, write_video
 
 from mlb_batch.source.clips import clip_spans
-from mlb_batch.spec import ClipsSpec
+from mlb_batch.spec_parts import ClipsSpec
 from mlb_batch.video import Limits, Reader, Sampling, probe, read_frames
 
 EVERY = Sampling(10_000)

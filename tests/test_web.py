@@ -13,7 +13,7 @@ from video_files import MODEL_SIZE, write_video
 
 from mlb_batch.errors import OutputError, RowError
 from mlb_batch.source.uris import UriPolicy
-from mlb_batch.spec import InputSpec
+from mlb_batch.spec_parts import InputSpec
 from mlb_batch.storage import filesystem
 from mlb_batch.video import Limits, Reader, Sampling, version_of
 from mlb_batch.web import inside, is_metadata

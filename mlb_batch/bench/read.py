@@ -22,7 +22,7 @@ from mlb_batch.bench.rounds import Spread, alternate, each, times_faster
 from mlb_batch.bench.stored import copied, from_storage
 from mlb_batch.errors import InputError, RowError, SpecError
 from mlb_batch.source.listing import video_uris
-from mlb_batch.spec import InputSpec
+from mlb_batch.spec_parts import InputSpec
 from mlb_batch.spec_text import explain
 from mlb_batch.storage import local_path
 from mlb_batch.tiny.clips import write_sample_clips

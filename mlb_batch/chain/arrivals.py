@@ -17,7 +17,7 @@ from mlb_batch.chain.breaker import Breaker
 from mlb_batch.chain.pace import Pace
 from mlb_batch.chain.parts import Part, parts
 from mlb_batch.errors import JobError, MlbBatchError, UserError
-from mlb_batch.spec import LimitsSpec
+from mlb_batch.spec_parts import LimitsSpec
 from mlb_batch.work import items
 
 TICK_S = 1.0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from mlb_batch.errors import JobError
-from mlb_batch.spec import LimitsSpec
+from mlb_batch.spec_parts import LimitsSpec
 from mlb_batch.stages import attempt
 from mlb_batch.video import version_of
 from mlb_batch.work import Outcome, in_storage

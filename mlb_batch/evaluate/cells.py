@@ -13,7 +13,8 @@ from mlb_batch.errors import ModelError, SpecError
 from mlb_batch.evaluate.manifest import NAME
 from mlb_batch.evaluate.spec import EvalSpec, MethodSpec
 from mlb_batch.planning.setup import Setup, setup
-from mlb_batch.spec import JobSpec, ModelSpec
+from mlb_batch.spec import JobSpec
+from mlb_batch.spec_parts import ModelSpec
 from mlb_batch.storage import join
 
 PROMPTS = [

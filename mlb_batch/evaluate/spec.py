@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mlb_batch import spec_text
 from mlb_batch.errors import SpecError
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
-from mlb_batch.spec import ModelSpec
+from mlb_batch.spec_parts import ModelSpec
 from mlb_batch.spec_types import Count, Name, Output, Positive, Uri
 
 Label = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9_.\-]+$")]

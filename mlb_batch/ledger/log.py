@@ -28,7 +28,7 @@ from mlb_batch.ledger.parts import (
     read_parts,
 )
 from mlb_batch.ledger.runs import total, write_record
-from mlb_batch.spec import RetrySpec
+from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.storage import Store, open_store
 
 Row = Mapping[str, Any]

@@ -15,7 +15,7 @@ import yaml
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.parts import KINDS, Seqs, folder_name
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, sealed_json, sealed_yaml, unsealed_json
-from mlb_batch.spec import OutputSpec
+from mlb_batch.spec_parts import OutputSpec
 from mlb_batch.storage import Store, open_store
 
 Document = Literal["plan", "progress", "summary", "environment"]

@@ -14,7 +14,7 @@ from mlb_batch.cost.total import Histogram
 from mlb_batch.errors import BudgetError
 from mlb_batch.planning.frozen import Solved
 from mlb_batch.planning.survey import Seen, Survey
-from mlb_batch.spec import BudgetSpec
+from mlb_batch.spec_parts import BudgetSpec
 
 # Under scope `total`, fewer frames are planned where no keep fits with all of them: the most frames of this ladder at
 # which a tenth of their tokens fits; where none does, the most at which anything fits.

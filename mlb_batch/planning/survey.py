@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import RowError
 from mlb_batch.source import Prompt, Video, clip_spans
-from mlb_batch.spec import ClipsSpec, FramesSpec
+from mlb_batch.spec_parts import ClipsSpec, FramesSpec
 from mlb_batch.storage import local_path
 from mlb_batch.video import Limits, Prober
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlb_batch.errors import RowError
-from mlb_batch.spec import ClipsSpec
+from mlb_batch.spec_parts import ClipsSpec
 
 # A remainder shorter than this share of a clip joins the clip before it: containers overstate their duration by
 # a frame or two, and a sliver without a single frame would be an error that nobody caused.

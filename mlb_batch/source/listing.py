@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mlb_batch.errors import InputError
 from mlb_batch.source.uris import is_glob
-from mlb_batch.spec import InputSpec
+from mlb_batch.spec_parts import InputSpec
 from mlb_batch.storage import CLIENT_TRIES, filesystem, local_path, scheme_of
 from mlb_batch.storage_errors import error_kind, foreign_errors, root_line
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mlb_batch.source.model import Prompt
 from mlb_batch.source.table import Row
-from mlb_batch.spec import MOST_CHOICES, PromptSpec
+from mlb_batch.spec_parts import MOST_CHOICES, PromptSpec
 from mlb_batch.spec_text import fill_template, template_names
 
 MOST_CHARS = 16_000

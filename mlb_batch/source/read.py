@@ -26,7 +26,8 @@ from mlb_batch.source.model import Inspection, Video, span_ms
 from mlb_batch.source.questions import asked_of_rows
 from mlb_batch.source.table import Row
 from mlb_batch.source.uris import UriPolicy
-from mlb_batch.spec import InputSpec, JobSpec
+from mlb_batch.spec import JobSpec
+from mlb_batch.spec_parts import InputSpec
 from mlb_batch.spec_text import did_you_mean
 from mlb_batch.storage import local_path
 

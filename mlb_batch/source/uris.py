@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlb_batch.errors import RowError
-from mlb_batch.spec import InputSpec
+from mlb_batch.spec_parts import InputSpec
 from mlb_batch.storage import local_path, scheme_of
 from mlb_batch.web import is_metadata
 
