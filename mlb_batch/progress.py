@@ -56,6 +56,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._write("starting")
+        if over := self._books.plan.budget.over:  # nobody may have looked at the plan, night after night
+            print(f"warning: {over}", file=sys.stderr, flush=True)
         if self._bar:
             self._bar.start()
         return self

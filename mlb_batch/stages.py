@@ -1,4 +1,4 @@
-"""The two steps of the chain: rows in, rows out. The only place where one row's failure is caught.
+"""The steps of the chain: rows in, rows out. The only place where whatever a row raises is caught.
 
 A step never raises for a row: Ray Data would drop the whole block, or repeat it for ever. It raises for what no row is
 to blame for (a bucket that refuses the job's credentials, a model that does not load), and that ends the job.

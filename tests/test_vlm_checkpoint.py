@@ -20,7 +20,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.cost.shapes import model_shape
-from mlb_batch.errors import ModelError
+from mlb_batch.errors import ModelError, UserError
 from mlb_batch.prune import make
 from mlb_batch.vlm.captioner import Captioner, Settings
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
@@ -145,9 +145,22 @@ def test_pickled_weights_behind_a_uri_are_not_even_copied(place: Path, tmp_path:
     assert not list(resolve(f"memory:/{root}").folder.glob("*.bin"))
 
 
-def test_an_unknown_architecture_is_named(place: Path) -> None:
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("gs://bucket/model", "gs:// needs the package gcsfs"),
+        ("http://127.0.0.1:9/model", "model.id: http://127.0.0.1:9/model can't be fetched: "),
+    ],
+)
+def test_a_storage_that_gives_no_model_is_one_line(uri: str, said: str) -> None:
+    with pytest.raises(UserError, match=r"\A[^\n]*\Z") as raised:
+        resolve(uri)
+    assert said in str(raised.value)
+
+
+def test_an_unknown_architecture_is_named_and_so_is_the_model(place: Path) -> None:
     (place / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelError, match="bert"):
+    with pytest.raises(ModelError, match=f"{place}.*bert"):
         _ = resolve(str(place)).shape
 
 

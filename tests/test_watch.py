@@ -122,6 +122,15 @@ def test_an_error_is_not_hidden_by_a_storage_that_broke_too(tmp_path: Path, book
     assert out.read_text() == "a file"
 
 
+def test_a_run_says_that_its_frozen_schedule_costs_more_than_the_budget_as_written(
+    tmp_path: Path, books: Books, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for planned, said in ((books.plan.budget.limit, False), (2 * books.plan.budget.limit, True)):
+        books.plan = replace(books.plan, budget=replace(books.plan.budget, planned=planned))
+        with Progress(books, RunFolder(str(tmp_path / "progress"), "the-run"), lambda _: None):
+            assert ("costs 200 % of the budget as written; --replan" in capsys.readouterr().err) is said
+
+
 def test_what_a_run_waits_for(books: Books) -> None:
     assert books.starved_by == "reading" and "starved by reading" in line(books)
     books.add([Outcome(model_s=400.0)])

@@ -1,4 +1,4 @@
-"""What the chain of run.py is held together with: Ray's own parts, and nothing that knows a video or a model.
+"""What the chain of run.py is held together with: the Ray side of a run.
 
 cluster.py    a Ray to run on: the one that is there, or a local one that is stopped again
 pools.py      how the job's actors fit that cluster

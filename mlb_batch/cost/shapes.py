@@ -117,7 +117,9 @@ def model_shape(config: Config) -> ModelShape:
     layer = config.get("vision_feature_layer", known["layer"])
     feature_layers = [layer] if isinstance(layer, int) else layer
     if not (isinstance(feature_layers, list) and feature_layers and all(isinstance(i, int) for i in feature_layers)):
-        raise ModelError(f"vision_feature_layer {layer!r} is no layer, and no list of some")
+        raise ModelError(
+            f"vision_feature_layer {layer!r} is neither a layer nor a list of layers; copy the checkpoint again"
+        )
     vision_shape = _vision_shape(vision, feature_layers)
     _check_strategy(config.get("vision_feature_select_strategy", known["strategy"]), vision_shape)
     return ModelShape(
@@ -221,4 +223,7 @@ def _vision_shape(vision: Config, feature_layers: list[int]) -> VisionShape:
 def _check_strategy(strategy: str, vision: VisionShape) -> None:
     """A class token is dropped, and nothing else is: any other reading would break the grid of a frame."""
     if (strategy == "default") != vision.class_token:
-        raise ModelError(f"vision_feature_select_strategy {strategy!r} does not fit this vision tower")
+        fitting = "default" if vision.class_token else "full"
+        raise ModelError(
+            f"vision_feature_select_strategy {strategy!r} does not fit this vision tower; only {fitting} does"
+        )

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mlb_batch.cost.budget import written
 from mlb_batch.errors import BudgetError, OutputError
 from mlb_batch.evaluate import bias, kept, results, summary
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
@@ -115,7 +116,8 @@ def _run(cell: Cell, stood: Ran | None, given: Prepared, annotate: Annotate) -> 
 def _whole(cell: Cell, cost: Mapping[str, Any], judged: bool) -> bool:
     """Whether as much is answered, and graded, as the job's limits ask for."""
     lacking = cost["unanswered"] + (cost["ungraded"] if judged else 0)
-    return bool(lacking <= (cell.job.limits.max_error_share or 0.0) * (cost["answered"] + cost["unanswered"]))
+    allowed = written(cell.job.limits.max_error_share or 0.0) * (cost["answered"] + cost["unanswered"])
+    return bool(lacking <= allowed)
 
 
 def _ended(spec: EvalSpec, ran: Mapping[str, Ran], refused: Mapping[str, str], exit_code: int) -> dict[str, Any]:

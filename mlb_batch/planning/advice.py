@@ -105,11 +105,8 @@ def _sharing(plan: Plan, found: Findings) -> Iterator[str]:
 
 def _budget(plan: Plan, found: Findings) -> Iterator[str]:
     budget = plan.budget
-    if budget.planned > budget.limit:
-        yield (
-            f"the schedule that an earlier run froze now costs {percent(budget.use)} of the budget as written; "
-            "--replan solves again (and annotates anew)"
-        )
+    if budget.over:
+        yield budget.over
     elif plan.method != "none" and budget.floor > FLOOR_SHARE * budget.limit:
         yield (
             f"{percent(budget.floor / budget.limit)} of the budget is spent before the first visual token is kept: "

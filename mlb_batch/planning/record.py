@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlb_batch.amounts import percent
 from mlb_batch.cost.allocate import ContentRule
 from mlb_batch.cost.budget import paid, paid_columns
 from mlb_batch.cost.flops import Bill
@@ -40,6 +41,16 @@ class Budget:
     def use(self) -> float:
         """The share of the limit that is planned to be spent."""
         return self.planned / self.limit if self.limit else 0.0
+
+    @property
+    def over(self) -> str:
+        """What is to be said where more will be spent than the budget as written: more videos came, or other ones."""
+        if self.planned <= self.limit:
+            return ""
+        return (
+            f"the schedule that an earlier run froze now costs {percent(self.use)} of the budget as written; --replan "
+            "solves again (and annotates anew)"
+        )
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from safetensors import SafetensorError, safe_open
 
 from mlb_batch import tiny
 from mlb_batch.cost.shapes import ModelShape, model_shape
 from mlb_batch.errors import ModelError
+from mlb_batch.storage import CLIENT_TRIES, filesystem
+from mlb_batch.storage_errors import error_kind, foreign_errors, root_line
 
 _EMBEDDED = "embedded:"
 _INDEX = "model.safetensors.index.json"
@@ -37,7 +39,10 @@ class Checkpoint:
 
     @property
     def shape(self) -> ModelShape:
-        return model_shape(self.config)
+        try:
+            return model_shape(self.config)
+        except ModelError as error:
+            raise ModelError(f"model.id: {self.name!r}: {error}") from None
 
     @property
     def vision_size(self) -> int:
@@ -117,20 +122,28 @@ def _cache() -> Path:
 
 def _downloaded(uri: str) -> Path:
     """A remote folder, copied once a machine; the listing's sizes and versions are its name, so a new one is new."""
-    fs, root = fsspec.core.url_to_fs(uri)
+    fs, root = filesystem(uri, CLIENT_TRIES)
     try:
         found = [f for f in fs.ls(root, detail=True) if f["type"] == "file" and not f["name"].endswith(_PICKLED)]
-    except FileNotFoundError:
+        listing = sorted((f["name"], f["size"], *(str(f.get(key)) for key in _VERSION)) for f in found)
+        target = _cache() / hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
+        if found and not target.is_dir():
+            _copied(fs, [name for name, *_ in listing], target)
+    except foreign_errors() as error:
+        if error_kind(error) != "missing":
+            remedy = "check the address, the credentials and the room in the cache"
+            raise ModelError(f"model.id: {uri} can't be fetched: {root_line(error)}; {remedy}") from None
         found = []
     if not found:
-        raise ModelError(f"model.id: nothing is at {uri}")
-    listing = sorted((f["name"], f["size"], *(str(f.get(key)) for key in _VERSION)) for f in found)
-    target = _cache() / hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
-    if target.is_dir():
-        return target
-    scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=_cache()))
+        raise ModelError(f"model.id: nothing is at {uri}; give the folder that holds config.json")
+    return target
+
+
+def _copied(fs: Any, names: Sequence[str], target: Path) -> None:
+    """Beside it first: another process may do the same, and what stands there is whole."""
+    scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=target.parent))
     try:
-        for name, *_ in listing:
+        for name in names:
             fs.get_file(name, str(scratch / Path(name).name))
         scratch.rename(target)
     except OSError:
@@ -138,7 +151,6 @@ def _downloaded(uri: str) -> Path:
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return target
 
 
 def _from_hub(id: str, revision: str) -> Checkpoint:
