@@ -29,7 +29,7 @@ from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.cost.solve import Pricer
 from mlb_batch.engine import Engine
 from mlb_batch.errors import BudgetError, ModelError, OutputError, RowError, UserError
-from mlb_batch.planning import Plan, describe, freeze, plan, settle, setup, survey
+from mlb_batch.planning import Plan, describe, freeze, plan, settle, setup, solving, survey
 from mlb_batch.quality.rivals import rival
 from mlb_batch.source import Video, clip_spans
 from mlb_batch.spec import JobSpec
@@ -667,6 +667,22 @@ def test_a_sample_below_its_part_of_the_floor_is_refused(
     monkeypatch.setattr(survey, "SAMPLE", 150)
     with pytest.raises(BudgetError, match=rf"budget\.{kind}: .* below the floor"):
         plan(tight)
+
+
+def test_a_sample_at_its_floor_is_planned_there_at_once_and_the_plan_says_so(
+    many: dict[str, Any], clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`frames` costs the same at many keeps, and under the floor's bound each was tried: hours at 7B."""
+    over, looks = solving._over, list[Any]()
+    monkeypatch.setattr(survey, "PROBE_ALL", 200)
+    monkeypatch.setattr(survey, "SAMPLE", 150)
+    monkeypatch.setattr(solving, "_over", lambda *given: looks.append(given) or over(*given))
+    floor = {"prune": {"method": "frames"}, **many}
+    whole = plan(job(clips_folder, tmp_path / "out", budget={"pflops": 1.0}, **floor)).budget
+    looks.clear()
+    tight = plan(job(clips_folder, tmp_path / "out", budget={"pflops": 1.0001 * whole.floor / 1e15}, **floor))
+    assert len(looks) < 20 and tight.budget.planned == tight.budget.floor == whole.floor
+    assert any("is the floor of the videos that were probed" in line for line in tight.warnings)
 
 
 def true_cost(spec: JobSpec, full: Plan, keep: int) -> int:

@@ -15,6 +15,7 @@ import torch
 from models import FAMILIES, Spec, folder, make_tokenizer, pair_folder, processor_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
@@ -306,6 +307,32 @@ def test_a_window_that_no_layer_looks_through_is_none(tmp_path: Path) -> None:
         refuse_window(resolve(str(place)))
 
 
+def test_a_window_counts_where_the_models_own_class_looks_for_one(tmp_path: Path) -> None:
+    """Mistral's by sliding_window alone, whatever layer_types say; Llama's not at all."""
+    place = Path(shutil.copytree(folder(Spec("llava_next", "mistral", layers=2, seed=21)), tmp_path / "mistral"))
+    change(place / "config.json", "text_config", "sliding_window", to=16)
+    change(place / "config.json", "text_config", "layer_types", to=["full_attention"] * 2)
+    with pytest.raises(ModelError, match="sliding window of 16"):
+        refuse_window(resolve(str(place)))
+    place = Path(shutil.copytree(folder(FAMILIES["llava"]), tmp_path / "llama"))
+    change(place / "config.json", "text_config", "sliding_window", to=16)
+    refuse_window(resolve(str(place)))
+
+
+@pytest.mark.parametrize("name", ["onevision", "next"])
+def test_of_two_processor_files_the_one_holds_that_transformers_takes(name: str, tmp_path: Path) -> None:
+    """A downloaded folder into which a newer transformers saved the processor again holds both forms."""
+    place = Path(shutil.copytree(folder(FAMILIES[name]), tmp_path / "model"))
+    part = "video_processor" if name == "onevision" else "image_processor"
+    newer = processor_config(FAMILIES[name].family, FAMILIES[name].image_px)
+    (place / "processor_config.json").write_text(json.dumps({part: {**newer, "image_mean": [0.1, 0.1, 0.1]}}))
+    older = "video_preprocessor_config.json" if name == "onevision" else "preprocessor_config.json"
+    (place / older).write_text(json.dumps(newer))
+    if name == "next":
+        assert ImageProcessingMixin.get_image_processor_dict(str(place))[0]["image_mean"] == [0.1, 0.1, 0.1]
+    assert frame_recipe(resolve(str(place))).mean == (0.1, 0.1, 0.1)
+
+
 def test_a_processor_that_pads_to_a_square_is_refused(tmp_path: Path) -> None:
     place = Path(shutil.copytree(folder(FAMILIES["llava"]), tmp_path / "model"))
     name = next(name for name in ("preprocessor_config.json", "processor_config.json") if (place / name).is_file())
@@ -322,6 +349,9 @@ def test_what_generation_config_asks_for_and_does_not_get_is_told(place: Path) -
     (place / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, **asked}))
     assert list(not_applied(resolve(str(place)))) == ["num_beams: 4"]
     assert set(not_applied(resolve(str(place)), 0.7)) == {"num_beams: 4", "top_p: 0.8", "top_k: 20"}
+    nothing = {"suppress_tokens": [], "bad_words_ids": [], "sequence_bias": {}, "min_new_tokens": 0, "min_p": 0.0}
+    (place / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "guidance_scale": 1.5, **nothing}))
+    assert list(not_applied(resolve(str(place)), 0.7)) == ["guidance_scale: 1.5"]
 
 
 def test_devices_and_types_that_are_none() -> None:

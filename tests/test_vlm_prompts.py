@@ -122,6 +122,28 @@ def copied(spec: Spec, target: Path) -> Path:
     return Path(shutil.copytree(folder(spec), target / "model"))
 
 
+def test_a_word_that_was_added_to_the_tokenizer_stays_a_word(tmp_path: Path) -> None:
+    place = copied(FAMILIES["llava"], tmp_path)
+    tokenizer = prompter(FAMILIES["llava"]).tokenizer
+    added = type(tokenizer).from_pretrained(place)
+    added.add_tokens(["dashcam", "<tool_call>"])
+    added.save_pretrained(place)
+    asker = Prompter(resolve(str(place)))
+    said = asker.tokenizer.decode(asker.suffix("qa", "Is this dashcam footage a <tool_call> ?"))
+    assert "dashcam" in said and "<tool_call>" not in said
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_on_every_day(tmp_path: Path) -> None:
+    place = copied(FAMILIES["llava"], tmp_path)
+    template = (place / "chat_template.jinja").read_text()
+    plain = Prompter(resolve(str(place)))
+    written = "{%- set today = strftime_now('%d %b %Y') %}\n{{ today }}\n" + template
+    (place / "chat_template.jinja").write_text(written)
+    asker = Prompter(resolve(str(place)))
+    assert "26 Jul 2024\n" in asker.tokenizer.decode(asker.prefix)
+    assert asker.suffix("qa", "What?") == plain.suffix("qa", "What?")
+
+
 def test_a_checkpoint_without_a_template_is_refused(tmp_path: Path) -> None:
     place = copied(FAMILIES["llava"], tmp_path)
     (place / "chat_template.jinja").unlink()

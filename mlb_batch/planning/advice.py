@@ -112,6 +112,11 @@ def _budget(plan: Plan, found: Findings) -> Iterator[str]:
             f"{percent(budget.floor / budget.limit)} of the budget is spent before the first visual token is kept: "
             "fewer frames, or a cheaper method, leave more for tokens"
         )
+    if plan.estimate and budget.planned <= budget.floor and plan.estimate.planned[1] > budget.limit:
+        yield (
+            f"the budget is the floor of the videos that were probed; all of them may cost up to "
+            f"{percent(plan.estimate.planned[1] / budget.limit)} of it, and nothing can be left out: give more"
+        )
     if not found.means.method.exact:
         yield "spend: cap may stay below the budget on clips that repeat themselves; the report says by how much"
     if budget.allocation == "content" and plan.content is None:

@@ -74,11 +74,11 @@ def solve(case: Case) -> Solved:
         raise BudgetError(_below_floor(case))
     keep = largest(lambda at: pricer.job(clips, at), allowed, low).at
     while not case.survey.complete:
-        over = _over(case, frames, keep)
-        if over <= 0 or keep == 0:
+        over, cost = _over(case, frames, keep), pricer.job(clips, keep)
+        if over <= 0 or cost == low:  # nothing costs less; the plan warns by its interval
             break
-        allowed = max(low, min(allowed - over, pricer.job(clips, keep) - 1))
-        keep = min(keep - 1, largest(lambda at: pricer.job(clips, at), allowed, low).at)
+        allowed = max(low, min(allowed - over, cost - 1))
+        keep = largest(lambda at: pricer.job(clips, at), allowed, low).at
     return Solved(keep, frames)
 
 
@@ -129,7 +129,7 @@ def _share(case: Case, one: Seen, vanilla: int) -> int:
 def _below_floor(case: Case) -> str:
     kind, amount = case.budget.kind, case.budget.amount
     floor = _floor(case, case.pricer)
-    told = [f"give at least {_up(floor)}"]
+    told = ["no ratio is enough"] if kind == "ratio" and floor > 1 else [f"give at least {_up(floor)}"]
     told += [f"{change} has a floor of {_up(other)}" for change, other in _lower_floors(case) if other < floor]
     scope = f"scope {case.budget.scope}, {case.budget.convention} convention"
     return (

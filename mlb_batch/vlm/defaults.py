@@ -25,6 +25,10 @@ _NOT_APPLIED = {
     "sequence_bias": None,
     "exponential_decay_length_penalty": None,
     "num_beams": 1,
+    "guidance_scale": 1.0,
+    "stop_strings": None,
+    "watermarking_config": None,
+    "dola_layers": None,
 }
 # The same of sampled tokens, which are drawn here from all words at the job's own temperature.
 _NOT_APPLIED_SAMPLING = {
@@ -34,14 +38,16 @@ _NOT_APPLIED_SAMPLING = {
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
+    "top_h": None,
 }
 
 
 def refuse_window(checkpoint: Checkpoint) -> None:
-    """A Mistral config that says nothing has a sliding window, for instance."""
+    """A Mistral config that says nothing has a sliding window, for instance. Llama's classes know none."""
     config = _config(checkpoint).get_text_config()
     window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    kind = config.model_type
+    slides = kind == "mistral" or (kind == "qwen2" and "sliding_attention" in config.layer_types)
     if window and slides and window < checkpoint.shape.decoder.context:
         raise ModelError(
             f"{checkpoint.name}: its language model attends in a sliding window of {window}; "
@@ -72,7 +78,7 @@ def not_applied(checkpoint: Checkpoint, temperature: float = 0.0) -> Iterator[st
     config = generation_config(checkpoint)
     for name, nothing in (_NOT_APPLIED | (_NOT_APPLIED_SAMPLING if temperature else {})).items():
         value = getattr(config, name, None)
-        if value is not None and value != nothing:
+        if value is not None and value != nothing and (value or nothing is not None):  # an empty list does nothing
             yield f"{name}: {value}"
 
 

@@ -146,7 +146,9 @@ class Preparer:
 
 
 def redundancy(feature_FV: Tensor) -> float:
-    """How much a clip repeats itself: the mean cosine of neighbouring frames; one frame repeats nothing."""
+    """How much a clip repeats itself: the mean cosine of neighbouring frames; one frame repeats nothing. Features that
+    are no numbers end as an error, for which the least is spent.
+    """
     if len(feature_FV) == 1:
         return 0.0
-    return float(neighbour_cosine(feature_FV).mean().clamp(0, 1))
+    return float(neighbour_cosine(feature_FV).mean().nan_to_num(1.0).clamp(0, 1))

@@ -19,12 +19,13 @@ _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 # What the processor classes take where a config says nothing: (mean, std). A test holds these to them.
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _SIGLIP = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-# In this order: a video model's frames follow its video processor, an image model's its image processor.
+# In this order: a video model's frames follow its video processor, an image model's its image processor; and of two
+# files the newer form, as transformers has it. A checkpoint that was saved again holds both.
 _PLACES = (
-    ("video_preprocessor_config.json", None),
     ("processor_config.json", "video_processor"),
-    ("preprocessor_config.json", None),
+    ("video_preprocessor_config.json", None),
     ("processor_config.json", "image_processor"),
+    ("preprocessor_config.json", None),
 )
 
 

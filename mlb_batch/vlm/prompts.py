@@ -26,6 +26,11 @@ _PLACEHOLDER = {
 }
 
 
+# Before a template that writes the date: an answer must not hang on the day, and a job goes past midnight. The day is
+# the one that such templates name where they know no clock.
+_A_DAY = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}"
+
+
 class Prompter:
     """Tokens before and behind the visual ones; needs the tokenizer, not the weights."""
 
@@ -37,12 +42,15 @@ class Prompter:
             self.tokenizer.chat_template = read_json(beside).get("chat_template")
         if not self.tokenizer.chat_template:
             raise ModelError(f"{checkpoint.name}: its tokenizer has no chat template; add chat_template.jinja to it")
+        if "strftime_now" in str(self.tokenizer.chat_template):
+            self.tokenizer.chat_template = _A_DAY + str(self.tokenizer.chat_template)
         self._shape = checkpoint.shape
         self._kind, keys, default = _PLACEHOLDER[self._shape.family]
         self._placeholder = next((checkpoint.config[k] for k in keys if k in checkpoint.config), default)
         added = self.tokenizer.added_tokens_decoder.values()
         # Without the spaces around one: a space that comes in breaks it only between characters that are none.
-        self._controls = sorted({c for t in added if len(c := t.content.strip()) > 1}, key=len, reverse=True)
+        controls = {c for t in added if len(c := t.content.strip()) > 1 and (t.special or not c.isalnum())}
+        self._controls = sorted(controls, key=len, reverse=True)  # a word that was added is a word
         self._unbreakable = {c for t in added if t.special and len(c := t.content.strip() or t.content) == 1}
         self.prefix: tuple[int, ...] = self._cut("a")[0]
 
