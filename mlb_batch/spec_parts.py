@@ -14,8 +14,16 @@ from mlb_batch.spec_types import Bounds, BoundsOrAuto, Count, CountOrAuto, Name,
 from mlb_batch.storage import local_path
 
 MOST_CHOICES = 26  # answered by a letter
-UNPACKED = "working_dir_files"  # where Ray unpacks what `ray job submit --working-dir` ships, until it needs the room
+_UNPACKED = "working_dir_files"  # where Ray unpacks what `ray job submit --working-dir` ships, until it needs the room
 BUDGET_KINDS = ("ratio", "pflops", "pflops_per_hour_of_video", "gpu_hours")
+
+
+def is_shipped(uri: str) -> bool:
+    """Whether it lies in Ray's copy of a working directory: its path and its times change with every submission, and
+    it goes when Ray needs the room.
+    """
+    path = local_path(uri)
+    return path is not None and _UNPACKED in path.parts
 
 
 class Part(BaseModel):
@@ -245,8 +253,7 @@ class OutputSpec(Part):
 
     @model_validator(mode="after")
     def _outlasts_the_job(self) -> Self:
-        path = local_path(self.uri)
-        if path and UNPACKED in path.parts:
+        if is_shipped(self.uri):
             raise ValueError(f"{self.uri} would lie in Ray's copy of the working directory, and be deleted with it "
                              "some time after the job; give a uri or an absolute path")  # fmt: skip
         return self

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 
 from mlb_batch.errors import InputError, RowError, SpecError
-from mlb_batch.source import Prompt, Video, anchored, clip_spans, inspect, videos
+from mlb_batch.source import Inspection, Prompt, Video, anchored, clip_spans, inspect, videos
 from mlb_batch.spec import JobSpec
 from mlb_batch.spec_parts import ClipsSpec
 
@@ -112,6 +113,40 @@ def test_json_columns_keep_the_types_of_another_night_where_those_hold_them(tmp_
     (video,) = videos(spec, found)
     row = pa.Table.from_pylist([video.columns], schema=found.passthrough).to_pylist()
     assert row == [{**now, "whole": 3.0, "word": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "values", "kept"),
+    [
+        (pa.null(), pa.string(), ["x"], pa.string()),
+        (pa.string(), pa.null(), [None], pa.string()),
+        (pa.int64(), pa.null(), [None], pa.int64()),
+        (pa.string(), pa.large_string(), ["x"], pa.string()),
+        (pa.int64(), pa.float64(), [1.0, None], pa.int64()),
+        (pa.float64(), pa.int64(), [1], pa.float64()),
+        (pa.null(), pa.timestamp("us", "UTC"), [datetime(2026, 1, 2, tzinfo=UTC)], pa.string()),
+        (pa.int64(), pa.float64(), [1.5], pa.float64()),  # it can't be kept: refused where it is written
+    ],
+)
+def test_parquet_columns_keep_the_types_of_another_night_where_those_hold_them(
+    then: pa.DataType, now: pa.DataType, values: list[Any], kept: pa.DataType, tmp_path: Path
+) -> None:
+    """As pandas and polars write one column from night to night."""
+    path = tmp_path / "m.parquet"
+
+    def found(values: list[Any], kind: pa.DataType) -> tuple[JobSpec, Inspection]:
+        uris = [f"{n}.mp4" for n in range(len(values))]
+        pq.write_table(pa.table({"uri": uris, "title": pa.array(values, kind)}), path)
+        spec = job(str(path), columns=["title"])
+        return spec, inspect(spec)
+
+    _, first = found([None], then)
+    spec, second = found(values, now)
+    second = second.like(first.passthrough)
+    assert second.passthrough.types == [kept]
+    rows = [video.columns for video in videos(spec, second)]
+    written = pa.Table.from_pylist(rows, schema=second.passthrough)["title"].to_pylist()
+    assert written == [str(one) if isinstance(one, datetime) else one for one in values]
 
 
 def test_passthrough_columns_keep_their_types(tmp_path: Path) -> None:
@@ -576,6 +611,8 @@ def test_what_the_job_writes_below_its_own_input_is_no_video(clips: Path) -> Non
     for place in (clips / "out", f"{clips}/sub/../out/", f"file://{clips}/out"):
         own = glob_job(f"{clips}/**").changed(output={"uri": str(place)})
         assert names(own, str(clips)) == [name for name in listed if not name.startswith("out/")], place
+    with pytest.raises(InputError, match=f"all {len(listed)} files lie below the output"):
+        inspect(glob_job(f"{clips}/**").changed(output={"uri": str(clips)}))
 
 
 def test_every_way_to_name_a_place(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlb_batch.errors import RowError
+from mlb_batch.errors import InputError, RowError
 from mlb_batch.source.uris import UriPolicy, base_of, default_allow
 from mlb_batch.spec_parts import InputSpec
 
@@ -125,6 +125,16 @@ def test_what_is_opened(tmp_path: Path) -> None:
     assert bucket.resolve("a b.mp4") == "s3://bucket/in/a b.mp4"
     assert bucket.resolve("S3://bucket/in/100%.mp4") == "s3://bucket/in/100%.mp4"
     assert bucket.resolve("HTTPS://Videos.Example.com/pub/A.mp4?x=1") == "https://videos.example.com/pub/A.mp4?x=1"
+
+
+def test_what_ray_shipped_with_a_submission_is_no_input(tmp_path: Path) -> None:
+    """Its path and its times are others at every submission: each would annotate all of it anew."""
+    shipped = tmp_path / "working_dir_files" / "_ray_pkg_0123456789abcdef"
+    for place in (InputSpec(manifest=f"{shipped}/m.csv"), InputSpec(videos=f"{shipped}/*.mp4")):
+        with pytest.raises(InputError, match="Ray's copy of the working directory"):
+            UriPolicy.of(place).resolve(f"{shipped}/a.mp4")
+    elsewhere = UriPolicy.of(InputSpec(manifest=f"{shipped}/m.csv", allow=("s3://bucket/",)))
+    assert elsewhere.resolve("s3://bucket/a.mp4") == "s3://bucket/a.mp4"
 
 
 def test_links_out_of_the_folder(tmp_path: Path) -> None:

@@ -230,9 +230,9 @@ class _Log:
     def _take_in(self, part: Part) -> None:
         ours, theirs = self._schema, part.schema
         if theirs != ours:
-            differ = [name for name in {*ours.names, *theirs.names} if not _same(ours, theirs, name)] or ["their order"]
+            differ = _differences(ours, theirs) or ["their order"]
             raise OutputError(
-                f"{self._store.uri}: its {self.kind} were written with other columns ({', '.join(sorted(differ))}); "
+                f"{self._store.uri}: its {self.kind} were written with other columns ({', '.join(differ)}); "
                 "use another output, or the input.columns and the input types of then"
             )
         self.files.append(part.seqs)
@@ -261,8 +261,11 @@ class _Log:
             yield rows[start : start + per_file]
 
 
-def _same(ours: pa.Schema, theirs: pa.Schema, name: str) -> bool:
-    return name in ours.names and name in theirs.names and bool(ours.field(name).equals(theirs.field(name)))
+def _differences(ours: pa.Schema, theirs: pa.Schema) -> list[str]:
+    """Each column of which one side has none, or one of another type."""
+    then, now = ({field.name: field.type for field in schema} for schema in (theirs, ours))
+    names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    return [f"{name}: {then.get(name, 'none')} then, {now.get(name, 'none')} now" for name in names]
 
 
 def _now() -> datetime.datetime:

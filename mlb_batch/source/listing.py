@@ -25,7 +25,11 @@ def video_uris(given: InputSpec, output: str = "") -> list[str]:
     """Sorted, without what lies below the job's own output; InputError where there are none."""
     assert given.videos is not None
     place = given.videos if local_path(given.videos) is None else str(local_path(given.videos))
-    uris = [uri for uri in _listed(place) if not (output and uri.startswith(f"{output}/"))]
+    listed = _listed(place)
+    uris = [uri for uri in listed if not (output and uri.startswith(f"{output}/"))]
+    if listed and not uris:
+        remedy = "give the output a folder that holds no videos"
+        raise InputError(f"input.videos: {given.videos}: all {len(listed)} files lie below the output; {remedy}")
     if not uris:
         ending = f", or list {place.rstrip('/')}/** for files of any name" if not is_glob(place) else ""
         raise InputError(f"input.videos: {given.videos}: no video is there; check the path{ending}")

@@ -54,7 +54,8 @@ class Inspection:
     num_rows: int
     passthrough: pa.Schema  # the passthrough columns, as they stand at the end of every output row
     uris: tuple[str, ...] = ()  # what a glob or a prefix listed; empty for a manifest, which is read again instead
-    holding: Mapping[str, tuple[pa.DataType, ...]] = field(default_factory=dict)  # JSON Lines declare no types
+    # The types that could hold the values of a passthrough column; none are named where it is null in every row.
+    holding: Mapping[str, tuple[pa.DataType, ...]] = field(default_factory=dict)
 
     def first(self, limit: int | None) -> int:
         """So many rows, or all."""
@@ -65,5 +66,7 @@ class Inspection:
         return replace(self, passthrough=pa.schema([self._like(column, written) for column in self.passthrough]))
 
     def _like(self, column: pa.Field, written: pa.Schema) -> pa.Field:
-        known = column.name in written.names and written.field(column.name).type in self.holding.get(column.name, ())
-        return written.field(column.name) if known else column
+        if column.name not in written.names or column.name not in self.holding:
+            return column
+        then, kinds = written.field(column.name), self.holding[column.name]
+        return then if not kinds or then.type in kinds else column

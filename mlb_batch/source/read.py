@@ -134,7 +134,7 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     assert manifest is not None
     problems: list[str] = []
     keys, spans, policy = bytearray(), array("d"), UriPolicy.of(spec.input)
-    types, met = table.JsonTypes(_wanted(spec)), set[str]()
+    types, met = table.ValueTypes(_wanted(spec)), set[str]()
     for place, row in table.rows(manifest, _wanted(spec), problems.append, met):
         found = list(_row_problems(spec.input, row))
         problems += [f"row {place}: {problem}" for problem in found]
@@ -143,8 +143,7 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
         if not found:
             keys += _key(spec, row, policy)
             spans.extend(_limits(spec, row))
-        if declared is None:
-            types.see(row)
+        types.see(row)
     num_rows = len(keys) // KEY_BYTES
     if num_rows == 0 and not problems:
         problems.append("it holds no rows")
@@ -155,10 +154,9 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     if problems:
         lines = problems[:MOST_PROBLEMS] + (["... and more"] if len(problems) > MOST_PROBLEMS else [])
         raise InputError("\n".join(f"input.manifest: {manifest}: {line}" for line in lines))
-    if declared is None:
-        every = types.holding()
-        return Inspection(num_rows, _passthrough(spec, types.schema()), (), {n: every[n] for n in spec.input.columns})
-    return Inspection(num_rows, _passthrough(spec, declared))
+    every = types.holding()
+    passthrough = _passthrough(spec, types.schema() if declared is None else declared)
+    return Inspection(num_rows, passthrough, (), {name: every[name] for name in spec.input.columns})
 
 
 def _row_problems(given: InputSpec, row: Row) -> Iterator[str]:
@@ -246,12 +244,17 @@ def _repeats(spec: JobSpec, keys: bytearray, spans: array[float]) -> list[str]:
     return [f"ids that stand more than once: {', '.join(named)}{more}; give every row its own id, or drop the repeats"]
 
 
+# As one or another library writes it; a column that is null in every row could be anything.
+_SPELLINGS_OF_TEXT = (pa.null(), pa.large_string(), pa.string_view())
+
+
 def _passthrough(spec: JobSpec, types: pa.Schema) -> pa.Schema:
     """The passthrough columns' fields, without what a file says beside their types."""
     fields = []
     for name in spec.input.columns:
         kind = types.field(name).type
-        fields.append(pa.field(name, kind.value_type if pa.types.is_dictionary(kind) else kind))
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        fields.append(pa.field(name, pa.string() if kind in _SPELLINGS_OF_TEXT else kind))
     return pa.schema(fields)
 
 
@@ -266,7 +269,7 @@ def _resolved(policy: UriPolicy, uri: object) -> tuple[str, tuple[str, str] | No
 
 
 def _column_value(value: object, kind: pa.DataType) -> object:
-    """As the column's type holds it: only JSON Lines mix types in one column."""
-    if value is None or not pa.types.is_string(kind):
+    """As the column's type holds it: JSON Lines mix types in one column, and others do from night to night."""
+    if value is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return value
     return table.as_text(value)

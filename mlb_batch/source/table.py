@@ -170,8 +170,12 @@ class _WideInt:
     """Stands for whole numbers that a column of fractions would round."""
 
 
-class JsonTypes:
-    """The narrowest Arrow type for every value of each JSON column; anything mixed or nested becomes JSON text."""
+class _WholeFraction:
+    """Stands for 1.0: what pandas makes of whole numbers where one is missing."""
+
+
+class ValueTypes:
+    """The Arrow types for all values of each column, narrowest first; anything mixed or nested becomes JSON text."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._seen: dict[str, set[type]] = {name: set() for name in names}
@@ -181,26 +185,35 @@ class JsonTypes:
             value = row[name]
             if type(value) is int and not -(2**53) <= value <= 2**53:
                 seen.add(_WideInt if -(2**63) <= value < 2**63 else list)  # no integer column holds the widest
+            elif type(value) is float and value.is_integer() and abs(value) <= 2**53:
+                seen.add(_WholeFraction)
             elif value is not None:
                 seen.add(type(value))
 
     def schema(self) -> pa.Schema:
         """An all-null column could be anything, and is text."""
-        every = self.holding().items()
-        return pa.schema([(name, kinds[0] if self._seen[name] else pa.string()) for name, kinds in every])
+        return pa.schema([(name, kinds[0] if kinds else pa.string()) for name, kinds in self.holding().items()])
 
     def holding(self) -> dict[str, tuple[pa.DataType, ...]]:
-        """The types that could hold each column, the narrowest first."""
-        return {name: (*_holding(seen), pa.string()) for name, seen in self._seen.items()}
+        """The types that could hold each column, the narrowest first; none are named where all its values are null."""
+        return {name: (*_holding(seen), *_TEXT) if seen else () for name, seen in self._seen.items()}
+
+
+_TEXT = (pa.string(), pa.large_string())
+_NUMBERS = (
+    ({bool}, pa.bool_()),
+    ({int, _WideInt}, pa.int64()),
+    ({int, _WholeFraction, float}, pa.float64()),
+    ({int, _WideInt, _WholeFraction}, pa.int64()),
+)
 
 
 def _holding(seen: set[type]) -> Iterator[pa.DataType]:
-    for types, kind in (({bool}, pa.bool_()), ({int, _WideInt}, pa.int64()), ({int, float}, pa.float64())):
-        if seen <= types:
-            yield kind
+    return (kind for types, kind in _NUMBERS if seen <= types)
 
 
 def as_text(value: object) -> str:
-    """A JSON value in a text column; half a surrogate pair, which JSON can hold and UTF-8 can't, becomes a ?."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A value in a text column; half a surrogate pair, which JSON can hold and UTF-8 can't, becomes a ?."""
+    of_json = isinstance(value, dict | list | bool | int | float)
+    text = json.dumps(value, ensure_ascii=False, default=str) if of_json else str(value)
     return text.encode("utf-8", "replace").decode()

@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mlb_batch.errors import RowError
-from mlb_batch.spec_parts import InputSpec
+from mlb_batch.errors import InputError, RowError
+from mlb_batch.spec_parts import InputSpec, is_shipped
 from mlb_batch.storage import local_path, scheme_of
 from mlb_batch.web import is_metadata
 
@@ -41,6 +41,9 @@ class UriPolicy:
         if problem:
             raise RowError("forbidden", f"{_shown(uri)}: {problem}")
         absolute = self._absolute(uri)
+        if is_shipped(absolute):
+            raise InputError(f"{absolute} lies in Ray's copy of the working directory, where each submission would find "
+                             "new videos, and annotate them anew; give uris or absolute paths")  # fmt: skip
         if not self._allows(absolute):
             raise RowError("forbidden", f"{_shown(uri)}: not under any prefix of input.allow")
         return absolute
