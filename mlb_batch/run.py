@@ -13,7 +13,7 @@ from ray.data import DataContext, Dataset
 
 from mlb_batch.books import Books, Uncommitted, closed
 from mlb_batch.chain.arrivals import everything
-from mlb_batch.chain.cluster import connected, data_context
+from mlb_batch.chain.cluster import connected, data_context, say_if_crowded
 from mlb_batch.chain.metrics import Metrics
 from mlb_batch.chain.parts import Part
 from mlb_batch.chain.pools import Pools, pools, refuse_hours_of
@@ -57,8 +57,8 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
     with Lease(output, run_id) as lease, connected() as nodes, stop:
         tidy(output)
         sizes, folder = pools(spec, nodes, priced.clips, Engine.of(spec, priced).clip_bytes), RunFolder(output, run_id)
-        if priced.budget.kind == "gpu_hours":
-            refuse_hours_of(priced.device, sizes)
+        say_if_crowded(sizes.least)
+        refuse_hours_of(priced.budget.kind, priced.device, sizes)
         books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)
         with Progress(books, folder, Metrics(spec.name, run_id).show) as progress:
             priced = settled(spec, books, sizes, found, stop, progress)

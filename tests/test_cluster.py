@@ -8,6 +8,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+import ray
+
+from mlb_batch.chain import cluster
 from mlb_batch.processes import Process, below, children, end
 
 HANGS = """
@@ -60,3 +64,24 @@ def test_only_what_is_left_is_killed_and_no_stranger_with_its_number() -> None:
         for one in (obeys, hangs, stranger):
             one.kill()
             one.wait()
+
+
+def test_a_run_that_has_to_wait_for_others_says_so(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @ray.remote(num_cpus=1.5)
+    class Other:
+        def is_there(self) -> bool:
+            return True
+
+    monkeypatch.setattr(cluster, "SOON_S", 0.0)
+    other = Other.remote()
+    ray.get(other.is_there.remote())
+    cluster.say_if_crowded({"CPU": 0.5, "GPU": 0.0})
+    assert capsys.readouterr().err == ""
+    cluster.say_if_crowded({"CPU": 1.75, "GPU": 0.0})
+    assert "this run needs 1.75 CPU, and others hold so much of the cluster" in capsys.readouterr().err
+    ray.kill(other)
+    monkeypatch.setattr(cluster, "SOON_S", 60.0)
+    cluster.say_if_crowded({"CPU": 1.75, "GPU": 0.0})
+    assert capsys.readouterr().err == "", "it is waited for what is about to end"

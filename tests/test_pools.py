@@ -41,12 +41,12 @@ def test_one_core_is_shared_by_a_small_reader_and_a_captioner() -> None:
 
 def test_hours_of_one_kind_of_device_are_no_budget_on_another() -> None:
     on_cpus, on_gpus = pools(spec(), [{"CPU": 2}]), pools(spec(), [{"CPU": 8, "GPU": 2}])
-    refuse_hours_of("cpu x 2", on_cpus)
-    refuse_hours_of("NVIDIA H200", on_gpus)
+    refuse_hours_of("gpu_hours", "cpu x 2", on_cpus)
+    refuse_hours_of("gpu_hours", "NVIDIA H200", on_gpus)
     with pytest.raises(ClusterError, match=r"those of NVIDIA H200, and the captioners .* run on CPUs; run `mlb-batch"):
-        refuse_hours_of("NVIDIA H200", on_cpus)
+        refuse_hours_of("gpu_hours", "NVIDIA H200", on_cpus)
     with pytest.raises(ClusterError, match=r"those of cpu x 2, and the captioners .* run on GPUs"):
-        refuse_hours_of("cpu x 2", on_gpus)
+        refuse_hours_of("gpu_hours", "cpu x 2", on_gpus)
 
 
 def test_every_gpu_gets_a_captioner_and_readers_get_the_cores_that_are_left() -> None:

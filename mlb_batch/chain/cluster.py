@@ -38,6 +38,7 @@ BLOCK_BYTES = 4096
 # job, and -1 would start for ever what can't start.
 STARTING_DEATHS = 5
 LOOK_S = 0.05  # between two looks at whether this process has left Ray
+SOON_S = 5.0  # in which the actors of a chain that has ended are gone
 LEAVING_S = 10.0  # that Ray's processes have to be gone, and then once more
 STARTS = 3  # of a local Ray, which gives its processes 30 s to come up, whatever else the machine does
 
@@ -58,6 +59,20 @@ def connected() -> Iterator[Nodes]:
         if not joined:
             shut_down(started)
             _on(signal.SIGTERM, handler)
+
+
+def say_if_crowded(least: Mapping[str, float]) -> None:
+    """Where others hold what a run needs `least` it stands still until they end, and would not say why."""
+    end_s = time.monotonic() + SOON_S
+    while short := {
+        kind: most for kind, most in least.items() if ray.available_resources().get(kind, 0.0) < most - 1e-9
+    }:
+        if time.monotonic() > end_s:
+            needs = " and ".join(f"{most:g} {kind}" for kind, most in short.items())
+            print(f"warning: this run needs {needs}, and others hold so much of the cluster that it waits for them",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            return
+        time.sleep(LOOK_S)
 
 
 def shut_down(started: Sequence[Process]) -> None:

@@ -50,10 +50,18 @@ class Pools:
         """That the captioners hold, when all are there."""
         return self.captioners[1] * self.caption_gpus
 
+    @property
+    def least(self) -> dict[str, float]:
+        """Without so much nothing moves."""
+        return {
+            "CPU": self.readers[0] * self.read_cpus + self.captioners[0] * self.caption_cpus,
+            "GPU": self.captioners[0] * self.caption_gpus,
+        }
 
-def refuse_hours_of(device: str, sizes: Pools) -> None:
+
+def refuse_hours_of(budget: str, device: str, sizes: Pools) -> None:
     """A budget in hours is solved by the rates of one device, and on one of another kind it is another budget."""
-    if device.startswith("cpu") == bool(sizes.gpus):
+    if budget == "gpu_hours" and device.startswith("cpu") == bool(sizes.gpus):
         raise ClusterError(
             f"budget.gpu_hours: its hours are those of {device}, and the captioners of this cluster run on "
             f"{'GPUs' if sizes.gpus else 'CPUs'}; run `mlb-batch bench calibrate --job JOB.yaml` on one of its nodes, "

@@ -42,8 +42,8 @@ class UriPolicy:
             raise RowError("forbidden", f"{_shown(uri)}: {problem}")
         absolute = self._absolute(uri)
         if is_shipped(absolute):
-            raise InputError(f"{absolute} lies in Ray's copy of the working directory, where each submission would find "
-                             "new videos, and annotate them anew; give uris or absolute paths")  # fmt: skip
+            raise InputError(f"{absolute} lies in Ray's copy of the working directory, where each submission would "
+                             "find new videos, and annotate them anew; give uris or absolute paths")  # fmt: skip
         if not self._allows(absolute):
             raise RowError("forbidden", f"{_shown(uri)}: not under any prefix of input.allow")
         return absolute
