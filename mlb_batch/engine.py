@@ -14,12 +14,13 @@ from mlb_batch.video import FrameSize, Sampling
 if TYPE_CHECKING:
     from mlb_batch.chain.purse import Grants
     from mlb_batch.planning import Plan, Setup
+    from mlb_batch.prune import Pruning
     from mlb_batch.vlm.captioner import Captioner
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A recipe that travels to the actors. It imports nothing heavy until something is asked of it."""
+    """A recipe that travels to the actors. But for the method it imports nothing heavy until something is asked."""
 
     spec: JobSpec
     revision: str
@@ -28,16 +29,19 @@ class Engine:
     content: ContentRule | None
     expected_new_tokens: int
     pair_revision: str | None  # None where no paired model looks
+    method: Pruning  # itself: by its name, one that the job's own script added is known to no actor
 
     @staticmethod
     def of(spec: JobSpec, priced: Plan) -> Engine:
+        from mlb_batch.planning.setup import method_of
+
         named = spec.model_copy(update={
             "model": spec.model.model_copy(update={"id": _anywhere(spec.model.id)}),
             "prune": spec.prune.model_copy(update={"feature_model": _anywhere(spec.prune.feature_model)}),
         })  # fmt: skip
         return Engine(
             named, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens,
-            priced.pair_revision,
+            priced.pair_revision, method_of(spec, paired=priced.pair_revision is not None),
         )  # fmt: skip
 
     @property
@@ -64,7 +68,7 @@ class Engine:
 
         means = self._setup()
         settings = Settings(
-            method=means.method,
+            method=self.method,
             keep=self.keep,
             content=self.content,
             grant=partial(grants.keep, pricer_of(self.spec, means)) if grants else None,
@@ -83,7 +87,7 @@ class Engine:
     def _setup(self) -> Setup:
         from mlb_batch.planning.setup import pinned
 
-        return pinned(self.spec, self.revision, self.pair_revision)
+        return pinned(self.spec, self.revision, self.pair_revision, self.method)
 
 
 def _anywhere(id: str | None) -> str | None:

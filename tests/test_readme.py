@@ -1,4 +1,4 @@
-"""What README shows works as shown: its method is a method, its jobs are jobs."""
+"""What README shows works as shown: its method is a method, also in a run, its jobs are jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
+import ray
 import yaml
+from small_jobs import clips, job_file, start, table
 
 from mlb_batch import prune
 from mlb_batch.cost.flops import price, vanilla
@@ -31,8 +34,27 @@ def test_the_job_of_the_readme_is_a_job() -> None:
     assert spec.prune.method == "adatp" and spec.budget.ratio == 0.273
 
 
-def test_the_method_of_the_readme_prunes_and_its_bill_agrees(monkeypatch: Any) -> None:
+def loud() -> str:
     (code,) = [block for block in blocks("python") if "METHODS[" in block]
+    return code
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_knows_the_method_that_its_script_adds(tmp_path: Path) -> None:
+    """Its actors are processes in which nobody has added it."""
+    clips(tmp_path / "videos", 1)
+    job = job_file(tmp_path, prune={"method": "loud", "options": {"power": 1.0}}, budget={"ratio": 0.5})
+    script = tmp_path / "loud.py"
+    script.write_text(f"{loud()}\nfrom mlb_batch import JobSpec, run\nrun(JobSpec.load({str(job)!r}))\n")
+    process = start(sys.executable, str(script), RAY_ADDRESS=ray.get_runtime_context().gcs_address)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    rows = table(tmp_path / "out")
+    assert len(rows) == 2 and all(0 < row["num_kept_tokens"] < row["num_visual_tokens"] for row in rows)
+
+
+def test_the_method_of_the_readme_prunes_and_its_bill_agrees(monkeypatch: Any) -> None:
+    code = loud()
     assert len(code.splitlines()) <= 30
     monkeypatch.setattr(prune, "METHODS", dict(prune.METHODS))
     module = ModuleType("loud")

@@ -29,11 +29,11 @@ from mlb_batch.books import Uncommitted
 from mlb_batch.cost import calibration
 from mlb_batch.cost.budget import Measure
 from mlb_batch.cost.calibration import NANO, Calibration
-from mlb_batch.cost.schedule import WHOLE, ClipShape
+from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.cost.solve import Pricer
 from mlb_batch.engine import Engine
 from mlb_batch.ledger import DoneIds, Ledger
-from mlb_batch.planning import Setup, setup
+from mlb_batch.planning import Setup, plan, setup
 from mlb_batch.rows import Constants, annotation_row
 from mlb_batch.source import Prompt, Video, inspect
 from mlb_batch.spec import JobSpec
@@ -101,9 +101,7 @@ def _clip_s(spec: JobSpec, means: Setup, device: Calibration) -> float:
 
 def _real_row(spec: JobSpec) -> Row:
     """As the engine and the stages make it, of one clip of noise."""
-    means = setup(spec)
-    engine = Engine(spec, means.checkpoint.revision, 1, WHOLE, None, 1, means.pair.revision if means.pair else None)
-    captioner, px = engine.load(), means.checkpoint.vision_size
+    captioner, px = Engine.of(spec, plan(spec)).load(), setup(spec).checkpoint.vision_size
     pixels_FHWC = np.random.default_rng(0).integers(0, 256, (1, px, px, 3)).astype(np.uint8)
     (answers,) = captioner.annotate([Clip(pixels_FHWC, (Ask("row", "caption", PROMPT),))])
     asked = Asked("row", Prompt("caption", "caption", PROMPT), 1)

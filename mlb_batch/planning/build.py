@@ -21,7 +21,7 @@ from mlb_batch.planning.advice import Findings, advice
 from mlb_batch.planning.frozen import Solved, thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
 from mlb_batch.planning.record import Budget, Estimate, Layer, Plan
-from mlb_batch.planning.setup import Setup, pinned, setup
+from mlb_batch.planning.setup import Setup, method_of, pinned, setup
 from mlb_batch.planning.solving import Case, fewer, per_video, solve, vanilla_per_video
 from mlb_batch.planning.survey import Layout, Survey, survey
 from mlb_batch.planning.tally import ScheduleOf, nanoseconds, tally
@@ -72,7 +72,8 @@ def settle(spec: JobSpec, priced: Plan, measured: Sequence[Sequence[Redundant]])
     """
     if not measured:
         return priced
-    means = pinned(spec, priced.revision, priced.pair_revision)
+    method = method_of(spec, paired=priced.pair_revision is not None)
+    means = pinned(spec, priced.revision, priced.pair_revision, method)
     pricer, budget = pricer_of(spec, means), priced.budget
     clips = [clip for video in measured for clip in video]
     if len(clips) >= priced.clips:

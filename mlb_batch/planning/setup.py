@@ -31,7 +31,7 @@ class Setup:
         return paired_shape(self.pair.config) if self.pair else None
 
 
-def setup(spec: JobSpec, pair_revision: str = "main") -> Setup:
+def setup(spec: JobSpec) -> Setup:
     """Resolves ids to files (a hub's are downloaded once); loads no weights."""
     if not _DEVICES.fullmatch(spec.model.device):
         raise ModelError(f"model.device: {spec.model.device!r} is no device; use auto, cpu, cuda or cuda:N")
@@ -39,9 +39,9 @@ def setup(spec: JobSpec, pair_revision: str = "main") -> Setup:
         _known(name)
     checkpoint = resolve(spec.model.id, spec.model.revision)
     shape = checkpoint.shape
-    looks = _method(spec, paired=True).schedule(shape, _ANY, WHOLE).features
-    pair = _pair(spec, checkpoint, pair_revision) if looks else None
-    return Setup(checkpoint, shape, pair, _method(spec, paired=pair is not None))
+    looks = method_of(spec, paired=True).schedule(shape, _ANY, WHOLE).features
+    pair = _pair(spec, checkpoint, "main") if looks else None
+    return Setup(checkpoint, shape, pair, method_of(spec, paired=pair is not None))
 
 
 def _known(name: str) -> None:
@@ -51,14 +51,16 @@ def _known(name: str) -> None:
         raise SpecError(f"canary.against: {str(error).partition(': ')[2]}") from None
 
 
-def pinned(spec: JobSpec, revision: str, pair_revision: str | None) -> Setup:
-    """The models at the revisions that were planned with: a branch of a hub may have moved since."""
-    model = spec.model.model_copy(update={"revision": revision})
-    means = setup(spec.model_copy(update={"model": model}), pair_revision or "main")
-    _refuse_another("model.id", spec.model.id, means.checkpoint, revision)
-    if means.pair:
-        _refuse_another("prune.feature_model", means.pair.name, means.pair, pair_revision)
-    return means
+def pinned(spec: JobSpec, revision: str, pair_revision: str | None, method: Pruning) -> Setup:
+    """The models at the revisions that were planned with, where a branch of a hub may have moved since; and the method
+    as it was made there, since its name may be one that only the job's own process knows.
+    """
+    checkpoint = resolve(spec.model.id, revision)
+    _refuse_another("model.id", spec.model.id, checkpoint, revision)
+    pair = _pair(spec, checkpoint, pair_revision) if pair_revision else None
+    if pair:
+        _refuse_another("prune.feature_model", pair.name, pair, pair_revision)
+    return Setup(checkpoint, checkpoint.shape, pair, method)
 
 
 def _refuse_another(key: str, name: str, found: Checkpoint, revision: str | None) -> None:
@@ -72,7 +74,8 @@ def _refuse_another(key: str, name: str, found: Checkpoint, revision: str | None
 _ANY = ClipShape(frames=1, rows=1, cols=1, prefix=0, trailer=0, suffixes=(1,))
 
 
-def _method(spec: JobSpec, paired: bool) -> Pruning:
+def method_of(spec: JobSpec, paired: bool) -> Pruning:
+    """`paired`: a text/vision model looks, where the method can use one."""
     options = dict(spec.prune.options)
     default = getattr(prune.METHODS.get(spec.prune.method), "room", None)
     if default is not None:  # the context has to hold the longest answer too
