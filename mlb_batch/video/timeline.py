@@ -70,11 +70,11 @@ class _Entry(NamedTuple):
     """What is kept of a packet."""
 
     pts: int | None
-    dts: int | None
-    duration: int
-    is_key: bool
-    hidden: bool  # decoded, never shown: an edit list cuts it away
-    sealed: bool
+    dts: int | None = None
+    duration: int = 0
+    is_key: bool = False
+    hidden: bool = False  # decoded, never shown: an edit list cuts it away
+    sealed: bool = False
     place: int = -1
     length: int = 0
     missing: bool = False
@@ -135,10 +135,8 @@ def _promised(
         claimed_s = float(stream.duration * _ticks(stream))
         return max(by_index, _promised_by_duration(container, stream, entries, last_end_s, claimed_s), key=len)
     if container.format.name == "avi" and indexed < len(entries):  # its index is its end, which is gone
-        return [
-            _Entry(n, None, 0, False, False, False, missing=True)
-            for n in range(len(entries), min(stream.frames, LIE_FACTOR * len(entries)))
-        ]
+        claimed = min(stream.frames, LIE_FACTOR * len(entries))
+        return [_Entry(n, missing=True) for n in range(len(entries), claimed)]
     if container.format.name not in STATES_DURATION or container.duration is None:
         return []
     return _promised_by_duration(container, stream, entries, last_end_s, container.duration / av.time_base)
@@ -147,7 +145,7 @@ def _promised(
 def _promised_by_index(stream: VideoStream, there: int) -> list[_Entry]:
     index = stream.index_entries
     return [
-        _Entry(index[i].timestamp, None, 0, index[i].is_keyframe, index[i].is_discard, False, missing=True)
+        _Entry(index[i].timestamp, is_key=index[i].is_keyframe, hidden=index[i].is_discard, missing=True)
         for i in range(there, len(index))
     ]
 
@@ -162,8 +160,7 @@ def _promised_by_duration(
         return []
     step_s = there_s / len(entries)
     return [
-        _Entry(round((last_end_s + i * step_s) / _ticks(stream)), None, 0, False, False, False, missing=True)
-        for i in range(int(lost_s / step_s))
+        _Entry(round((last_end_s + i * step_s) / _ticks(stream)), missing=True) for i in range(int(lost_s / step_s))
     ]
 
 
