@@ -18,6 +18,7 @@ Scope = Literal["llm", "total"]
 Convention = Literal["exact", "paper"]
 PETA = 10**15
 MS_PER_HOUR = 3_600_000
+FOR_THE_WHOLE_JOB = ("pflops", "gpu_hours")  # kinds whose amount does not grow with the videos
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,14 @@ def feature_price(pair: PairedShape | None, clip: ClipShape, schedule: Schedule)
     return look(pair, schedule.frames, len(clip.suffixes)) if pair and schedule.features else 0
 
 
-def paid_columns(scope: str, convention: str) -> tuple[str, ...]:
+def paid_columns(scope: Scope, convention: Convention) -> tuple[str, ...]:
     """Where a row says what it cost in this measure (in operations; time is in no row)."""
     if convention == "paper":
         return ("macs_paper_executed",) if scope == "llm" else ("macs_paper_executed", "flops_vision")
     return ("flops_prefill", "flops_scoring") if scope == "llm" else ("flops_executed",)
 
 
-def paid(scope: str, convention: str, sums: Mapping[str, int]) -> int:
+def paid(scope: Scope, convention: Convention, sums: Mapping[str, int]) -> int:
     """By the sums of those columns; a multiply-add is two of the operations that `flops_vision` counts."""
     vision = sums["flops_vision"] // 2 if convention == "paper" and scope == "total" else 0
     return vision + sum(sums[name] for name in paid_columns(scope, convention) if name != "flops_vision")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.cost.schedule import ClipShape, Rows, Schedule
 from mlb_batch.cost.shapes import DecoderShape, ModelShape, VisionShape
 
 
@@ -112,7 +112,7 @@ def tree_layer(d: DecoderShape, trunk: int, branches: tuple[int, ...], causal: b
     return layer(d, tree_tokens(trunk, branches), tree_pairs(trunk, branches, causal))
 
 
-def rows_layer(d: DecoderShape, rows: str, trunk: int, branches: Iterable[int]) -> int:
+def rows_layer(d: DecoderShape, rows: Rows, trunk: int, branches: Iterable[int]) -> int:
     """Scores of one layer: the last token of each prompt, or every token of it, against all that it may see."""
     if rows == "none":
         return 0

@@ -11,6 +11,7 @@ from mlb_batch.errors import ModelError
 WHOLE = 1_000_000  # keep is a whole number of millionths, so that a plan and its execution round alike
 
 Rows = Literal["none", "last", "question"]
+Question = Literal["last", "mean"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Scan:
     cells: tuple[tuple[int, int], ...]  # the grid of each segment: rows x columns of a cell
     tail: int  # of the kept ones, how many are the segment's summarization tail
     refeed: bool  # the joined tokens start again at layer 0 instead of going on
-    question: str = "last"  # which segment's copy of the question goes on: last | mean
+    question: Question = "last"  # which segment's copy of the question goes on, or their mean
 
 
 @dataclass(frozen=True)

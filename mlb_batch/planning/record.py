@@ -9,7 +9,7 @@ from typing import Any
 
 from mlb_batch.amounts import percent
 from mlb_batch.cost.allocate import ContentRule
-from mlb_batch.cost.budget import paid, paid_columns
+from mlb_batch.cost.budget import Convention, Scope, paid, paid_columns
 from mlb_batch.cost.flops import Bill
 
 
@@ -19,8 +19,8 @@ class Budget:
 
     kind: str  # ratio | pflops | pflops_per_hour_of_video | gpu_hours
     amount: float
-    scope: str  # llm | total
-    convention: str  # exact | paper
+    scope: Scope
+    convention: Convention
     allocation: str  # equal | content
     unit: str  # of the four numbers below: FLOPs | multiply-adds | nanoseconds
     limit: int  # what may be spent

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mlb_batch.cost.budget import amount_of, limit
+from mlb_batch.cost.budget import FOR_THE_WHOLE_JOB, amount_of, limit
 from mlb_batch.cost.estimate import ONE_SIDED_99, ratio_total
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.solve import Pricer, largest
@@ -46,7 +46,7 @@ class Case:
     def limit(self, vanilla: int) -> int:
         """The surveyed videos' part of what the budget allows."""
         whole = limit(self.budget.kind, self.budget.amount, vanilla, self.video_ms)
-        if self.budget.kind in ("pflops", "gpu_hours"):
+        if self.budget.kind in FOR_THE_WHOLE_JOB:
             return whole * len(self.survey.seen) // max(1, self.survey.videos)
         return whole
 
@@ -123,7 +123,7 @@ def vanilla_per_video(case: Case) -> list[int]:
 
 def _share(case: Case, one: Seen, vanilla: int) -> int:
     whole = limit(case.budget.kind, case.budget.amount, vanilla, one.video_ms)
-    return whole // case.survey.videos if case.budget.kind in ("pflops", "gpu_hours") else whole
+    return whole // case.survey.videos if case.budget.kind in FOR_THE_WHOLE_JOB else whole
 
 
 def _below_floor(case: Case) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlb_batch.cost.grids import CELLS, cells_before_tail, cells_in
-from mlb_batch.cost.schedule import WHOLE, ClipShape, Scan, Schedule, enough_layers
+from mlb_batch.cost.schedule import WHOLE, ClipShape, Question, Scan, Schedule, enough_layers
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.prune.scores import over_heads, ranked, spread, top
 from mlb_batch.prune.view import Merge, Pick, View
@@ -33,7 +33,7 @@ class Mlb:
     layer: int = field(default=3, metadata={"least": 1})
     segment: int = field(default=5, metadata={"least": 1})  # frames
     expand: str = field(default="carry", metadata={"one_of": ("carry", "refeed")})
-    question: str = field(default="last", metadata={"one_of": ("last", "mean")})
+    question: Question = field(default="last", metadata={"one_of": ("last", "mean")})
     heads: str = field(default="mean", metadata={"one_of": ("mean", "max")})
     room: int = field(default=256, metadata={"least": 0})  # tokens of the context kept free for the answer
 

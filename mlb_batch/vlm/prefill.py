@@ -14,6 +14,7 @@ from dataclasses import InitVar, dataclass, field, replace
 import torch
 from torch import Tensor
 
+from mlb_batch.cost.schedule import Rows
 from mlb_batch.prune import Pruning
 from mlb_batch.prune.view import Merge, View, all_in_order, check
 from mlb_batch.vlm.decoder import Decoder
@@ -59,7 +60,7 @@ class _Pass:
     pruning: Pruning
     inputs: list[ClipInput]
     meters: list[Meter]
-    rows: str
+    rows: Rows
     null: Attention
     room: int  # tokens of the pack before any prompts part
     trees: InitVar[list[Tree]]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlb_batch.cost.schedule import Scan
+from mlb_batch.cost.schedule import Question, Scan
 from mlb_batch.prune import Pruning
 from mlb_batch.prune.view import Merge, Pick, View, all_in_order, check
 from mlb_batch.vlm.decoder import Decoder
@@ -231,7 +231,7 @@ def _pick(pruning: Pruning, segments: _Segments, given: ClipInput, prompts: tupl
 
 
 def _assembled(of_segment: list[Tensor], trees: list[Tree], picks: list[Pick], prompts: tuple[int, ...],
-               question: str) -> Tensor:  # fmt: skip
+               question: Question) -> Tensor:  # fmt: skip
     """The joined sequence of anything that has a row a token: prefix once, what segments keep, the question once."""
     kept = [
         pick.apply(x[tree.visual]) if isinstance(pick, Merge) else x[tree.visual][pick]
@@ -242,13 +242,13 @@ def _assembled(of_segment: list[Tensor], trees: list[Tree], picks: list[Pick], p
     return torch.cat([first[: tree.prefix], *kept, last[tree.visual.stop : tree.trunk], *branches])
 
 
-def _question(copies: list[Tensor], which: str) -> Tensor:
+def _question(copies: list[Tensor], which: Question) -> Tensor:
     """Every segment has made a copy of the question; one goes on."""
     return copies[-1] if which == "last" else torch.stack(copies).float().mean(dim=0).to(copies[0].dtype)
 
 
 def _shallow(base: Rope, rope: Rope, segments: _Segments, picks: list[Pick], tree: Tree, prompt: int,
-             question: str) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+             question: Question) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
     """The caches of the layers below, as if the joined sequence had stood there: keys are moved to its positions."""
     old = [t.positions for t in segments.trees]
     new = torch.cat([tree.trunk_positions(), tree.branch_positions(tree.prompts.index(prompt))])

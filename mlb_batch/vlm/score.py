@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlb_batch.cost.schedule import Rows
 from mlb_batch.vlm.attention import attention_rows
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
@@ -33,14 +34,14 @@ class Paid:
 Attention = dict[tuple[int, int, int], Paid]  # by clip, prompt and segment
 
 
-def tap(forest: Forest, rows: str, scored: list[Tree]) -> None:
+def tap(forest: Forest, rows: Rows, scored: list[Tree]) -> None:
     """Ask the next layer for the queries that score: of each prompt the last token, or all."""
     spans = [span for i in _indices(forest, scored) for span in _row_spans(forest, rows, i)]
     device = forest.trees[0].visual_N.device
     forest.tap_T = torch.cat([torch.arange(a, b, device=device) for a, b in spans]) if spans else None
 
 
-def visual_attention(forest: Forest, rows: str, scored: list[Tree], scale: float, meters: list[Meter]) -> Attention:
+def visual_attention(forest: Forest, rows: Rows, scored: list[Tree], scale: float, meters: list[Meter]) -> Attention:
     """What the tapped rows paid in the layer that ran last."""
     out: Attention = {}
     at = 0
@@ -76,7 +77,7 @@ def _rows_of_heads(q_GQd: Tensor, k_gSd: Tensor, scale: float, visual: slice, at
     ]).sum(dim=0)  # fmt: skip
 
 
-def null_attention(decoder: Decoder, inputs: list[ClipInput], rows: str, meters: list[Meter]) -> Attention:
+def null_attention(decoder: Decoder, inputs: list[ClipInput], rows: Rows, meters: list[Meter]) -> Attention:
     """The positional bias without content: the same prompts on clips whose every frame is their mean frame."""
     wanted = [i for i, given in enumerate(inputs) if given.schedule.null_layers]
     if not wanted:
@@ -110,7 +111,7 @@ def _indices(forest: Forest, scored: list[Tree]) -> list[int]:
     return [i for i, tree in enumerate(forest.trees) if id(tree) in wanted]
 
 
-def _row_spans(forest: Forest, rows: str, tree: int) -> list[tuple[int, int]]:
+def _row_spans(forest: Forest, rows: Rows, tree: int) -> list[tuple[int, int]]:
     """Where in the pack the query rows of each branch stand."""
     if rows == "none":
         return []
