@@ -8,7 +8,7 @@ torch.utils.flop_counter); they are under one per cent.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mlb_batch.cost.schedule import ClipShape, Rows, Schedule
 from mlb_batch.cost.shapes import DecoderShape, ModelShape, VisionShape
@@ -144,8 +144,8 @@ def vanilla(shape: ModelShape, clip: ClipShape, new_tokens: tuple[int, ...] = ()
 
 def trunk_lengths(shape: ModelShape, clip: ClipShape, schedule: Schedule) -> list[tuple[int, bool]]:
     """For each layer of a one-pass schedule: the trunk's length, and whether every prompt has one of its own."""
-    text = clip.prefix + clip.trailer
-    alive, forked, out = schedule.frames * clip.tokens_per_frame, False, []
+    text, alive = clip.text, schedule.frames * clip.tokens_per_frame
+    forked, out = False, []
     cuts = {c.at: c.keep for c in schedule.cuts}
     if 0 not in cuts and schedule.frames < clip.frames:
         assert not cuts, "frames that were left out leave before the first layer"
@@ -173,11 +173,11 @@ def _cuts_price(shape: ModelShape, clip: ClipShape, schedule: Schedule) -> tuple
 
 def _scan_price(shape: ModelShape, clip: ClipShape, schedule: Schedule) -> tuple[int, int]:
     assert schedule.scan
-    d, scan, text = shape.decoder, schedule.scan, clip.prefix + clip.trailer
-    segments = [text + frames * clip.tokens_per_frame for frames in scan.segments]
+    d, scan = shape.decoder, schedule.scan
+    segments = [clip.text + frames * clip.tokens_per_frame for frames in scan.segments]
     passes = scan.layers * sum(tree_layer(d, trunk, clip.suffixes) for trunk in segments)
     rows = sum(rows_layer(d, schedule.rows, trunk, clip.suffixes) for trunk in segments)
-    joined = text + sum(scan.kept)
+    joined = clip.text + sum(scan.kept)
     trees = [(s,) for s in clip.suffixes] if schedule.fork else [clip.suffixes]
     layers = d.layers if scan.refeed else d.layers - scan.layers
     second = layers * sum(tree_layer(d, joined, t) for t in trees)
@@ -187,8 +187,7 @@ def _scan_price(shape: ModelShape, clip: ClipShape, schedule: Schedule) -> tuple
 
 def cache_lengths(shape: ModelShape, clip: ClipShape, schedule: Schedule, prompt: int) -> list[int]:
     """Keys that a prompt's first generated token finds in each layer."""
-    text = clip.prefix + clip.trailer + clip.suffixes[prompt]
-    kept = text + schedule.kept(clip)
+    kept = clip.text + schedule.kept(clip) + clip.suffixes[prompt]
     if schedule.scan or schedule.compact:
         return [kept] * shape.decoder.layers
     return [trunk + clip.suffixes[prompt] for trunk, _ in trunk_lengths(shape, clip, schedule)]
@@ -202,14 +201,12 @@ def generate(d: DecoderShape, cached: list[int], new_tokens: int) -> int:
     return head(d, new_tokens) + linear_part + attend(d.q_dim, attended)
 
 
+def evenly(amount: int, ways: int) -> list[int]:
+    """In whole numbers that add up to it; the first ones carry the remainder."""
+    return [amount // ways + (i < amount % ways) for i in range(ways)]
+
+
 def split(bill: Bill, ways: int) -> list[Bill]:
-    """One bill over `ways` rows, in whole numbers that add up to it; the first rows carry the remainders."""
-
-    def part(amount: int, i: int) -> int:
-        return amount // ways + (i < amount % ways)
-
-    return [
-        replace(bill, vision=part(bill.vision, i), prefill=part(bill.prefill, i), scoring=part(bill.scoring, i),
-                generate=part(bill.generate, i))
-        for i in range(ways)
-    ]  # fmt: skip
+    """One bill over `ways` rows, part by part."""
+    amounts = (bill.vision, bill.prefill, bill.scoring, bill.generate)
+    return [Bill(*parts) for parts in zip(*(evenly(amount, ways) for amount in amounts), strict=True)]

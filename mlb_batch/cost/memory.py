@@ -32,7 +32,7 @@ class Footprint:
 def footprint(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: int, width: int) -> Footprint:
     """`width`: bytes of a number."""
     d, prompts = shape.decoder, len(clip.suffixes)
-    text = clip.prefix + clip.trailer + sum(clip.suffixes)
+    text = clip.text + sum(clip.suffixes)
     caches = [cache_lengths(shape, clip, schedule, prompt) for prompt in range(prompts)]
     cached, key = sum(map(sum, caches)), width * 2 * d.kv_dim
     layer = max(map(sum, zip(*caches, strict=True))) + prompts * new_tokens

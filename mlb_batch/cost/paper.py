@@ -25,6 +25,5 @@ def macs(shape: ModelShape, clip: ClipShape, schedule: Schedule) -> int:
         first = scan.layers * sum(layer_macs(d, f * clip.tokens_per_frame) for f in scan.segments)
         layers = d.layers if scan.refeed else d.layers - scan.layers
         return first + layers * (prompts if schedule.fork else 1) * layer_macs(d, sum(scan.kept))
-    text = clip.prefix + clip.trailer
-    trunks = trunk_lengths(shape, clip, schedule)
+    text, trunks = clip.text, trunk_lengths(shape, clip, schedule)
     return sum((prompts if forked else 1) * layer_macs(d, trunk - text) for trunk, forked in trunks)

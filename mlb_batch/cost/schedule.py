@@ -33,6 +33,16 @@ class ClipShape:
     def visual(self) -> int:
         return self.frames * self.tokens_per_frame
 
+    @property
+    def text(self) -> int:
+        """Text tokens of the trunk, which all prompts share."""
+        return self.prefix + self.trailer
+
+    @property
+    def longest_text(self) -> int:
+        """The same, with the longest prompt."""
+        return self.text + max(self.suffixes, default=0)
+
 
 @dataclass(frozen=True)
 class Cut:

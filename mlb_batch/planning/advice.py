@@ -170,7 +170,7 @@ def _time(plan: Plan, found: Findings) -> Iterator[str]:
 
 def _context(plan: Plan, found: Findings) -> Iterator[str]:
     room = found.means.shape.decoder.context
-    longest = max((_text(clip) + clip.visual for clip in found.case.clips), default=0)
+    longest = max((clip.longest_text + clip.visual for clip in found.case.clips), default=0)
     if longest > room:
         yield (
             f"unpruned, the longest clip has {count(longest)} tokens and the model's context {count(room)}: vanilla is "
@@ -195,8 +195,4 @@ def _positions(plan: Plan, found: Findings, clip: ClipShape) -> int:
     shape, method = found.means.shape, found.means.method
     schedule = method.schedule(shape, clip, plan.keep)
     answer = found.spec.generate.max_new_tokens
-    return 0 if schedule.scan else _text(clip) + method.positions(schedule, clip) + answer
-
-
-def _text(clip: ClipShape) -> int:
-    return clip.prefix + clip.trailer + max(clip.suffixes, default=0)
+    return 0 if schedule.scan else clip.longest_text + method.positions(schedule, clip) + answer

@@ -239,8 +239,7 @@ def _layers(pricer: Pricer, clips: Counter[ClipShape], keep: int) -> tuple[Layer
     schedule = pricer.method.schedule(pricer.shape, clip, keep)
     prompts = len(clip.suffixes)
     if not schedule.scan:
-        text = clip.prefix + clip.trailer
-        lengths = trunk_lengths(pricer.shape, clip, schedule)
+        text, lengths = clip.text, trunk_lengths(pricer.shape, clip, schedule)
         return tuple(Layer(i, length - text, prompts if forked else 1) for i, (length, forked) in enumerate(lengths))
     first = schedule.scan.layers
     scanned, joined = sum(schedule.scan.segments) * clip.tokens_per_frame, sum(schedule.scan.kept)

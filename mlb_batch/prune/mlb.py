@@ -52,11 +52,11 @@ class Mlb:
 
     def _most(self, shape: ModelShape, clip: ClipShape) -> int:
         """Visual tokens that the second stage can take: beyond the context RoPE is scaled, by two at most."""
-        return 2 * shape.decoder.context - _text(clip) - self.room
+        return 2 * shape.decoder.context - clip.longest_text - self.room
 
     def fits(self, shape: ModelShape, clip: ClipShape) -> bool:
         """Whether the context has room for the prompt, the answer, and the least that can be handed on."""
-        one_frame = _text(clip) + clip.tokens_per_frame <= shape.decoder.context
+        one_frame = clip.longest_text + clip.tokens_per_frame <= shape.decoder.context
         return one_frame and self._least(clip, 1) <= self._most(shape, clip)
 
     def bounded(self, shape: ModelShape, clip: ClipShape, keep: int) -> bool:
@@ -65,7 +65,7 @@ class Mlb:
 
     def _frames_a_segment(self, shape: ModelShape, clip: ClipShape) -> int:
         """Frames of a segment: as asked, or as many as the unscaled context holds."""
-        return max(1, min(self.segment, (shape.decoder.context - _text(clip)) // clip.tokens_per_frame))
+        return max(1, min(self.segment, (shape.decoder.context - clip.longest_text) // clip.tokens_per_frame))
 
     def _frames(self, clip: ClipShape, per_segment: int, wanted: int) -> int:
         """All frames, or fewer where even the coarsest step of all of them is more than wanted."""
@@ -129,10 +129,6 @@ class Mlb:
 
 SegAttn = replace(Mlb(), grid=False, tail=0)
 MlbG = replace(Mlb(), tail=0)
-
-
-def _text(clip: ClipShape) -> int:
-    return clip.prefix + clip.trailer + max(clip.suffixes)
 
 
 def cell_of(view: View, body: int) -> Tensor:

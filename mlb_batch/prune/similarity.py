@@ -14,7 +14,7 @@ from torch import Tensor
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.prune.baselines import before_first_layer
-from mlb_batch.prune.scores import best_of_each, counted, join_most_similar, ranked, ranks, segments, shares
+from mlb_batch.prune.scores import best_of_each, counted, join_most_similar, ranked, ranks, segments, shares, top
 from mlb_batch.prune.view import View
 
 _WHOLE = 2**32  # a share of 1, where shares are counted in whole numbers
@@ -56,7 +56,7 @@ class Unique:
         of_frame_FP = _distance_to(unit_FPD, unit_FPD.mean(dim=1, keepdim=True))
         score_N = (of_clip_FP + of_frame_FP).flatten()
         if keep < frames:  # not one token for every frame: the most unusual ones of the clip
-            return ranked(score_N)[:keep].sort().values
+            return top(score_N, keep)
         frame_F = torch.softmax(of_clip_FP.mean(dim=1) / _spread(of_clip_FP.mean(dim=1)), dim=0)
         weight_F = (frame_F.double() * _WHOLE).long().clamp(min=1)
         counts_F = shares(weight_F, torch.full_like(weight_F, places), keep)
@@ -68,8 +68,7 @@ def density_peaks(unit_PD: Tensor, neighbours: int) -> Tensor:
     distance_PP = (1 - unit_PD @ unit_PD.T).clamp(min=0)
     nearest = min(neighbours + 1, len(unit_PD))  # itself among them
     density_P = torch.exp(-distance_PP.topk(nearest, largest=False).values.mean(dim=-1))
-    rank_P = torch.empty(len(unit_PD), dtype=torch.long, device=unit_PD.device)
-    rank_P[ranked(density_P)] = torch.arange(len(unit_PD), device=unit_PD.device)
+    rank_P = ranks(ranked(density_P))
     denser_PP = rank_P[None, :] < rank_P[:, None]
     to_denser_P = torch.where(denser_PP, distance_PP, torch.inf).amin(dim=-1)
     return density_P * torch.where(to_denser_P.isinf(), distance_PP.amax(dim=-1), to_denser_P)

@@ -30,7 +30,7 @@ def shares(shape: ModelShape, clip: ClipShape, schedule: Schedule, executed: Bil
     vanilla = _planned(shape, clip, unpruned, expected, 0)
     ran = [replace(b, generate=g) for b, g in zip(flops.split(executed, ways), generated, strict=True)]
     macs = (paper.macs(shape, clip, schedule), executed_macs, paper.macs(shape, clip, unpruned))
-    columns = zip(planned, ran, vanilla, *(_split(m, ways) for m in macs), strict=True)
+    columns = zip(planned, ran, vanilla, *(flops.evenly(m, ways) for m in macs), strict=True)
     return [Shares(*row) for row in columns]
 
 
@@ -40,7 +40,3 @@ def _planned(shape: ModelShape, clip: ClipShape, schedule: Schedule, expected: i
     common = flops.split(flops.price(shape, clip, schedule, features=features), ways)
     own = [flops.generate(shape.decoder, flops.cache_lengths(shape, clip, schedule, i), expected) for i in range(ways)]
     return [replace(bill, generate=g) for bill, g in zip(common, own, strict=True)]
-
-
-def _split(amount: int, ways: int) -> list[int]:
-    return [amount // ways + (i < amount % ways) for i in range(ways)]

@@ -47,13 +47,12 @@ def visual_attention(forest: Forest, rows: Rows, scored: list[Tree], scale: floa
     at = 0
     for i in _indices(forest, scored):
         tree = forest.trees[i]
-        visual = slice(tree.prefix, tree.prefix + len(tree.visual_N))
         for branch, (start, stop) in enumerate(_row_spans(forest, rows, i)):
             q_HQd = forest.tapped_HQd[:, at : at + stop - start]
             at += stop - start
             keys_hSd = forest.sequence(forest.keys_hTd, i, branch)
             meters[tree.clip].rows(q_HQd.shape[1], keys_hSd.shape[1])
-            sum_HN = _row_sums(q_HQd, keys_hSd, scale, visual)
+            sum_HN = _row_sums(q_HQd, keys_hSd, scale, tree.visual)
             out[tree.clip, tree.prompts[branch], tree.segment] = Paid(sum_HN, stop - start)
     return out
 
