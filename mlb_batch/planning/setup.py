@@ -9,7 +9,7 @@ from mlb_batch import prune
 from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.shapes import ModelShape
-from mlb_batch.errors import ModelError, SpecError
+from mlb_batch.errors import ModelError
 from mlb_batch.prune import Pruning
 from mlb_batch.spec import JobSpec
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
@@ -36,19 +36,12 @@ def setup(spec: JobSpec) -> Setup:
     if not _DEVICES.fullmatch(spec.model.device):
         raise ModelError(f"model.device: {spec.model.device!r} is no device; use auto, cpu, cuda or cuda:N")
     for name in spec.canary.against:
-        _known(name)
+        prune.named(name, "canary.against")
     checkpoint = resolve(spec.model.id, spec.model.revision)
     shape = checkpoint.shape
     looks = method_of(spec, paired=True).schedule(shape, _ANY, WHOLE).features
     pair = _pair(spec, checkpoint, "main") if looks else None
     return Setup(checkpoint, shape, pair, method_of(spec, paired=pair is not None))
-
-
-def _known(name: str) -> None:
-    try:
-        prune.make(name)
-    except SpecError as error:
-        raise SpecError(f"canary.against: {str(error).partition(': ')[2]}") from None
 
 
 def pinned(spec: JobSpec, revision: str, pair_revision: str | None, method: Pruning) -> Setup:

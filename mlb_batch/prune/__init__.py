@@ -106,12 +106,17 @@ class Pruning:
         return str(getattr(self.method, "relevance_source", "none"))
 
 
+def named(name: str, key: str = "prune.method") -> Any:
+    """The method with its defaults; `key` is where the job names it."""
+    if name not in METHODS:
+        raise SpecError(f"{key}: {name!r} is not a method; one of {', '.join(METHODS)}{_nearest(name, METHODS)}")
+    return METHODS[name]
+
+
 def make(name: str, options: Mapping[str, Any] | None = None, select: str = "per_prompt", compact: bool = False,
          paired: bool = False) -> Pruning:  # fmt: skip
     """The method that a job names. `paired`: a text/vision model is at hand; without one AdaTP uses attention."""
-    if name not in METHODS:
-        raise SpecError(f"prune.method: {name!r} is not a method; one of {', '.join(METHODS)}{_nearest(name, METHODS)}")
-    method, options = METHODS[name], dict(options or {})
+    method, options = named(name), dict(options or {})
     if isinstance(method, AdaTP) and not paired:
         if options.get("features") == "paired":
             raise SpecError("prune.options.features: paired needs prune.feature_model; name one, or use attention")
