@@ -75,7 +75,7 @@ def check_price(data: st.DataObject, spec: Spec, name: str) -> None:
     for ran in run(spec, settings(method, keep, new_tokens=new), clips):
         clip, schedule = ran.given.shape, ran.given.schedule
         planned = flops.price(shape, clip, schedule, (new,) * len(ran.suffixes), features_cost(ran))
-        if method.exact:
+        if method.traits.exact:
             assert ran.bill == planned
             assert ran.paper_macs == paper.macs(shape, clip, schedule)
         else:

@@ -806,7 +806,7 @@ def test_two_stages_that_have_no_room_for_an_answer_are_refused(clips_folder: Pa
     means = setup(image_job(clips_folder, tmp_path / "out", 16))
     for suffix, fits in ((3_900, True), (4_000, False)):  # with a frame of 144 behind it, in the first stage
         clip = ClipShape(10, means.shape.side, means.shape.side, 4, means.shape.trailer, (suffix,))
-        assert means.method.fits(means.shape, clip) == fits
+        assert means.method.traits.fits(means.shape, clip) == fits
 
 
 def test_one_prompt_without_room_is_said_and_priced_at_nothing(clips_folder: Path, tmp_path: Path) -> None:

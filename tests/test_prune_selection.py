@@ -66,7 +66,7 @@ def apart(scores: list[float]) -> bool:
 
 def chosen(name: str, options: dict[str, Any], view: View, keep: int) -> list[int]:
     method = make(name, options, paired=True)
-    pick = sound(method.pick(view, keep), view, keep, method.exact)
+    pick = sound(method.pick(view, keep), view, keep, method.traits.exact)
     assert isinstance(pick, Tensor)
     return pick.tolist()
 

@@ -117,7 +117,7 @@ def _budget(plan: Plan, found: Findings) -> Iterator[str]:
             f"the budget is the floor of the videos that were probed; all of them may cost up to "
             f"{percent(plan.estimate.planned[1] / budget.limit)} of it, and nothing can be left out: give more"
         )
-    if not found.means.method.exact:
+    if not found.means.method.traits.exact:
         yield "spend: cap may stay below the budget on clips that repeat themselves; the report says by how much"
     if budget.allocation == "content" and plan.content is None:
         yield "allocation content: the keep shown is the one that `equal` gives; the run solves each clip's own first"
@@ -177,7 +177,7 @@ def _context(plan: Plan, found: Findings) -> Iterator[str]:
             "the arithmetic of a run that could not have been made"
         )
     method = found.means.method
-    if any(method.bounded(found.means.shape, clip, plan.keep) for clip in found.clips):
+    if any(method.traits.bounded(found.means.shape, clip, plan.keep) for clip in found.clips):
         yield (
             f"the model's context of {count(room)}, and not the budget, says how many tokens of the longest clips are "
             "handed on: shorter answers leave room for more, fewer frames lose none"

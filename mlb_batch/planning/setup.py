@@ -69,11 +69,10 @@ _ANY = ClipShape(frames=1, rows=1, cols=1, prefix=0, trailer=0, suffixes=(1,))
 
 def method_of(spec: JobSpec, paired: bool) -> Pruning:
     """`paired`: a text/vision model looks, where the method can use one."""
-    options = dict(spec.prune.options)
-    default = getattr(prune.METHODS.get(spec.prune.method), "room", None)
-    if default is not None:  # the context has to hold the longest answer too
-        options.setdefault("room", max(default, spec.generate.max_new_tokens))
-    made = prune.make(spec.prune.method, options, spec.prune.select, spec.prune.compact_cache, paired)
+    asked = spec.prune
+    made = prune.make(
+        asked.method, asked.options, asked.select, asked.compact_cache, paired, spec.generate.max_new_tokens
+    )  # fmt: skip
     return replace(made, see_all=spec.budget.allocation == "content")
 
 

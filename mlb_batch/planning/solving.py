@@ -14,6 +14,7 @@ from mlb_batch.cost.total import Histogram
 from mlb_batch.errors import BudgetError
 from mlb_batch.planning.frozen import Solved
 from mlb_batch.planning.survey import Seen, Survey
+from mlb_batch.prune import Pruning
 from mlb_batch.spec_parts import BudgetSpec
 
 # Under scope `total`, fewer frames are planned where no keep fits with all of them: the most frames of this ladder at
@@ -162,9 +163,9 @@ def _lower_floors(case: Case) -> Iterator[tuple[str, float]]:
 def shared_selection(pricer: Pricer) -> Pricer | None:
     """The same job with one selection for all prompts of a clip, where that is another job."""
     method = pricer.method
-    if getattr(method, "select", None) != "per_prompt":
+    if not isinstance(method, Pruning) or method.select != "per_prompt":
         return None
-    return replace(pricer, method=replace(method, select="per_video"))  # type: ignore[type-var]
+    return replace(pricer, method=replace(method, select="per_video"))
 
 
 def _up(amount: float) -> str:

@@ -1,11 +1,12 @@
 """The registry of methods, and how a job's options become one.
 
 A method is a frozen dataclass with `schedule` (where tokens leave: arithmetic, no model) and `pick` (which stay: a
-pure function of a View). Adding one is a file with both and a line in METHODS.
+pure function of a View). Adding one is a file with both and a line in METHODS. One that is no plain choice of tokens
+(it may keep fewer than asked, has segments, needs room in the context) says so by deriving from Traits.
 
 adatp.py, mlb.py   reconstructions of two papers; PROVENANCE.md labels every step
 similarity.py      two families that ask no query; baselines.py: what all are held against
-view.py            what a method sees, and what it answers
+method.py          what a method is; view.py: what it sees, and what it answers
 scores.py          tensor helpers that methods share
 """
 
@@ -16,29 +17,19 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.errors import SpecError
 from mlb_batch.prune.adatp import AdaTP
 from mlb_batch.prune.baselines import FastV, Frames, Pool, Random, Uniform, Vanilla
+from mlb_batch.prune.method import Method, Traits
 from mlb_batch.prune.mlb import Mlb, MlbG, SegAttn
 from mlb_batch.prune.similarity import Density, Unique
 from mlb_batch.prune.view import Pick, View
 
-
-class Picker(Protocol):
-    """Both halves of a method."""
-
-    def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule: ...
-    def pick(self, view: View, keep: int) -> Pick: ...
-
-
-METHODS: dict[str, Any] = {  # name -> the method with its defaults
+METHODS: dict[str, Method] = {  # name -> the method with its defaults
     "none": Vanilla(),
     "adatp": AdaTP(),
     "segattn": SegAttn,
@@ -63,7 +54,7 @@ class Pruning:
     """
 
     name: str
-    method: Any
+    method: Method
     select: str = "per_prompt"
     compact: bool = False
     see_all: bool = field(default=False, repr=False)
@@ -74,39 +65,18 @@ class Pruning:
         return replace(schedule, fork=fork, compact=self.compact, see_all=self.see_all)
 
     def pick(self, view: View, keep: int) -> Pick:
-        chosen: Pick = self.method.pick(view, keep)
-        return chosen
-
-    def segments(self, view: View) -> Tensor:
-        """The frame-segment of each frame, as the method sees them; all one where it does not look for any."""
-        if not hasattr(self.method, "segments"):
-            return torch.zeros(len(view.feature_FD), dtype=torch.long, device=view.feature_FD.device)
-        segment_F: Tensor = self.method.segments(view)
-        return segment_F
+        return self.method.pick(view, keep)
 
     @property
-    def exact(self) -> bool:
-        """Whether the keep is spent to the token on every clip."""
-        return bool(getattr(self.method, "exact", True))
+    def traits(self) -> Traits:
+        return self.method if isinstance(self.method, Traits) else Traits()
 
     def positions(self, schedule: Schedule, clip: ClipShape) -> int:
-        """How many a one-pass method's visual tokens take: what stays keeps its own, unless it is numbered anew."""
-        return schedule.kept(clip) if getattr(self.method, "renumbers", False) else clip.visual
-
-    def fits(self, shape: ModelShape, clip: ClipShape) -> bool:
-        """Whether a two-stage method has room for this clip in the model's context; the others don't ask for any."""
-        return not isinstance(self.method, Mlb) or self.method.fits(shape, clip)
-
-    def bounded(self, shape: ModelShape, clip: ClipShape, keep: int) -> bool:
-        """Whether a two-stage method hands on fewer tokens than the keep allows, since the context holds no more."""
-        return isinstance(self.method, Mlb) and self.method.bounded(shape, clip, keep)
-
-    @property
-    def relevance_source(self) -> str:
-        return str(getattr(self.method, "relevance_source", "none"))
+        """How many a one-pass method's visual tokens take."""
+        return schedule.kept(clip) if self.traits.renumbers else clip.visual
 
 
-def named(name: str, key: str = "prune.method") -> Any:
+def named(name: str, key: str = "prune.method") -> Method:
     """The method with its defaults; `key` is where the job names it."""
     if name not in METHODS:
         raise SpecError(f"{key}: {name!r} is not a method; one of {', '.join(METHODS)}{_nearest(name, METHODS)}")
@@ -114,13 +84,18 @@ def named(name: str, key: str = "prune.method") -> Any:
 
 
 def make(name: str, options: Mapping[str, Any] | None = None, select: str = "per_prompt", compact: bool = False,
-         paired: bool = False) -> Pruning:  # fmt: skip
-    """The method that a job names. `paired`: a text/vision model is at hand; without one AdaTP uses attention."""
+         paired: bool = False, new_tokens: int = 0) -> Pruning:  # fmt: skip
+    """The method that a job names. `paired`: a text/vision model is at hand; without one AdaTP uses attention.
+
+    `new_tokens`: of the longest answer, for which the context has to have room too.
+    """
     method, options = named(name), dict(options or {})
     if isinstance(method, AdaTP) and not paired:
         if options.get("features") == "paired":
             raise SpecError("prune.options.features: paired needs prune.feature_model; name one, or use attention")
         options.setdefault("features", "attention")
+    if isinstance(method, Mlb):
+        options.setdefault("room", max(method.room, new_tokens))
     return Pruning(name, _with_options(method, options), select, compact)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from mlb_batch.cost.schedule import ClipShape, Cut, Rows, Schedule, enough_layers, keep_count
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.errors import SpecError
+from mlb_batch.prune.method import Traits
 from mlb_batch.prune.scores import (
     best_of_each,
     counted,
@@ -34,7 +35,7 @@ _ROUNDING = 1e-4  # far above what sums in another order change, far below what 
 
 
 @dataclass(frozen=True)
-class AdaTP:
+class AdaTP(Traits):
     features: str = field(default="paired", metadata={"one_of": ("paired", "attention")})
     debias_global: str = field(
         default="segments", metadata={"option": "global", "one_of": ("segments", "position", "both", "none")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from mlb_batch.cost.grids import pool_grid, pool_grid_of
 from mlb_batch.cost.schedule import ClipShape, Cut, Schedule, enough_layers, keep_count
 from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.prune.method import Traits
 from mlb_batch.prune.scores import over_heads, spread, top
 from mlb_batch.prune.view import Merge, View
 
@@ -87,14 +87,16 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Traits):
     """Spatial mean pooling of every frame to a smaller grid, before the language model."""
-
-    renumbers: ClassVar[bool] = True  # what is merged has no place of its own
 
     def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
         rows, cols = pool_grid(clip.rows, clip.cols, keep)
         return Schedule(clip.frames, (Cut(0, clip.frames * rows * cols),))
+
+    @property
+    def renumbers(self) -> bool:
+        return True  # what is merged has no place of its own
 
     def pick(self, view: View, keep: int) -> Merge:
         frames, rows, cols = view.grid

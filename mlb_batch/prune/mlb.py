@@ -18,12 +18,13 @@ from torch import Tensor
 from mlb_batch.cost.grids import CELLS, cells_before_tail, cells_in
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Question, Scan, Schedule, enough_layers
 from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.prune.method import Traits
 from mlb_batch.prune.scores import over_heads, ranked, spread, top
 from mlb_batch.prune.view import Merge, Pick, View
 
 
 @dataclass(frozen=True)
-class Mlb:
+class Mlb(Traits):
     """The whole method; presets: `segattn` (neither), `mlb-g` (GAPool alone), `mlb` (GAPool and VSTail)."""
 
     grid: bool = True  # tokens compete inside a cell; otherwise over the whole segment
@@ -109,10 +110,6 @@ class Mlb:
             if most <= total <= wanted:
                 best, most = cells, total
         return best
-
-    @property
-    def exact(self) -> bool:
-        return True
 
     def pick(self, view: View, keep: int) -> Pick:
         assert view.attention_HN is not None and view.cell is not None

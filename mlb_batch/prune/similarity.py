@@ -14,6 +14,7 @@ from torch import Tensor
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.prune.baselines import before_first_layer
+from mlb_batch.prune.method import Traits
 from mlb_batch.prune.scores import best_of_each, counted, join_most_similar, ranked, ranks, segments, shares, top
 from mlb_batch.prune.view import View
 
@@ -21,7 +22,7 @@ _WHOLE = 2**32  # a share of 1, where shares are counted in whole numbers
 
 
 @dataclass(frozen=True)
-class Density:
+class Density(Traits):
     """Segments by frame similarity share the keep by their frames; inside one, density peaks of its frames stay."""
 
     tau: float = 0.9

@@ -216,7 +216,7 @@ class Captioner:
             num_visual_tokens=clip.shape.visual,
             num_kept_tokens=len(sequence.prefilled.kept_N),
             num_segments=sequence.prefilled.segments,
-            relevance_source=self.settings.method.relevance_source,
+            relevance_source=self.settings.method.traits.relevance_source,
             keep=clip.keep,
             bill=bill,
             model_s=0.0,  # known when all that ran beside it have ended

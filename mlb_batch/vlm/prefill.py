@@ -130,11 +130,11 @@ class _Pass:
     def _choose(self, tree: Tree, visual_ND: Tensor, keep: int, index: int,
                 attention: Attention) -> tuple[Tree, Tensor]:  # fmt: skip
         """A tree behind its cut, and the hidden states of the visual tokens that go on."""
-        if keep == len(tree.visual_N) and self.pruning.exact:
+        if keep == len(tree.visual_N) and self.pruning.traits.exact:
             return tree, visual_ND
         view = self._view(tree, attention)
         pick = self.pruning.pick(view, keep)
-        self.checked.append(check(pick, view, keep, self.pruning.exact))
+        self.checked.append(check(pick, view, keep, self.pruning.traits.exact))
         if isinstance(pick, Merge):  # what is merged has no place of its own: the sequence is numbered anew
             assert index == 0, "a one-pass method merges before the first layer only"
             places = torch.arange(keep, device=tree.visual_N.device)
@@ -165,7 +165,7 @@ class _Pass:
             kept_K=tree.visual_N[pick].cpu().numpy(),
             score_N=mean_heads(view.attention_HN),
             null_N=mean_heads(view.null_HN),
-            segment_F=self.pruning.segments(view).cpu().numpy(),
+            segment_F=self.pruning.traits.segments(view).cpu().numpy(),
         )
         for prompt in tree.prompts:
             self.traces.setdefault((tree.clip, prompt), []).append(trace)
@@ -183,7 +183,7 @@ class _Pass:
     def _segments(self, clips: list[int]) -> dict[int, int]:
         """How many each clip has."""
         views = [self._view(plant(clip, self.inputs[clip]), {}) for clip in clips]
-        last = torch.stack([self.pruning.segments(view)[-1] for view in views]).tolist()
+        last = torch.stack([self.pruning.traits.segments(view)[-1] for view in views]).tolist()
         return {clip: index + 1 for clip, index in zip(clips, last, strict=True)}
 
     def _caches(self, places: list[tuple[int, int, int]]) -> dict[tuple[int, int], list[tuple[Tensor, Tensor]]]:

@@ -93,7 +93,7 @@ class Preparer:
 
     def _input(self, source: Source, encoded: list[int], seen: Seen, meter: Meter) -> ClipInput:
         shape = self.clip_shape(source)
-        assert self.settings.method.fits(self.decoder.shape, shape), "a prompt without room is refused before"
+        assert self.settings.method.traits.fits(self.decoder.shape, shape), "a prompt without room is refused before"
         keep = self._keep(source, seen)
         schedule = self._schedule(source, keep)
         used = spread(schedule.frames, shape.frames)

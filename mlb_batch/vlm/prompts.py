@@ -69,7 +69,7 @@ class Prompter:
         """The same, of a prompt beside which a two-stage method has room: alone, so that no neighbour fails with it."""
         suffix, side = self.suffix(kind, text, choices), self._shape.side
         clip = ClipShape(1, side, side, len(self.prefix), self._shape.trailer, (len(suffix),))
-        if not method.fits(self._shape, clip):
+        if not method.traits.fits(self._shape, clip):
             raise RowError(
                 "bad_prompt",
                 f"the prompt has {len(suffix)} tokens, which leaves no room in the model's context of "
