@@ -101,11 +101,18 @@ def prefilled(decoder: Decoder, given: Settings, inputs: list[ClipInput],
     return prefill(decoder, given.method, inputs, meters)
 
 
+class Dense(Meter):
+    """Counts whole query x key rectangles, as torch's own counter does."""
+
+    def _attended(self, queries: int, keys: int) -> int:
+        return queries * keys
+
+
 @torch.inference_mode()
 def run(spec: Spec, given: Settings, cases: Sequence[Case], dtype: torch.dtype = torch.float32,
-        dense: bool = False) -> list[RanClip]:  # fmt: skip
+        counting: type[Meter] = Meter) -> list[RanClip]:  # fmt: skip
     """Prefill and as many tokens as asked for, without stopping early."""
-    meters = [Meter(checkpoint(spec).shape, dense) for _ in cases]
+    meters = [counting(checkpoint(spec).shape) for _ in cases]
     decoder, inputs, sources = prepared(spec, given, cases, meters, dtype)
     states = prefilled(decoder, given, inputs, meters)
     flat, steps = [p for some in states for p in some], []

@@ -6,7 +6,7 @@ from typing import Any
 
 import draws
 import pytest
-from engine_runs import Case, RanClip, paired, pruning, run, settings
+from engine_runs import Case, Dense, RanClip, paired, pruning, run, settings
 from hypothesis import strategies as st
 from models import FAMILIES, Spec, checkpoint, pixels
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlb_batch.cost import features, flops, paper
 from mlb_batch.cost.schedule import WHOLE
+from mlb_batch.vlm.meter import Meter
 
 TEXTS = ("What is it?", "And who is walking there in the end, and why?", "Why")
 SPECS = {**FAMILIES, "two layers": Spec(layers=2, kv_heads=1, seed=4)}
@@ -51,7 +52,7 @@ def test_counted_is_what_torch_counts(name: str, select: str, spec: Spec) -> Non
     method = pruning(name.split()[0], METHODS[name], select)
     clips = [Case(pixels(spec, 4, 1), TEXTS), Case(pixels(spec, 6, 2), TEXTS[:1])]
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        ran = run(spec, settings(method, 300_000, new_tokens=4), clips, dense=True)
+        ran = run(spec, settings(method, 300_000, new_tokens=4), clips, counting=Dense)
     counted = sum(one.bill.total - not_seen_by_torch(spec, name, one) for one in ran)
     assert counted == counter.get_total_flops()
 
@@ -112,7 +113,7 @@ def test_cap_spends_less_on_a_clip_that_repeats_itself() -> None:
 
 def test_dense_counts_the_rectangle_and_causal_the_triangle() -> None:
     spec = FAMILIES["next"]
-    case = Case(pixels(spec, 2, 1), TEXTS[:1])
-    (dense,), (causal,) = (run(spec, settings(pruning("none"), new_tokens=1), [case], dense=d) for d in (True, False))
+    case, given = Case(pixels(spec, 2, 1), TEXTS[:1]), settings(pruning("none"), new_tokens=1)
+    (dense,), (causal,) = (run(spec, given, [case], counting=one) for one in (Dense, Meter))
     d, n = checkpoint(spec).shape.decoder, dense.given.shape.prefix + 50 + dense.given.shape.suffixes[0]
     assert dense.bill.prefill - causal.bill.prefill == d.layers * flops.attend(d.q_dim, n * n - n * (n + 1) // 2)

@@ -47,9 +47,9 @@ def linear(tokens: int, inputs: int, outputs: int) -> int:
     return 2 * tokens * inputs * outputs
 
 
-def pairs(new: int, past: int = 0, causal: bool = True) -> int:
-    """Query-key pairs when `new` tokens attend to `past` older ones and to themselves."""
-    return new * past + (new * (new + 1) // 2 if causal else new * new)
+def pairs(new: int, past: int = 0) -> int:
+    """Query-key pairs when `new` tokens attend to `past` older ones, and each to itself and those before it."""
+    return new * past + new * (new + 1) // 2
 
 
 def attend(heads_dim: int, attended: int) -> int:
@@ -100,16 +100,8 @@ def encode(shape: ModelShape, images: int) -> int:
 # Sequences: a trunk (system prompt and visual tokens) and the branches (one for each prompt) that hang on it.
 
 
-def tree_tokens(trunk: int, branches: Iterable[int]) -> int:
-    return trunk + sum(branches)
-
-
-def tree_pairs(trunk: int, branches: Iterable[int], causal: bool = True) -> int:
-    return pairs(trunk, 0, causal) + sum(pairs(b, trunk, causal) for b in branches)
-
-
-def tree_layer(d: DecoderShape, trunk: int, branches: tuple[int, ...], causal: bool = True) -> int:
-    return layer(d, tree_tokens(trunk, branches), tree_pairs(trunk, branches, causal))
+def tree_layer(d: DecoderShape, trunk: int, branches: tuple[int, ...]) -> int:
+    return layer(d, trunk + sum(branches), pairs(trunk) + sum(pairs(b, trunk) for b in branches))
 
 
 def rows_layer(d: DecoderShape, rows: Rows, trunk: int, branches: Iterable[int]) -> int:

@@ -14,11 +14,10 @@ Reason = Literal["prefill", "scan", "null"]
 
 
 class Meter:
-    """One clip's running bill. `dense` counts whole query x key rectangles, as torch's own counter does."""
+    """One clip's running bill."""
 
-    def __init__(self, shape: ModelShape, dense: bool = False) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         self._shape = shape
-        self._dense = dense
         self._parts: Counter[str] = Counter()
         self.paper_macs = 0  # the papers' convention: multiply-adds of the clip's visual tokens
 
@@ -44,7 +43,7 @@ class Meter:
         self._parts["scoring"] += flops.compare(self._shape.decoder, compared)
 
     def _attended(self, queries: int, keys: int) -> int:
-        return queries * keys if self._dense else flops.pairs(queries, keys - queries)
+        return flops.pairs(queries, keys - queries)
 
     @property
     def bill(self) -> Bill:
