@@ -9,7 +9,7 @@ D hidden width, h key/value heads, S keys of one sequence, d head width.
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,29 +33,32 @@ def prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters:
         meter.compare(given.schedule.compared)
     null = null_attention(decoder, inputs, rows, meters)
     trees = [plant(i, given) for i, given in enumerate(inputs)]
-    run = _Pass(
-        decoder, pruning, inputs, meters, rows, null, sum(tree.length for tree in trees),
-        trees, [pack(given, given.visual_ND) for given in inputs],
-    )  # fmt: skip
-    run.cut(0)
-    done = _through(run, 0)
+    run = _Pass(decoder, pruning, inputs, meters, rows, null, room=sum(tree.length for tree in trees))
+    run.pack(trees, [pack(given, given.visual_ND) for given in inputs])
+    run.cut()
+    done = _through(run)
     return [[done[clip, p] for p in range(len(given.suffixes_SD))] for clip, given in enumerate(inputs)]
 
 
-def _through(run: _Pass, index: int) -> dict[tuple[int, int], Prefilled]:
-    """From layer `index` to the end: what each clip's each prompt got."""
-    parts = run.parts()
-    if len(parts) > 1:
-        return {key: one for part in parts for key, one in _through(part, index).items()}
-    if index == len(run.decoder.layers):
-        return run.finish()
-    run.layer(index)
-    run.cut(index + 1)
-    return _through(run, index + 1)
+def _through(run: _Pass) -> dict[tuple[int, int], Prefilled]:
+    """To the end: what each clip's each prompt got. A part waits while those before it run all their layers."""
+    done: dict[tuple[int, int], Prefilled] = {}
+    waiting = run.parts()
+    while waiting:
+        part = waiting.pop(0)
+        if part.at == len(part.decoder.layers):
+            done |= part.finish()
+        else:
+            part.layer()
+            part.cut()
+            waiting[:0] = part.parts()
+    return done
 
 
 @dataclass
 class _Pass:
+    """Trees on their way through the layers, in one pack."""
+
     decoder: Decoder
     pruning: Pruning
     inputs: list[ClipInput]
@@ -63,16 +66,20 @@ class _Pass:
     rows: Rows
     null: Attention
     room: int  # tokens of the pack before any prompts part
-    trees: InitVar[list[Tree]]
-    packs: InitVar[list[Tensor]]  # the hidden states of each tree
-    layers: list[LayerKeys] = field(default_factory=list)
+    forest: Forest = field(init=False)
+    hidden_TD: Tensor = field(init=False)
+    rotations: tuple[Tensor, Tensor] = field(init=False)
+    layers: list[LayerKeys] = field(default_factory=list)  # that have run
     traces: dict[tuple[int, int], list[Trace]] = field(default_factory=dict)
     checked: list[Tensor] = field(default_factory=list)  # of each pick, whether it is one
 
-    def __post_init__(self, trees: list[Tree], packs: list[Tensor]) -> None:
-        self._grow(trees, packs)
+    @property
+    def at(self) -> int:
+        """The layer that is next."""
+        return len(self.layers)
 
-    def _grow(self, trees: list[Tree], packs: list[Tensor]) -> None:
+    def pack(self, trees: list[Tree], packs: list[Tensor]) -> None:
+        """`packs`: the hidden states of each tree."""
         self.forest, self.hidden_TD = Forest(trees), torch.cat(packs)
         self.rotations = self.forest.rotations([self.decoder.rope] * len(trees), self.hidden_TD.dtype)
 
@@ -82,10 +89,10 @@ class _Pass:
         if len(parted) == 1:
             return [self]
         tokens = [sum(tree.length for tree in trees) for trees in parted]
-        return [
-            replace(self, trees=trees, packs=[hidden_TD], layers=list(self.layers))  # the layers' keys are shared
-            for trees, hidden_TD in zip(parted, self.hidden_TD.split(tokens), strict=True)
-        ]
+        parts = [replace(self, layers=list(self.layers)) for _ in parted]  # the layers' keys are shared
+        for part, trees, hidden_TD in zip(parts, parted, self.hidden_TD.split(tokens), strict=True):
+            part.pack(trees, [hidden_TD])
+        return parts
 
     def _keep(self, tree: Tree, index: int) -> int | None:
         """How many visual tokens of a tree go on to layer `index`, if a cut stands before it."""
@@ -94,15 +101,16 @@ class _Pass:
     def _cut_trees(self, index: int) -> list[Tree]:
         return [tree for tree in self.forest.trees if self._keep(tree, index) is not None]
 
-    def layer(self, index: int) -> None:
-        tap(self.forest, self.rows, self._cut_trees(index + 1))
+    def layer(self) -> None:
+        tap(self.forest, self.rows, self._cut_trees(self.at + 1))
         self.hidden_TD, keys = run_layer(
-            self.decoder, index, self.hidden_TD, self.forest, self.rotations, self.meters, "prefill"
+            self.decoder, self.at, self.hidden_TD, self.forest, self.rotations, self.meters, "prefill"
         )
         self.layers.append(keys)
 
-    def cut(self, index: int) -> None:
-        """Where a cut stands before layer `index`: pick, and gather what goes on into a new forest."""
+    def cut(self) -> None:
+        """Where a cut stands before the next layer: pick, and gather what goes on into a new forest."""
+        index = self.at
         cut = self._cut_trees(index)
         if not cut:
             return
@@ -119,7 +127,7 @@ class _Pass:
                 new_tree, kept_ND = self._choose(part, hidden_TD[tree.visual], keep, index, attention)
                 trees.append(new_tree)
                 hidden.append(_around(tree, part, hidden_TD, kept_ND))
-        self._grow(trees, hidden)
+        self.pack(trees, hidden)
 
     def _forks(self, tree: Tree) -> list[Tree]:
         """Where prompts part, a tree for each; otherwise the tree itself."""
