@@ -25,7 +25,6 @@ from mlb_batch.vlm.prefill import prefill
 from mlb_batch.vlm.prepare import Preparer, Source
 from mlb_batch.vlm.preprocess import frame_recipe
 from mlb_batch.vlm.prompts import Prompter
-from mlb_batch.vlm.scan import scan_prefill
 from mlb_batch.vlm.sequence import Prefilled
 from mlb_batch.vlm.values import Settings
 
@@ -96,9 +95,7 @@ def prepared(spec: Spec, given: Settings, cases: Sequence[Case], meters: list[Me
 
 def prefilled(decoder: Decoder, given: Settings, inputs: list[ClipInput],
               meters: list[Meter]) -> list[list[Prefilled]]:  # fmt: skip
-    if inputs[0].schedule.scan:
-        return scan_prefill(decoder, given.method, inputs, meters, given.max_new_tokens)
-    return prefill(decoder, given.method, inputs, meters)
+    return prefill(decoder, given.method, inputs, meters, given.max_new_tokens)
 
 
 class Dense(Meter):

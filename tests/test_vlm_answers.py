@@ -28,6 +28,7 @@ from mlb_batch.vlm.captioner import Answer, Ask, Captioner, Clip, Settings
 from mlb_batch.vlm.checkpoint import resolve
 from mlb_batch.vlm.choices import choice_text, parse_letter
 from mlb_batch.vlm.generate import Sampling, generate
+from mlb_batch.vlm.prefill import prefill
 from mlb_batch.vlm.prompts import MAX_PROMPT_TOKENS
 
 SPEC = FAMILIES["onevision"]
@@ -83,7 +84,7 @@ def test_sampled_tokens_follow_the_distribution() -> None:
         from mlb_batch.vlm.meter import Meter
 
         (given,) = first._preparer.inputs([ready.source], [Meter(first.shape)])
-        ((state,),) = first._prefill([given], [Meter(first.shape)])
+        ((state,),) = prefill(first._decoder, first.settings.method, [given], [Meter(first.shape)], 1)
         said = generate(
             made._decoder, [state] * count, [Sampling(1, temperature, seed) for seed in range(count)], frozenset()
         )

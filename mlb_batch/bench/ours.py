@@ -12,10 +12,9 @@ from torch import Tensor
 
 from mlb_batch.bench.bed import Bed
 from mlb_batch.bench.options import Options
-from mlb_batch.cost.budget import Measure, feature_price
-from mlb_batch.cost.calibration import generate_bytes
+from mlb_batch.cost.budget import Measure, feature_price, moved_bytes
 from mlb_batch.cost.features import PairedShape
-from mlb_batch.cost.flops import Bill, cache_lengths, price, vanilla
+from mlb_batch.cost.flops import Bill, price, vanilla
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.cost.solve import Pricer, largest
@@ -27,12 +26,9 @@ from mlb_batch.vlm.generate import Sampling, generate
 from mlb_batch.vlm.generate import Sequence as Generated
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.meter import Meter
-from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.prefill import prefill
 from mlb_batch.vlm.prepare import Preparer, Source
-from mlb_batch.vlm.preprocess import frame_recipe
 from mlb_batch.vlm.prompts import Prompter
-from mlb_batch.vlm.scan import scan_prefill
 from mlb_batch.vlm.sequence import Prefilled
 from mlb_batch.vlm.values import Settings
 
@@ -48,10 +44,9 @@ class Ours:
 
     @classmethod
     def of(cls, model: Any, checkpoint: Checkpoint, settings: Settings) -> Ours:
-        decoder, prompter = Decoder.of(model, checkpoint.shape), Prompter(checkpoint)
-        pair = Paired(settings.feature_model, decoder.device, decoder.dtype) if settings.feature_model else None
-        preparer = Preparer(model, decoder, frame_recipe(checkpoint), prompter.prefix, settings, pair)
-        return cls(decoder, preparer, prompter, settings)
+        prompter = Prompter(checkpoint)
+        preparer = Preparer.of(model, checkpoint, prompter.prefix, settings)
+        return cls(preparer.decoder, preparer, prompter, settings)
 
     @property
     def shape(self) -> ModelShape:
@@ -70,11 +65,8 @@ class Ours:
 
     def prefill(self, inputs: list[ClipInput]) -> list[Prefilled]:
         """One for each prompt of each clip."""
-        method, meters = self.settings.method, self.meters(len(inputs))
-        if inputs[0].schedule.scan:
-            found = scan_prefill(self.decoder, method, inputs, meters, self.settings.max_new_tokens)
-        else:
-            found = prefill(self.decoder, method, inputs, meters)
+        settings, meters = self.settings, self.meters(len(inputs))
+        found = prefill(self.decoder, settings.method, inputs, meters, settings.max_new_tokens)
         return [one for some in found for one in some]
 
     def first_tokens(self, prefilled: list[Prefilled]) -> Tensor:
@@ -105,9 +97,7 @@ class Ours:
 
     def bytes_moved(self, clip: ClipShape, new_tokens: int, batch: int) -> int:
         """By the generation of all of a clip's answers, where so many sequences generate together."""
-        schedule, width = self.schedule(clip), self.decoder.dtype.itemsize
-        cached = [cache_lengths(self.shape, clip, schedule, prompt) for prompt in range(len(clip.suffixes))]
-        return sum(generate_bytes(self.shape.decoder, lengths, new_tokens, width, batch) for lengths in cached)
+        return moved_bytes(self.shape, clip, self.schedule(clip), new_tokens, self.decoder.dtype.itemsize, batch)
 
 
 @dataclass(frozen=True)

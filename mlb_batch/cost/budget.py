@@ -52,7 +52,8 @@ class Measure:
             return (bill.llm if self.scope == "llm" else bill.total,)
         if self.scope == "llm":
             return (0, bill.llm, 0)
-        return bill.vision, bill.llm, moved_bytes(self.device, shape, clip, schedule, self.new_tokens)
+        width, batch = self.device.bytes_per_number, self.device.batch
+        return bill.vision, bill.llm, moved_bytes(shape, clip, schedule, self.new_tokens, width, batch)
 
     def total(self, amounts: tuple[int, ...]) -> int:
         if not amounts:
@@ -60,12 +61,13 @@ class Measure:
         return self.device.nanoseconds(*amounts) if self.device else amounts[0]
 
 
-def moved_bytes(device: Calibration, shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: int) -> int:
-    """Bytes that a clip's generation moves, over all its prompts."""
+def moved_bytes(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: int, width: int, batch: int) -> int:
+    """Bytes that a clip's generation moves, over all its prompts, where so many sequences generate together.
+
+    `width`: bytes of a number.
+    """
     cached = [flops.cache_lengths(shape, clip, schedule, prompt) for prompt in range(len(clip.suffixes))]
-    return sum(
-        generate_bytes(shape.decoder, lengths, new_tokens, device.bytes_per_number, device.batch) for lengths in cached
-    )
+    return sum(generate_bytes(shape.decoder, lengths, new_tokens, width, batch) for lengths in cached)
 
 
 def _vision(shape: ModelShape, clip: ClipShape, schedule: Schedule, features: int) -> int:

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.prune import make
 from mlb_batch.vlm.checkpoint import Checkpoint
-from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.layers import pack, plant, run_layer
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.meter import Meter
 from mlb_batch.vlm.prepare import Preparer, Source
-from mlb_batch.vlm.preprocess import frame_recipe
 from mlb_batch.vlm.prompts import Prompter
 from mlb_batch.vlm.score import mean_heads, mean_of, tap, visual_attention
 from mlb_batch.vlm.trees import Forest
@@ -60,10 +58,8 @@ class Gaze:
         model = load(checkpoint, where, pick_dtype(dtype, where))
         settings = Settings(make("none"), WHOLE, max_new_tokens=1, device=device, dtype=dtype)
         self._prompter = Prompter(checkpoint)
-        self._decoder = Decoder.of(model, checkpoint.shape)
-        self._preparer = Preparer(
-            model, self._decoder, frame_recipe(checkpoint), self._prompter.prefix, settings, paired=None
-        )
+        self._preparer = Preparer.of(model, checkpoint, self._prompter.prefix, settings)
+        self._decoder = self._preparer.decoder
 
     @torch.inference_mode()
     def look(self, pixels_FHWC: NDArray[np.uint8], text: str, choices: tuple[str, ...] = ()) -> Looked:

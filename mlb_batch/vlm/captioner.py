@@ -15,20 +15,15 @@ from mlb_batch.errors import RowError
 from mlb_batch.vlm.billing import Shares, shares
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.choices import parse_letter
-from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.defaults import generation_config
 from mlb_batch.vlm.generate import NO_NUMBERS, Generation, Sampling
 from mlb_batch.vlm.generate import Sequence as Generated
-from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.memory import is_out_of_memory, keep_to
 from mlb_batch.vlm.meter import Meter
-from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.prefill import prefill
 from mlb_batch.vlm.prepare import Preparer, Source, redundancy
-from mlb_batch.vlm.preprocess import frame_recipe
 from mlb_batch.vlm.prompts import Prompter
-from mlb_batch.vlm.scan import scan_prefill
 from mlb_batch.vlm.selection import selection_rows
 from mlb_batch.vlm.sequence import Prefilled
 from mlb_batch.vlm.values import Answer, Ask, Clip, Settings
@@ -71,11 +66,8 @@ class Captioner:
         self._prompter = Prompter(checkpoint)  # small files first: what is wrong with them is said in one line
         self._stop = _stop_tokens(checkpoint, self._prompter)
         model = load(checkpoint, self._device, dtype) if model is None else model
-        self._decoder = Decoder.of(model, self.shape)
-        paired = Paired(settings.feature_model, self._device, dtype) if settings.feature_model else None
-        self._preparer = Preparer(
-            model, self._decoder, frame_recipe(checkpoint), self._prompter.prefix, settings, paired
-        )  # fmt: skip
+        self._preparer = Preparer.of(model, checkpoint, self._prompter.prefix, settings)
+        self._decoder = self._preparer.decoder
 
     def annotate(self, clips: Sequence[Clip]) -> list[list[Answer | RowError]]:
         """One list a clip, one entry an ask. As many clips at once as memory has room for."""
@@ -173,14 +165,9 @@ class Captioner:
                    meters: list[Meter]) -> tuple[list[tuple[ClipShape, Schedule, int]], list[Prefilled]]:  # fmt: skip
         """Of each clip its outline, and of each of its prompts the caches: the tokens that they came from are gone."""
         inputs = self._preparer.inputs([one.source for one in group], meters)
-        prefilled = [one for some in self._prefill(inputs, meters) for one in some]
-        return [(given.shape, given.schedule, given.keep) for given in inputs], prefilled
-
-    def _prefill(self, inputs: list[ClipInput], meters: list[Meter]) -> list[list[Prefilled]]:
-        method, settings = self.settings.method, self.settings
-        if inputs[0].schedule.scan:
-            return scan_prefill(self._decoder, method, inputs, meters, settings.max_new_tokens)
-        return prefill(self._decoder, method, inputs, meters)
+        prefilled = prefill(self._decoder, self.settings.method, inputs, meters, self.settings.max_new_tokens)
+        outlines = [(given.shape, given.schedule, given.keep) for given in inputs]
+        return outlines, [one for some in prefilled for one in some]
 
     def _sampling(self, ask: Ask) -> Sampling:
         """Seeded by the annotation, so that a text depends neither on its batch nor on the order of the job."""

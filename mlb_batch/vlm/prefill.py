@@ -1,4 +1,4 @@
-"""Prefill in one pass over the layers: run to the next cut, score, pick, gather, go on.
+"""Prefill, in two stages (scan.py) or in one pass over the layers: run to the next cut, score, pick, gather, go on.
 
 The layers are transformers' own; the loop between them is ours. Where prompts part and the pack grows past the one
 that the clips came in, it goes on in parts, one after another: no layer ever runs on more than an unpruned one would.
@@ -21,13 +21,20 @@ from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.layers import LayerKeys, pack, plant, run_layer
 from mlb_batch.vlm.meter import Meter
+from mlb_batch.vlm.scan import scan_prefill
 from mlb_batch.vlm.score import Attention, mean_heads, mean_of, null_attention, tap, visual_attention
 from mlb_batch.vlm.sequence import Prefilled, Trace
 from mlb_batch.vlm.trees import Forest, Tree, groups
 
 
-def prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter]) -> list[list[Prefilled]]:
-    """Every clip with all its prompts, in one packed row; for each clip one Prefilled a prompt."""
+def prefill(decoder: Decoder, pruning: Pruning, inputs: list[ClipInput], meters: list[Meter],
+            new_tokens: int) -> list[list[Prefilled]]:  # fmt: skip
+    """Every clip with all its prompts, in one packed row; for each clip one Prefilled a prompt.
+
+    `new_tokens`: of the longest answer, for which two stages scale RoPE.
+    """
+    if inputs[0].schedule.scan:
+        return scan_prefill(decoder, pruning, inputs, meters, new_tokens)
     rows = inputs[0].schedule.rows
     for meter, given in zip(meters, inputs, strict=True):
         meter.compare(given.schedule.compared)

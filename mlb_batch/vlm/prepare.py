@@ -18,13 +18,14 @@ from mlb_batch.cost import features as pair_cost
 from mlb_batch.cost.memory import Footprint, Line, footprint
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.prune.scores import neighbour_cosine, spread
+from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.decoder import Decoder
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.memory import room_bytes
 from mlb_batch.vlm.meter import Meter
 from mlb_batch.vlm.moving import sent
 from mlb_batch.vlm.paired import Paired
-from mlb_batch.vlm.preprocess import FrameRecipe
+from mlb_batch.vlm.preprocess import FrameRecipe, frame_recipe
 from mlb_batch.vlm.values import Settings
 from mlb_batch.vlm.vision import Seen, see
 
@@ -48,6 +49,13 @@ class Preparer:
     prefix: tuple[int, ...]
     settings: Settings
     paired: Paired | None
+
+    @classmethod
+    def of(cls, model: Any, checkpoint: Checkpoint, prefix: tuple[int, ...], settings: Settings) -> Preparer:
+        """On a loaded model; the pair that the settings name is loaded beside it."""
+        decoder = Decoder.of(model, checkpoint.shape)
+        paired = Paired(settings.feature_model, decoder.device, decoder.dtype) if settings.feature_model else None
+        return cls(model, decoder, frame_recipe(checkpoint), prefix, settings, paired)
 
     def inputs(self, sources: list[Source], meters: list[Meter]) -> list[ClipInput]:
         """All clips of a batch; their frames go through the tower together."""
