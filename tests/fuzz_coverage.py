@@ -23,7 +23,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["mlb_batch.video"]):  # before anything else imports it
-    from mlb_batch.video.frames import read_frames
+    from mlb_batch.video.frames import Wanted, read_frames
 
 from fuzz import FRAMES, LATE_S, memory_mb, read, sound
 from video_files import CORPUS, MODEL_SIZE, corpus
@@ -44,7 +44,7 @@ def target(found: Path) -> None:
     def one(data: bytes) -> None:
         path.write_bytes(data)
         try:
-            frames = read_frames(path, Sampling(FRAMES), MODEL_SIZE, limits)
+            frames = read_frames(path, Wanted(Sampling(FRAMES), MODEL_SIZE, limits))
             assert sound(frames), "unsound frames"
         except (RowError, MemoryError):
             pass

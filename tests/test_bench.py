@@ -45,7 +45,7 @@ from mlb_batch.spec import JobSpec
 from mlb_batch.storage import filesystem
 from mlb_batch.tiny.architectures import image_config
 from mlb_batch.tiny.clips import write_sample_clips
-from mlb_batch.video import FrameSize, Limits, Reader, Sampling, read_frames
+from mlb_batch.video import FrameSize, Limits, Reader, Sampling, Wanted, read_frames
 from mlb_batch.vlm.captioner import Ask, Clip
 from mlb_batch.vlm.checkpoint import resolve
 from mlb_batch.vlm.load import load
@@ -247,7 +247,7 @@ def test_reading_is_measured_on_equal_frames(tmp_path: Path) -> None:
     assert cores["ours"].low / cores["pyav"].high * 0.999 <= ratio.low <= ratio.high
     assert ratio.high <= cores["ours"].high / cores["pyav"].low * 1.001
     for path in sorted(tmp_path.glob("clip-*.mp4")):
-        ours = read_frames(path, Sampling(8), SIZE, Limits()).pixels_FHWC
+        ours = read_frames(path, Wanted(Sampling(8), SIZE, Limits())).pixels_FHWC
         np.testing.assert_array_equal(ours, loops()[0]["pyav"].read(str(path), 8, SIZE))
 
 

@@ -27,7 +27,7 @@ from mlb_batch.page.gallery import MOST_TEXT_BYTES, gallery
 from mlb_batch.page.kept import kept
 from mlb_batch.planning import plan
 from mlb_batch.spec import JobSpec
-from mlb_batch.video import FrameSize, Limits, Sampling, read_frames
+from mlb_batch.video import FrameSize, Limits, Sampling, Wanted, read_frames
 
 RUN = "20260101T000000Z-page"
 PHONE = {"width": 390, "height": 844, "phone": True}
@@ -80,7 +80,7 @@ def opened(folder: Path, passthrough: pa.Schema | None = None, **changes: Any) -
 
 def frame_times(path: Path) -> list[float]:
     with path.open("rb") as file:
-        return list(read_frames(file, Sampling(4), FrameSize((16, 16)), Limits()).times_s)
+        return list(read_frames(file, Wanted(Sampling(4), FrameSize((16, 16)), Limits())).times_s)
 
 
 def good(n: int, path: Path, times_s: list[float]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from video_files import CORPUS, MODEL_SIZE, corpus
 
-from mlb_batch.video import Limits, Reader, Sampling, read_frames
+from mlb_batch.video import Limits, Reader, Sampling, Wanted, read_frames
 
 ROUNDS, FRAMES, MOST_SHARE = 2, 32, 0.05
 
@@ -32,7 +32,7 @@ def test_the_child_costs_less_than_a_twentieth_of_reading(capsys: pytest.Capture
     cpu, wall = {"here": 0.0, "child": 0.0}, {"here": 0.0, "child": 0.0}
     with Reader(Sampling(FRAMES), MODEL_SIZE, Limits()) as reader:
         ways = {
-            "here": lambda path: read_frames(path, Sampling(FRAMES), MODEL_SIZE, Limits()),
+            "here": lambda path: read_frames(path, Wanted(Sampling(FRAMES), MODEL_SIZE, Limits())),
             "child": lambda path: reader.read(str(path)),
         }
         for path in [paths[0], *paths * ROUNDS]:

@@ -13,14 +13,14 @@ import pytest
 from video_files import MODEL_SIZE, cut, not_videos, numbers, write_audio, write_bomb, write_encrypted, write_video
 
 from mlb_batch.errors import RowError
-from mlb_batch.video import Frames, Limits, Sampling, probe, read_frames
+from mlb_batch.video import Frames, Limits, Sampling, Wanted, probe, read_frames
 from mlb_batch.video.container import top_boxes
 
 SESSION = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
 
 
 def read(path: Path, count: int = 8, limits: Limits | None = None) -> Frames:
-    return read_frames(path, Sampling(count), MODEL_SIZE, limits or Limits())
+    return read_frames(path, Wanted(Sampling(count), MODEL_SIZE, limits or Limits()))
 
 
 def error_class(call: Callable[[], object]) -> str:
@@ -135,7 +135,7 @@ def test_bombs_are_refused_before_their_memory_is_asked_for(codec: str, name: st
         "import re, sys, time; from pathlib import Path\n"
         "from mlb_batch.errors import RowError; from mlb_batch.video import *\n"
         "start = time.perf_counter()\n"
-        "try: read_frames(Path(sys.argv[1]), Sampling(8), FrameSize((96, 96)), Limits())\n"
+        "try: read_frames(Path(sys.argv[1]), Wanted(Sampling(8), FrameSize((96, 96)), Limits()))\n"
         "except RowError as error: print(error.error_class)\n"
         "peak_kb = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
         "print(int(peak_kb) // 1024, time.perf_counter() - start)\n"
@@ -157,7 +157,7 @@ def test_limits_of_bytes_and_length(tmp_path: Path) -> None:
 def test_a_clip_behind_the_end_says_where_the_end_is(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4")
     with pytest.raises(RowError, match=r"starts at 70.* ends at 2\.000 s"):
-        read_frames(path, Sampling(8), MODEL_SIZE, Limits(), 70.0, 80.0)
+        read_frames(path, Wanted(Sampling(8), MODEL_SIZE, Limits(), 70.0, 80.0))
 
 
 def test_a_name_is_never_a_command(tmp_path: Path) -> None:

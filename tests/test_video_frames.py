@@ -25,7 +25,7 @@ from video_files import (
 from mlb_batch.errors import RowError
 from mlb_batch.source import clip_spans
 from mlb_batch.spec_parts import ClipsSpec
-from mlb_batch.video import Frames, FrameSize, Limits, Sampling, packets, probe, read_frames
+from mlb_batch.video import Frames, FrameSize, Limits, Sampling, Wanted, packets, probe, read_frames
 from mlb_batch.video.container import opened
 from mlb_batch.video.frames import Known
 from mlb_batch.video.packets import Decoder, Trouble
@@ -53,7 +53,7 @@ PARTIAL = ["dmlc+decord/corrupted.mp4", "mozilla+mp4parse-rust/mp4parse_capi__te
 
 
 def read(path: Path, count: int, start_s: float | None = None, end_s: float | None = None, **rest: Any) -> Frames:
-    return read_frames(path, Sampling(count, **rest), MODEL_SIZE, Limits(), start_s, end_s)
+    return read_frames(path, Wanted(Sampling(count, **rest), MODEL_SIZE, Limits(), start_s, end_s))
 
 
 def check_against_sequential(path: Path, times_s: np.ndarray, cases: list[tuple[Frames, np.ndarray]]) -> None:
@@ -100,7 +100,7 @@ def test_public_damaged_files_give_what_can_be_read_and_say_so(name: str) -> Non
 @pytest.mark.parametrize("sampling", [Sampling(7, strategy="keyframes"), Sampling(4)], ids=["keyframes", "uniform"])
 def test_pictures_that_ffmpeg_made_up_are_given_and_said(sampling: Sampling) -> None:
     """All frames are there, and most of the first ones grey: a decoder hides what it lacks."""
-    frames = read_frames(CORPUS / PARTIAL[1], sampling, MODEL_SIZE, Limits())
+    frames = read_frames(CORPUS / PARTIAL[1], Wanted(sampling, MODEL_SIZE, Limits()))
     assert frames.partial and len(frames.times_s) == frames.wanted == sampling.count
 
 
@@ -253,7 +253,7 @@ def shown(stored_44: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
 def test_turned_pictures_stand_upright(turn: str, tmp_path: Path) -> None:
     (a, b, c, d), meant = TURNS[turn]
     path = write_video(tmp_path / "v.mp4", frames=30, matrix=[a, b, 0, c, d, 0, 0, 0, 1 << 30])
-    frames = read_frames(path, Sampling(2), FrameSize(48), Limits())
+    frames = read_frames(path, Wanted(Sampling(2), FrameSize(48), Limits()))
     bits_44 = np.array([29 >> bit & 1 for bit in range(16)]).reshape(4, 4)
     expected = sum(int(bit) << place for place, bit in enumerate(shown(bits_44, *meant).ravel()))
     assert numbers(frames.pixels_FHWC)[1] == expected
@@ -265,9 +265,9 @@ def test_hours_at_one_frame_a_second_take_seconds(hours: int, tmp_path: Path) ->
     count = hours * 3600
     path = write_video(tmp_path / "v.mp4", frames=count, size=(16, 16), fps=1, codec="mpeg4", gop=60)
     with pytest.raises(RowError) as caught:
-        read_frames(path, Sampling(8), MODEL_SIZE, Limits(max_duration_s=3600))
+        read_frames(path, Wanted(Sampling(8), MODEL_SIZE, Limits(max_duration_s=3600)))
     assert caught.value.error_class == "too_long"
-    frames = read_frames(path, Sampling(8), MODEL_SIZE, Limits(video_s=5))
+    frames = read_frames(path, Wanted(Sampling(8), MODEL_SIZE, Limits(video_s=5)))
     expected = np.linspace(0, count - 1, 8, dtype=int)
     assert numbers(frames.pixels_FHWC) == (expected % (1 << 16)).tolist()
     np.testing.assert_allclose(frames.times_s, expected)
@@ -310,10 +310,10 @@ def test_what_lies_between_is_jumped_over_and_not_read(name: str, tmp_path: Path
     path = write_video(tmp_path / name, frames=1500, gop=25, codec_options=HEAVY)
     known = Known()
     with Counted(path) as file:
-        read_frames(file, Sampling(1), MODEL_SIZE, Limits(), known=known)
+        read_frames(file, Wanted(Sampling(1), MODEL_SIZE, Limits()), known=known)
         assert file.taken >= path.stat().st_size, "the first clip looks at every packet"
         file.taken = 0
-        frames = read_frames(file, Sampling(3), MODEL_SIZE, Limits(), known=known)
+        frames = read_frames(file, Wanted(Sampling(3), MODEL_SIZE, Limits()), known=known)
     assert numbers(frames.pixels_FHWC) == [0, 749, 1499] and file.taken < 0.3 * path.stat().st_size
 
 
@@ -363,7 +363,7 @@ def test_a_recording_behind_another_goes_on_where_that_ends(name: str, later_s: 
 def test_an_open_file_reads_like_a_path(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv")
     with path.open("rb") as file:
-        frames = read_frames(file, Sampling(8), MODEL_SIZE, Limits())
+        frames = read_frames(file, Wanted(Sampling(8), MODEL_SIZE, Limits()))
     np.testing.assert_array_equal(frames.pixels_FHWC, read(path, 8).pixels_FHWC)
     assert frames.bytes_read == path.stat().st_size
 

@@ -10,7 +10,7 @@ from video_files import MODEL_SIZE, numbers, write_video
 
 from mlb_batch.source.clips import clip_spans
 from mlb_batch.spec_parts import ClipsSpec
-from mlb_batch.video import Limits, Reader, Sampling, probe, read_frames
+from mlb_batch.video import Limits, Reader, Sampling, Wanted, probe, read_frames
 
 EVERY = Sampling(10_000)
 MPEG4 = {"codec": "mpeg4", "codec_options": {"bf": "2"}}
@@ -72,22 +72,22 @@ def test_a_clip_of_the_second_recording_is_found(tmp_path: Path) -> None:
     """Where the packets say 4 s, and only the frames that it is 8."""
     path = twice(tmp_path / "video")
     assert probe(path).duration_s == pytest.approx(4.0, abs=0.1)
-    frames = read_frames(path, EVERY, MODEL_SIZE, Limits(), 5.0, 6.0)
+    frames = read_frames(path, Wanted(EVERY, MODEL_SIZE, Limits(), 5.0, 6.0))
     assert numbers(frames.pixels_FHWC) == list(range(25, 50))
 
 
 def test_before_the_first_picture_stands_the_first(tmp_path: Path) -> None:
     """The sound begins two seconds earlier."""
     path = write_video(tmp_path / "late.mkv", frames=50, times_ms=range(2000, 4000, 40), audio_s=4.0)
-    assert read_frames(path, EVERY, MODEL_SIZE, Limits()).times_s[0] == pytest.approx(2.0, abs=0.05)
+    assert read_frames(path, Wanted(EVERY, MODEL_SIZE, Limits())).times_s[0] == pytest.approx(2.0, abs=0.05)
     for start_s in (0.0, 1.0):
-        assert numbers(read_frames(path, EVERY, MODEL_SIZE, Limits(), start_s, start_s + 1).pixels_FHWC) == [0]
-    assert numbers(read_frames(path, EVERY, MODEL_SIZE, Limits(), 2.0, 3.1).pixels_FHWC)[:2] == [0, 1]
+        assert numbers(read_frames(path, Wanted(EVERY, MODEL_SIZE, Limits(), start_s, start_s + 1)).pixels_FHWC) == [0]
+    assert numbers(read_frames(path, Wanted(EVERY, MODEL_SIZE, Limits(), 2.0, 3.1)).pixels_FHWC)[:2] == [0, 1]
 
 
 def test_one_frame_of_h264_in_mxf_is_that_frame(tmp_path: Path) -> None:
     """Its packets' times are in the order of showing, but not those of showing."""
     path = write_video(tmp_path / "v.mxf", frames=60, codec_options={"bf": "2"})
     for n in range(60):
-        frames = read_frames(path, EVERY, MODEL_SIZE, Limits(), n / 25 - 0.001, n / 25 + 0.02)
+        frames = read_frames(path, Wanted(EVERY, MODEL_SIZE, Limits(), n / 25 - 0.001, n / 25 + 0.02))
         assert numbers(frames.pixels_FHWC) == [n]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from video_files import CORPUS, HEAVY, MODEL_SIZE, corpus, flip, write_video
 
 from mlb_batch.errors import RowError
-from mlb_batch.video import Frames, Limits, Sampling, read_frames
+from mlb_batch.video import Frames, Limits, Sampling, Wanted, read_frames
 from mlb_batch.video.parts import MOST_BYTES, Parts, Range, merged
 from mlb_batch.video.remote import _missing
 
@@ -49,7 +49,7 @@ def both(source: Path, folder: Path, count: int, *span: float) -> tuple[Frames |
     with holes.parts() as parts:
         for path, more in ((source, {}), (parts.path, {"parts": parts})):
             try:
-                out.append(read_frames(path, Sampling(count), MODEL_SIZE, Limits(), *span, **more))  # type: ignore[arg-type]
+                out.append(read_frames(path, Wanted(Sampling(count), MODEL_SIZE, Limits(), *span), **more))  # type: ignore[arg-type]
             except RowError as error:
                 out.append(error.error_class)
     return out[0], out[1], holes.share

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlb_batch.video import FrameSize, Limits, Sampling, read_frames
+from mlb_batch.video import FrameSize, Limits, Sampling, Wanted, read_frames
 from mlb_batch.video.resize import ToRGB, resize
 
 SHAPES = [(180, 320), (320, 180), (97, 131), (384, 384), (20, 500), (1080, 1920), (1, 1)]
@@ -83,7 +83,7 @@ def test_colours_follow_the_streams_matrix_and_range(matrix: str, full: bool, tm
             frame.pts, frame.colorspace, frame.color_range = number, colourspace, 2 if full else 1
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
-    frames = read_frames(path, Sampling(len(COLOURS)), FrameSize((8, 8)), Limits())
+    frames = read_frames(path, Wanted(Sampling(len(COLOURS)), FrameSize((8, 8)), Limits()))
     got = frames.pixels_FHWC[:, 4, 4].astype(int)
     assert np.abs(got - np.array(COLOURS)).max() <= 3
 
@@ -113,5 +113,5 @@ def test_transparent_pixels_lose_only_their_alpha(tmp_path: Path) -> None:
         frame.pts = 0
         out.mux(video.encode(frame))
         out.mux(video.encode(None))
-    frames = read_frames(path, Sampling(1), FrameSize((8, 8)), Limits())
+    frames = read_frames(path, Wanted(Sampling(1), FrameSize((8, 8)), Limits()))
     assert frames.pixels_FHWC[0, 4, 4].tolist() == [200, 30, 40]

@@ -17,7 +17,7 @@ import pytest
 from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
 
 from mlb_batch.errors import RETRYABLE, JobError, RowError
-from mlb_batch.video import FrameSize, Limits, Prober, Reader, Sampling, probe, read_frames
+from mlb_batch.video import FrameSize, Limits, Prober, Reader, Sampling, Wanted, probe, read_frames
 from mlb_batch.video.refusals import Clock
 
 # A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
@@ -111,7 +111,7 @@ def test_the_clock_is_right_for_many_threads() -> None:
 
 def test_the_child_reads_what_the_process_itself_reads(reader: Reader, good: Path) -> None:
     for start_s, end_s in ((None, None), (0.5, 1.5)):
-        ours = read_frames(good, Sampling(8), MODEL_SIZE, Limits(), start_s, end_s)
+        ours = read_frames(good, Wanted(Sampling(8), MODEL_SIZE, Limits(), start_s, end_s))
         theirs = reader.read(str(good), start_s, end_s)
         np.testing.assert_array_equal(theirs.pixels_FHWC, ours.pixels_FHWC)
         assert (theirs.times_s, theirs.wanted, theirs.duration_s, theirs.partial, theirs.bytes_read) == (
@@ -244,7 +244,7 @@ def test_a_child_outlives_neither_its_supervisor_nor_its_deadline(good: Path) ->
 def test_frames_that_somebody_looks_at_are_not_written_over(size: FrameSize, tmp_path: Path) -> None:
     """Whichever of them are given up, in whatever order, while others follow."""
     paths = [write_video(tmp_path / f"{n}.mp4", frames=30 + n, size=(96, 128 + 16 * n)) for n in range(4)]
-    own = [read_frames(path, Sampling(8), size, Limits()).pixels_FHWC for path in paths]
+    own = [read_frames(path, Wanted(Sampling(8), size, Limits())).pixels_FHWC for path in paths]
     draw, looked_at = np.random.default_rng(0), deque()
     with Reader(Sampling(8), size, Limits(video_s=20)) as one:
         for number in draw.integers(0, len(paths), 40 if size is MODEL_SIZE else 8):

@@ -26,7 +26,7 @@ from mlb_batch.spec_parts import InputSpec
 from mlb_batch.spec_text import explain
 from mlb_batch.storage import local_path
 from mlb_batch.tiny.clips import write_sample_clips
-from mlb_batch.video import Reader, Sampling, probe, read_frames
+from mlb_batch.video import Reader, Sampling, Wanted, probe, read_frames
 
 COUNTS = (8, 32)
 LONG_S = 60.0
@@ -101,7 +101,7 @@ def _reads(loop: Loop, path: Path) -> bool:
 
 
 def _ours(path: Path, count: int) -> int:
-    return len(read_frames(path, Sampling(count), SIZE, LIMITS).times_s)
+    return len(read_frames(path, Wanted(Sampling(count), SIZE, LIMITS)).times_s)
 
 
 def _measured(

@@ -23,7 +23,7 @@ write.py       the other way: frames -> an .mp4, for sample clips
 """
 
 from mlb_batch.video.fetch import version_of
-from mlb_batch.video.frames import read_frames
+from mlb_batch.video.frames import Wanted, read_frames
 from mlb_batch.video.probe import probe
 from mlb_batch.video.sandbox import Prober, Reader
 from mlb_batch.video.values import Frames, FrameSize, Header, Limits, Sampling
@@ -36,6 +36,7 @@ __all__ = [
     "Prober",
     "Reader",
     "Sampling",
+    "Wanted",
     "probe",
     "read_frames",
     "version_of",

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mlb_batch.errors import RowError
-from mlb_batch.video.frames import Known, read_frames
+from mlb_batch.video.frames import Known, Wanted, read_frames
 from mlb_batch.video.length import lasting_s
 from mlb_batch.video.parts import Parts, Range
 from mlb_batch.video.probe import probe
@@ -98,17 +98,9 @@ def work(
             return {"header": asdict(probe(parts or path, limits))}, []
         if job["wanted"] == "length":
             return {"lasting_s": lasting_s(path, limits, parts, known)}, []
-        frames = read_frames(
-            path,
-            Sampling(**job["sampling"]),
-            frame_size(job["size"]),
-            limits,
-            job["start_s"],
-            job["end_s"],
-            shared.allocate,
-            parts,
-            known,
-        )
+        sampling, size = Sampling(**job["sampling"]), frame_size(job["size"])
+        clip = Wanted(sampling, size, limits, job["start_s"], job["end_s"], shared.allocate)
+        frames = read_frames(path, clip, parts, known)
     except RowError as error:
         return {"error_class": error.error_class, "message": error.message}, []
     except MemoryError:

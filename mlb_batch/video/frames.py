@@ -37,31 +37,32 @@ def _new_array(shape: tuple[int, ...]) -> Pixels:
     return np.empty(shape, np.uint8)
 
 
-def read_frames(
-    source: Source,
-    sampling: Sampling,
-    size: FrameSize,
-    limits: Limits,
-    start_s: float | None = None,
-    end_s: float | None = None,
-    allocate: Allocate = _new_array,
-    parts: Parts | None = None,
-    known: Known | None = None,
-) -> Frames:
-    """The sampled frames of the clip [start_s, end_s) of a video. Raises RowError.
+@dataclass(frozen=True)
+class Wanted:
+    """A clip [start_s, end_s) of a video: which frames of it, how large, and where the pixels go."""
 
-    Blocks up to `limits.video_s`, and for ever in a hanging codec: on files of others use `Reader`. `allocate` says
-    where the pixels go. With `parts`, `source` is their path and has holes: what is needed is brought. `known`: what
-    an earlier clip of the same file found out.
+    sampling: Sampling
+    size: FrameSize
+    limits: Limits
+    start_s: float | None = None
+    end_s: float | None = None
+    allocate: Allocate = _new_array
+
+
+def read_frames(source: Source, clip: Wanted, parts: Parts | None = None, known: Known | None = None) -> Frames:
+    """The sampled frames of a clip. Raises RowError.
+
+    Blocks up to `limits.video_s`, and for ever in a hanging codec: on files of others use `Reader`. With `parts`,
+    `source` is their path and has holes: what is needed is brought. `known`: what an earlier clip of the same file
+    found out.
     """
-    deadline = deadline_of(limits, parts)
-    clip, known = _Clip(sampling, size, limits, deadline, start_s, end_s, allocate), known or Known()
+    deadline, known = deadline_of(clip.limits, parts), known or Known()
     if parts is not None:
-        frames = _from_parts(clip, parts, known)
+        frames = _from_parts(clip, parts, deadline, known)
         if frames is not None:
             return frames
         parts.bring_all()
-    return _from_whole(clip, Video(source, limits, deadline), known)
+    return _from_whole(clip, Video(source, clip.limits, deadline), known)
 
 
 def deadline_of(limits: Limits, parts: Parts | None) -> Deadline:
@@ -92,23 +93,10 @@ def known_frames(video: Video, known: Known) -> tuple[Timeline, Trouble]:
     return known.frames
 
 
-@dataclass(frozen=True)
-class _Clip:
-    """What is wanted of a video."""
-
-    sampling: Sampling
-    size: FrameSize
-    limits: Limits
-    deadline: Deadline
-    start_s: float | None
-    end_s: float | None
-    allocate: Allocate
-
-
-def _from_parts(clip: _Clip, parts: Parts, known: Known) -> Frames | None:
+def _from_parts(clip: Wanted, parts: Parts, deadline: Deadline, known: Known) -> Frames | None:
     """None where the file is not as its index says, or has none: then only the whole of it tells."""
     if known.listed is None and not known.needs_whole:
-        known.listed = listed(parts, clip.limits, clip.deadline)
+        known.listed = listed(parts, clip.limits, deadline)
     known.needs_whole = True  # unless what follows goes well
     timeline = known.listed
     if timeline is None:
@@ -117,7 +105,7 @@ def _from_parts(clip: _Clip, parts: Parts, known: Known) -> Frames | None:
     parts.bring(needed(timeline, wanted, parts.size))
     film = _Film(clip.size, clip.allocate, len(wanted))
     try:
-        trouble = read_runs(Video(parts.path, clip.limits, clip.deadline, by_index=True), timeline, wanted, film.put)
+        trouble = read_runs(Video(parts.path, clip.limits, deadline, by_index=True), timeline, wanted, film.put)
     except NotAsListed:
         return None
     except RowError as error:
@@ -130,7 +118,7 @@ def _from_parts(clip: _Clip, parts: Parts, known: Known) -> Frames | None:
     return _frames(clip, parts.path, timeline, wanted, film)
 
 
-def _from_whole(clip: _Clip, video: Video, known: Known) -> Frames:
+def _from_whole(clip: Wanted, video: Video, known: Known) -> Frames:
     timeline = known_packets(video, known)
     if timeline.trusted:
         wanted = _wanted(timeline, clip)
@@ -147,7 +135,7 @@ def _from_whole(clip: _Clip, video: Video, known: Known) -> Frames:
     return _frames(clip, video.source, timeline, wanted, film)
 
 
-def _frames(clip: _Clip, source: Source, timeline: Timeline, wanted: Ints, film: _Film) -> Frames:
+def _frames(clip: Wanted, source: Source, timeline: Timeline, wanted: Ints, film: _Film) -> Frames:
     got = film.ranks
     return Frames(
         pixels_FHWC=film.pixels_FHWC(),
@@ -159,7 +147,7 @@ def _frames(clip: _Clip, source: Source, timeline: Timeline, wanted: Ints, film:
     )
 
 
-def _wanted(timeline: Timeline, clip: _Clip) -> Ints:
+def _wanted(timeline: Timeline, clip: Wanted) -> Ints:
     """Positions in `timeline.shown`. Raises RowError where the clip is not in the video, or the video too long."""
     most_s, times_s = clip.limits.max_duration_s, timeline.times_s
     if most_s is not None and timeline.duration_s > most_s:
