@@ -47,12 +47,13 @@ def not_seen_by_torch(spec: Spec, name: str, ran: RanClip) -> int:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("select", ["per_prompt", "per_video"])
 @pytest.mark.parametrize("name", METHODS)
-def test_counted_is_what_torch_counts(name: str, select: str, spec: Spec) -> None:
+@pytest.mark.parametrize("keep", [300_000, WHOLE])
+def test_counted_is_what_torch_counts(keep: int, name: str, select: str, spec: Spec) -> None:
     """Vision, prefill, scoring and generation together; in its dense form, because torch counts whole rectangles."""
     method = pruning(name.split()[0], METHODS[name], select)
     clips = [Case(pixels(spec, 4, 1), TEXTS), Case(pixels(spec, 6, 2), TEXTS[:1])]
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        ran = run(spec, settings(method, 300_000, new_tokens=4), clips, counting=Dense)
+        ran = run(spec, settings(method, keep, new_tokens=4), clips, counting=Dense)
     counted = sum(one.bill.total - not_seen_by_torch(spec, name, one) for one in ran)
     assert counted == counter.get_total_flops()
 

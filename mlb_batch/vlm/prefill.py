@@ -145,7 +145,8 @@ class _Pass:
     def _choose(self, tree: Tree, visual_ND: Tensor, keep: int, index: int,
                 attention: Attention) -> tuple[Tree, Tensor]:  # fmt: skip
         """A tree behind its cut, and the hidden states of the visual tokens that go on."""
-        if keep == len(tree.visual_N) and self.pruning.traits.exact:
+        whole = keep == len(tree.visual_N) and self.pruning.traits.exact
+        if whole and not self.inputs[tree.clip].schedule.compared:  # what is in the bill runs, whatever stays
             return tree, visual_ND
         view = self._view(tree, attention)
         pick = self.pruning.pick(view, keep)
