@@ -16,7 +16,7 @@ from mlb_batch.ledger import Attempt, Ledger, pending
 from mlb_batch.planning import Plan
 from mlb_batch.spec import JobSpec
 from mlb_batch.spec_parts import RetrySpec
-from mlb_batch.stop import STOPPED
+from mlb_batch.stop import INTERRUPTED, STOPPED
 from mlb_batch.storage import hurried
 from mlb_batch.work import Counts, Outcome, Row
 
@@ -267,7 +267,7 @@ def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
     if summary["stopped"] == "SIGTERM":
         return STOPPED
     if summary["stopped"] == "SIGINT":
-        return 130
+        return INTERRUPTED
     if summary["stopped"]:  # the deadline: what is left is unresolved
         return 3
     allowed = written(spec.limits.max_error_share or 0.0) * summary["expected"]

@@ -15,7 +15,7 @@ import typer
 
 from mlb_batch.errors import JobError, UserError
 from mlb_batch.spec import JobSpec
-from mlb_batch.stop import STOPPED, Stop
+from mlb_batch.stop import STOPPED, Stop, exit_code_of
 
 app = typer.Typer(
     help="Captions and answers for a bucket of videos, in Parquet, at the compute budget you set.",
@@ -233,14 +233,10 @@ def ended(command: Callable[[], object]) -> int:
     """The exit code of a command: what it raised on purpose becomes one line, never a traceback."""
     try:
         command()
-    except UserError as error:
-        say(f"error: {error}")
-        return 2
-    except JobError as error:
-        say(f"failed: {error}")
-        return 1
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 1
+    except (UserError, JobError, SystemExit) as error:
+        if not isinstance(error, SystemExit):
+            say(f"{'error' if isinstance(error, UserError) else 'failed'}: {error}")
+        return exit_code_of(error)
     return 0
 
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import SplitResult, urlsplit
 
-from mlb_batch.errors import MlbBatchError, UserError
+from mlb_batch.errors import MlbBatchError
 from mlb_batch.spec import JobSpec
+from mlb_batch.stop import exit_code_of
 from mlb_batch.web import inside
 
 P = ParamSpec("P")
@@ -52,10 +53,9 @@ def announced(run: Run[P]) -> Run[P]:
 
 def _broken(error: BaseException | None) -> dict[str, Any]:
     """What the command ends with, and why: of a mistake of the program's own, the kind too, as a traceback has it."""
-    if isinstance(error, MlbBatchError):
-        return {"exit_code": 2 if isinstance(error, UserError) else 1, "error": str(error)}
-    code = error.code if isinstance(error, SystemExit) else 130 if isinstance(error, KeyboardInterrupt) else 1
-    return {"exit_code": code, "error": "".join(traceback.format_exception_only(error)).strip()}
+    ours = isinstance(error, MlbBatchError)
+    said = str(error) if ours else "".join(traceback.format_exception_only(error)).strip()
+    return {"exit_code": exit_code_of(error), "error": said}
 
 
 def announce(spec: JobSpec, word: Mapping[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""Why a run stops before its input ends: SIGTERM (pre-emption, `ray job stop`), Ctrl-C, or its own deadline."""
+"""Why a run stops before its input ends: SIGTERM (pre-emption, `ray job stop`), Ctrl-C, or its own deadline; and what
+the command exits with then, or where an error ended it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,19 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from mlb_batch.errors import UserError
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STOPPED = 128 + signal.SIGTERM  # the exit code, whenever that signal comes
+STOPPED, INTERRUPTED = (128 + number for number in SIGNALS)  # the exit codes, whenever these signals come
+
+
+def exit_code_of(error: BaseException | None) -> int:
+    """Of a command that this ended: 2 where the user can mend it, 1 where running it again may help."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return 2 if isinstance(error, UserError) else 1
 
 
 class Stop:
