@@ -1,4 +1,4 @@
-"""Processes below another one, as Linux lists them; where there is no such list, none are seen."""
+"""Processes, and those below another one, as Linux lists them; where there is no such list, none are seen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ class Process:
     """A number is given again when its process has ended; the time of its start makes it one."""
 
     pid: int
-    started: bytes
+    started: bytes  # in the kernel's ticks; empty where there was no such process
+
+    @staticmethod
+    def of(pid: int) -> Process:
+        return Process(pid, _state(pid)[1])
 
     @property
     def is_there(self) -> bool:
@@ -35,7 +39,7 @@ class Process:
 def children(pid: int) -> list[Process]:
     lists = (_read(path) for path in _PROCESSES.glob(f"{pid}/task/*/children"))
     found = [int(child) for some in lists for child in some.split()]
-    return [Process(child, _state(child)[1]) for child in found]
+    return [Process.of(child) for child in found]
 
 
 def below(pid: int) -> list[Process]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mlb_batch.errors import JobError, MlbBatchError, OutputError
+from mlb_batch.processes import Process
 from mlb_batch.storage import Store, open_store
 
 NAME = "lease.json"
@@ -44,13 +45,13 @@ class Holder:
     @staticmethod
     def this_process(run_id: str) -> Holder:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        pid = os.getpid()
-        return Holder(uuid.uuid4().hex, run_id, socket.gethostname(), _machine(), pid, _started(pid) or "", now, 0)
+        here, machine = Process.of(os.getpid()), _machine()
+        return Holder(uuid.uuid4().hex, run_id, socket.gethostname(), machine, here.pid, here.started.decode(), now, 0)
 
     def surely_dead(self) -> bool:
         if self.machine == "" or self.machine != _machine():
             return False
-        return _started(self.pid) != self.pid_started
+        return not Process(self.pid, self.pid_started.encode()).is_there
 
     def __str__(self) -> str:
         return f"run {self.run_id} on {self.host} (process {self.pid}, since {self.since})"
@@ -189,13 +190,3 @@ def _machine() -> str:
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
-
-
-def _started(pid: int) -> str | None:
-    """When the process started, in the kernel's ticks; None where there is no such process. A pid alone comes again."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    state, *rest = stat.rpartition(")")[2].split()
-    return None if state in ("Z", "X") else rest[18]
