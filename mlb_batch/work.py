@@ -156,10 +156,6 @@ def in_storage(answer: object) -> InStorage:
 # Tables.
 
 
-def work_table(works: Iterable[Work]) -> pa.Table:
-    return pa.table({"item": _pickled(works)})
-
-
 def read_table(read: Read) -> pa.Table:
     """One row; the pixels of its frames are shared, not copied."""
     frames = read.frames

@@ -22,7 +22,7 @@ from mlb_batch.source import Inspection, Video, videos
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import attempt
 from mlb_batch.video import version_of
-from mlb_batch.work import Counts, History, Work, in_storage, work_table
+from mlb_batch.work import Counts, History, Work, in_storage, item_table
 
 STAT_THREADS = 16  # looking up a video's version is one small request, and a bucket answers many at once
 AHEAD = 16 * STAT_THREADS
@@ -55,7 +55,7 @@ class VideoSource(Datasource):
 
 def _blocks(spec: JobSpec, found: Any, history: Any, part: Part) -> Iterator[pa.Table]:
     works = unfinished(spec, ray.get(found), ray.get(history), part)
-    return map(work_table, together(_paced(works, part.pace)))
+    return map(item_table, together(_paced(works, part.pace)))
 
 
 def _paced(works: Iterable[Work], pace: Pace | None) -> Iterator[Work]:
