@@ -24,7 +24,7 @@ COMMIT_S = 30.0  # a slow model's rows are committed after this time, however fe
 BUSY_SHARE = 0.8  # captioners that work for less of their time are starved by reading
 WRITING_SHARE = 0.5  # a driver that commits for more of its time keeps everything else waiting,
 LEAST_S = 10.0  # where there was time enough to tell
-STEPS = ("reading", "model", "writing")
+STEPS = {"reading": "read_s", "model": "model_s", "writing": "write_s"}  # and where their seconds are
 
 _FLOPS = ("flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "flops_prefill", "flops_scoring",
           "flops_generate", "macs_paper_executed")  # fmt: skip

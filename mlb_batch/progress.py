@@ -25,7 +25,6 @@ TICK_S = 1.0  # rows may come by the hundred a second
 LINE_EVERY_S = 10.0
 FILE_EVERY_S = 15.0
 SILENT_S = 90.0  # without a new progress file: no run is behind it any more
-STEP_KEYS = ("read_s", "model_s", "write_s")  # of STEPS
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -173,7 +172,7 @@ def describe(progress: dict[str, Any]) -> str:
 def _details(progress: dict[str, Any]) -> list[str]:
     """Lines for what the line above has no room for; those that have something to say."""
     failed = ", ".join(f"{name} {count:,}" for name, count in sorted(progress["errors_by_class"].items()))
-    steps = ", ".join(f"{step} {clock(progress[key])}" for step, key in zip(STEPS, STEP_KEYS, strict=True))
+    steps = ", ".join(f"{step} {clock(progress[seconds])}" for step, seconds in STEPS.items())
     flops = f"{progress['flops_executed']:.3g} FLOPs of {progress['flops_vanilla']:.3g} unpruned"
     lost = f", {lost:.3g} more without a result" if (lost := progress.get("flops_without_result")) else ""
     held = f", {progress['gpu_hours']:.3g} GPU-hours held" if progress["gpu_hours"] else ""

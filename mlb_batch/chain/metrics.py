@@ -95,7 +95,7 @@ def values(books: Books) -> dict[str, dict[str, float]]:
         "annotations": outcomes,
         "errors": dict(books.errors_by_class),
         "flops": {kind: books.cost[f"flops_{kind}"] for kind in ("executed", "planned", "vanilla")},
-        "step_s": dict(zip(STEPS, (books.read_s, books.model_s, books.write_s), strict=True)),
+        "step_s": {step: getattr(books, seconds) for step, seconds in STEPS.items()},
         "starved_by": {step: float(step == books.starved_by) for step in STEPS},
         **{name: {"": float(value)} for name, value in single.items() if value is not None},
     }
