@@ -88,8 +88,7 @@ class ReadFrames:
         video = work.video
         spans = attempt(lambda: self._spans(video), "corrupt")
         if isinstance(spans, RowError):
-            video = replace(video, problem=(spans.error_class, spans.message))
-            return [replace(work, video=video, in_storage=in_storage(spans))]
+            return [replace(work, video=replace(video, problem=spans), in_storage=in_storage(spans))]
         if not spans:
             return [work]  # nothing of it lies in the video, which is the error that reading it gives
         cut = [self._history.work(video, work.version, span) for span in spans]
@@ -102,7 +101,7 @@ class ReadFrames:
         if not work.asks:
             return Read(work)
         if work.video.problem is not None:
-            return Read(work, problem=RowError(*work.video.problem), in_storage=work.in_storage)
+            return Read(work, problem=work.video.problem, in_storage=work.in_storage)
         if self._last is not None and self._last.work.clip == work.clip:
             return replace(self._last, work=work, read_s=0.0, bytes_fetched=0)
         key = f"read {work.key}"

@@ -241,7 +241,7 @@ def test_a_bad_prompt_is_one_row_and_its_neighbours_are_asked(tmp_path: Path, ce
     manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a.mp4", "q": cell}, {"uri": "b.mp4", "q": "Why?"}])
     good, bad, other = videos(job(manifest, [CAPTION, {"id": "q", "kind": "qa", "column": "q"}]))
     assert [prompt.id for prompt in good.prompts] == ["caption"] and good.problem is None
-    assert bad.problem is not None and bad.problem[0] == "bad_prompt" and said in bad.problem[1]
+    assert bad.problem is not None and bad.problem.error_class == "bad_prompt" and said in bad.problem.message
     assert len(bad.prompts) == 1 and bad.video_id == good.video_id
     assert len(bad.prompts[0].id) <= 200, "also where its length is the mistake"
     bad.prompts[0].text.encode(), bad.prompts[0].id.encode()
@@ -252,7 +252,7 @@ def test_a_bad_prompt_is_one_row_and_its_neighbours_are_asked(tmp_path: Path, ce
 def test_a_null_in_a_template_is_a_bad_prompt_and_values_are_no_templates(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a", "title": None}, {"uri": "b", "title": "{uri} {{x}}"}])
     null, told = videos(job(manifest, [{**CAPTION, "text": "T {title}"}], columns=["title"]))
-    assert null.problem == ("bad_prompt", "{title} is null in this row")
+    assert str(null.problem) == "bad_prompt: {title} is null in this row"
     assert told.prompts[0].text == "T {uri} {{x}}"
 
 
@@ -472,7 +472,7 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path: P
 def test_a_row_without_a_uri_ends_as_an_error(tmp_path: Path) -> None:
     rows = [{"uri": None, "id": "a"}, {"uri": "b.mp4", "id": "b"}]
     first, second = videos(job(write_manifest(tmp_path, "jsonl", rows), id_column="id"))
-    assert first.problem == ("not_found", "the manifest row has no uri") and second.problem is None
+    assert str(first.problem) == "not_found: the manifest row has no uri" and second.problem is None
 
 
 # --- flat memory
@@ -648,7 +648,7 @@ def test_links_that_lead_out_of_a_folder_are_forbidden(clips: Path) -> None:
     (clips / "inner.mp4").symlink_to(clips / "b.mp4")
     problems = {video.uri.removeprefix(f"{clips}/"): video.problem for video in videos(glob_job(f"{clips}/*.mp4"))}
     assert problems["inner.mp4"] is None and problems["b.mp4"] is None
-    assert problems["link.mp4"] is not None and problems["link.mp4"][0] == "forbidden"
+    assert problems["link.mp4"] is not None and problems["link.mp4"].error_class == "forbidden"
 
 
 def test_a_bucket_as_glob_prefix_and_manifest(s3: S3Server) -> None:
@@ -674,7 +674,7 @@ def test_a_bucket_as_glob_prefix_and_manifest(s3: S3Server) -> None:
         fs.pipe_file(f"{bucket}/in/m.{kind}", data)
         inside, outside = videos(job(f"s3://{bucket}/in/m.{kind}"))
         assert inside.uri == f"s3://{bucket}/in/b.mp4" and inside.problem is None
-        assert outside.problem is not None and outside.problem[0] == "forbidden"
+        assert outside.problem is not None and outside.problem.error_class == "forbidden"
     assert "no such file" in mistakes(job(f"s3://{bucket}/in/none.csv"))[0]
     assert "no video is there" in mistakes(glob_job(f"s3://{bucket}/none/"))[0]
 

@@ -100,7 +100,7 @@ def _work(spec: JobSpec, history: History, video: Video) -> Work:
     if video.problem is None and spec.input.changed == "version":
         found = attempt(lambda: version_of(video.uri), "storage")
         if isinstance(found, RowError):
-            video = replace(video, problem=(found.error_class, found.message))
+            video = replace(video, problem=found)
             return replace(history.work(video, "", (video.start_s, video.end_s)), in_storage=in_storage(found))
         version = found
     return history.work(video, version, (video.start_s, video.end_s))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
+from mlb_batch.errors import RowError
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -30,8 +32,7 @@ InputRow = tuple[str, float | None, float | None]  # by the id of its video, and
 class Video:
     """One video, or the part of it from `start_s` to `end_s`, with all its prompts.
 
-    `problem` is (error_class, message) where the row can't be annotated: it travels on and ends in errors/, and
-    nothing of it is opened.
+    `problem`, where the row can't be annotated: it travels on and ends in errors/, and nothing of it is opened.
     """
 
     video_id: str
@@ -40,7 +41,7 @@ class Video:
     end_s: float | None
     prompts: tuple[Prompt, ...]
     columns: dict[str, object]
-    problem: tuple[str, str] | None = None
+    problem: RowError | None = None
 
     @property
     def row(self) -> InputRow:

@@ -65,7 +65,8 @@ def videos(
         if good:
             yield Video(video_id, uri, start_s, end_s, good, columns, problem)
         for one in bad:
-            yield Video(video_id, uri, start_s, end_s, (one.prompt,), columns, problem or ("bad_prompt", one.message))
+            bad_prompt = RowError("bad_prompt", one.message)
+            yield Video(video_id, uri, start_s, end_s, (one.prompt,), columns, problem or bad_prompt)
 
 
 def _rows(spec: JobSpec, inspection: Inspection) -> Iterator[Row]:
@@ -258,14 +259,14 @@ def _passthrough(spec: JobSpec, types: pa.Schema) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _resolved(policy: UriPolicy, uri: object) -> tuple[str, tuple[str, str] | None]:
+def _resolved(policy: UriPolicy, uri: object) -> tuple[str, RowError | None]:
     """The uri to open, or what was written and why it can't be opened."""
     if uri is None or uri == "":
-        return "", ("not_found", "the manifest row has no uri")
+        return "", RowError("not_found", "the manifest row has no uri")
     try:
         return policy.resolve(str(uri)), None
     except RowError as error:
-        return str(uri).encode("utf-8", "backslashreplace").decode(), (error.error_class, error.message)
+        return str(uri).encode("utf-8", "backslashreplace").decode(), error
 
 
 def _column_value(value: object, kind: pa.DataType) -> object:
