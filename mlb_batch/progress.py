@@ -17,8 +17,8 @@ from rich.progress import Progress as Bar
 from mlb_batch.books import STEPS, Books
 from mlb_batch.errors import MlbBatchError, OutputError
 from mlb_batch.ledger import RunFolder
-from mlb_batch.ledger.runs import run_ids
-from mlb_batch.storage import hurried
+from mlb_batch.ledger.runs import newest_first
+from mlb_batch.storage import hurried, open_store
 from mlb_batch.storage_errors import first_line
 
 TICK_S = 1.0  # rows may come by the hundred a second
@@ -151,10 +151,8 @@ def clock(seconds: float) -> str:
 
 def latest(output_uri: str) -> dict[str, Any]:
     """The newest run's progress file."""
-    for run_id in reversed(run_ids(output_uri)):
-        progress = RunFolder(output_uri, run_id).read_json("progress")
-        if progress is not None:
-            return {"run_id": run_id, **progress}
+    for run_id, progress in newest_first(open_store(output_uri), "progress"):
+        return {"run_id": run_id, **progress}
     raise OutputError(f"{output_uri}: no run is recorded here; is it the output.uri of a job that was started?")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.parts import list_fingerprints, rows_of, undisturbed
-from mlb_batch.ledger.runs import RunFolder, in_place, read_current, run_ids
+from mlb_batch.ledger.runs import in_place, newest_first, read_current
 from mlb_batch.storage import Store, join, open_store
 from mlb_batch.unresolved import unresolved
 
@@ -44,9 +44,9 @@ def _report(output_uri: str, fingerprint: str | None) -> dict[str, Any]:
     known = sorted({one for kind in ("annotations", "errors") for one in list_fingerprints(store, kind)})
     if fingerprint is not None and fingerprint not in known:
         raise OutputError(f"{output_uri}: no rows of fingerprint {fingerprint}; there are {', '.join(known) or 'none'}")
-    run_id, planned = _newest_run(output_uri, fingerprint)
+    run_id, planned = _newest_run(store, fingerprint)
     fingerprint = fingerprint or planned or _without_runs(output_uri, known, current)
-    ended, summary = _newest_summary(output_uri, fingerprint)
+    ended, summary = _newest_summary(store, fingerprint)
     done, annotations = _count_annotations(store, fingerprint)
     errors = _count_errors(store, fingerprint, done)
     return {
@@ -63,23 +63,16 @@ def _report(output_uri: str, fingerprint: str | None) -> dict[str, Any]:
     }
 
 
-def _newest_run(output_uri: str, fingerprint: str | None) -> tuple[str, str]:
+def _newest_run(store: Store, fingerprint: str | None) -> tuple[str, str]:
     """Of this fingerprint, or of any: its id and its fingerprint, whatever became of it; "" where none is recorded."""
-    for run_id in reversed(run_ids(output_uri)):
-        folder = RunFolder(output_uri, run_id)
-        planned = (folder.read_json("plan") or folder.read_json("summary") or {}).get("fingerprint")
-        if planned and fingerprint in (None, planned):
-            return run_id, str(planned)
-    return "", ""
+    every = ((run_id, told.get("fingerprint")) for run_id, told in newest_first(store, "plan", "summary"))
+    return next(((run_id, str(one)) for run_id, one in every if one and fingerprint in (None, one)), ("", ""))
 
 
-def _newest_summary(output_uri: str, fingerprint: str) -> tuple[str, dict[str, Any] | None]:
+def _newest_summary(store: Store, fingerprint: str) -> tuple[str, dict[str, Any] | None]:
     """And the run that left it."""
-    for run_id in reversed(run_ids(output_uri)):
-        summary = RunFolder(output_uri, run_id).read_json("summary")
-        if summary is not None and summary.get("fingerprint") == fingerprint:
-            return run_id, summary
-    return "", None
+    every = newest_first(store, "summary")
+    return next((one for one in every if one[1].get("fingerprint") == fingerprint), ("", None))
 
 
 def _without_runs(output_uri: str, known: Sequence[str], current: Mapping[str, Any]) -> str:

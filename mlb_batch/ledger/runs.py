@@ -7,7 +7,7 @@ while a compaction is at work (see compact.py). It is one small file, so it chan
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
@@ -18,7 +18,7 @@ from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, sealed_json, seal
 from mlb_batch.spec_parts import OutputSpec
 from mlb_batch.storage import Store, open_store
 
-Document = Literal["plan", "progress", "summary", "environment"]
+Document = Literal["plan", "progress", "summary", "environment", "ledger"]
 Files = Mapping[str, Sequence[str]]  # kind -> names or globs, relative to the output
 CURRENT = "current.json"
 SPEC, RECORD = "spec.yaml", "ledger.json"
@@ -56,7 +56,7 @@ class RunFolder:
         except BrokenSeal as error:
             raise _damaged(self._store, name, error, DELETE) from None
 
-    def read_json(self, name: Document | Literal["ledger"]) -> dict[str, Any] | None:
+    def read_json(self, name: Document) -> dict[str, Any] | None:
         """None where the run hasn't written it; OutputError where it is damaged."""
         return _read_json(self._store, f"{self._folder}/{name}.json", DELETE)
 
@@ -64,6 +64,17 @@ class RunFolder:
 def run_ids(output_uri: str) -> list[str]:
     """Sorted; ids begin with their time, so the newest comes last."""
     return open_store(output_uri).list("runs")
+
+
+def newest_first(store: Store, name: Document, *others: Document) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The id and the document of every run that wrote it, or else the first of the others that it wrote; OutputError
+    at one that is damaged.
+    """
+    for run_id in reversed(store.list("runs")):
+        every = (_read_json(store, f"runs/{run_id}/{one}.json", DELETE) for one in (name, *others))
+        found = next((one for one in every if one is not None), None)
+        if found is not None:
+            yield run_id, found
 
 
 def last_target_mb(output_uri: str) -> int:
@@ -89,12 +100,8 @@ def write_record(store: Store, run_id: str, ledgers: Mapping[str, Mapping[str, A
 
 def newest_record(store: Store, fingerprint: str) -> dict[str, Any] | None:
     """What is committed of a fingerprint, as the newest run or compaction of it recorded it; by kind."""
-    for run_id in reversed(store.list("runs")):
-        record = _read_json(store, f"runs/{run_id}/{RECORD}", DELETE)
-        if record is not None and fingerprint in record["ledgers"]:
-            found: dict[str, Any] = record["ledgers"][fingerprint]
-            return found
-    return None
+    every = (record["ledgers"] for _, record in newest_first(store, "ledger"))
+    return next((ledgers[fingerprint] for ledgers in every if fingerprint in ledgers), None)
 
 
 def total(rows: int, files: Sequence[Seqs]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from mlb_batch.ledger.runs import RunFolder, run_ids
@@ -48,14 +49,8 @@ class Step:
 
 def newest_runs(output_uri: str, fingerprint: str) -> list[Run]:
     """Of this fingerprint, the newest first."""
-    found: list[Run] = []
-    for run_id in reversed(run_ids(output_uri)):
-        run = _read(output_uri, run_id)
-        if run.fingerprint == fingerprint:
-            found.append(run)
-        if len(found) == MOST_RUNS:
-            break
-    return found
+    every = (_read(output_uri, run_id) for run_id in reversed(run_ids(output_uri)))
+    return list(islice((run for run in every if run.fingerprint == fingerprint), MOST_RUNS))
 
 
 def _read(output_uri: str, run_id: str) -> Run:
