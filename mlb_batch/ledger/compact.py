@@ -41,6 +41,7 @@ import pyarrow as pa
 from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger.lease import Lease
 from mlb_batch.ledger.parts import (
+    ELSEWHERE,
     KINDS,
     Part,
     Seqs,
@@ -49,14 +50,14 @@ from mlb_batch.ledger.parts import (
     list_fingerprints,
     list_seqs,
     parse_name,
-    parse_part,
     part_bytes,
     part_name,
     row_keys,
+    sound_part,
     standing,
 )
 from mlb_batch.ledger.runs import in_place, newest_record, point, read_current, total, write_record
-from mlb_batch.ledger.seal import BrokenSeal, check_seal
+from mlb_batch.ledger.seal import BrokenSeal
 from mlb_batch.storage import Store, open_store
 
 STAGE = "compacting"
@@ -203,14 +204,11 @@ def _stage(store: Store, merge: Merge, run_id: str) -> None:
 def _read_sound(store: Store, merge: Merge, seqs: Seqs) -> Part:
     name = part_name(merge.kind, merge.fingerprint, seqs)
     try:
-        data = store.read(name)
-        check_seal(data)
-        part = parse_part(data, seqs, None)
-    except (BrokenSeal, pa.ArrowException, OSError, ValueError) as error:
-        raise _damaged(store, name, str(error).splitlines()[0]) from None
-    told = (part.metadata.get("mlb_batch.fingerprint"), part.metadata.get("mlb_batch.seq"))
-    if told != (merge.fingerprint, str(seqs)):
-        raise _damaged(store, name, "it belongs to another place or fingerprint")
+        part = sound_part(store.read(name), seqs)
+    except (BrokenSeal, OSError) as error:
+        raise _damaged(store, name, str(error)) from None
+    if not part.is_of(merge.fingerprint):
+        raise _damaged(store, name, ELSEWHERE)
     return part
 
 

@@ -216,7 +216,7 @@ class _Log:
             self._withdraw_if_void(seqs)
         there = read_part(self._store, self.kind, ledger.fingerprint, seqs, self._columns)
         self._take_in(there)
-        return created or there.metadata.get("mlb_batch.token") == token  # the second: the answer got lost
+        return created or there.metadata.get("token") == token  # the second: the answer got lost
 
     def _withdraw_if_void(self, seqs: Seqs) -> None:
         """A run that slept may wake after others have written more and merged it: then this number was free again."""
@@ -277,7 +277,7 @@ def _refuse_other_versions(store: Store) -> None:
     for kind in KINDS:
         for fingerprint in list_fingerprints(store, kind)[:1]:
             for seqs in list_seqs(store, kind, fingerprint)[:1]:
-                version = read_part(store, kind, fingerprint, seqs, []).metadata.get("mlb_batch.schema_version")
+                version = read_part(store, kind, fingerprint, seqs, []).metadata.get("schema_version")
                 if version != str(SCHEMA_VERSION):
                     raise OutputError(
                         f"{store.uri}: {kind} were written with schema version {version}, this is {SCHEMA_VERSION}; "

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 
 from mlb_batch.columns import SCHEMA_VERSION
 from mlb_batch.errors import OutputError
-from mlb_batch.ledger.seal import sealed
+from mlb_batch.ledger.seal import OURS, BrokenSeal, check_seal, sealed
 from mlb_batch.storage import Store
 
 KINDS = ("annotations", "errors", "selections")
+ELSEWHERE = "it belongs to another place or fingerprint"
 _NAME = re.compile(r"part-(\d{6,})(?:-(\d{6,}))?\.parquet")
 _READERS = 16
 _TRIES, _EXCHANGE_S = 5, 2.0
@@ -62,8 +63,13 @@ class Part:
 
     seqs: Seqs
     schema: pa.Schema
-    metadata: dict[str, str]
+    metadata: dict[str, str]  # what it says of itself, see `part_bytes`
     rows: pa.Table  # only the columns asked for
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Whether it and its rows say that they are where they belong. It was read with all its columns."""
+        ours = (self.metadata.get("fingerprint"), self.metadata.get("seq")) == (fingerprint, str(self.seqs))
+        return ours and set(self.rows["fingerprint"].unique().to_pylist()) <= {fingerprint}
 
 
 def folder_name(kind: str, fingerprint: str) -> str:
@@ -116,32 +122,41 @@ def row_keys(rows: pa.Table, kind: str) -> list[bytes]:
 def part_bytes(tables: Iterable[pa.Table], schema: pa.Schema, seqs: Seqs, fingerprint: str, run_id: str,
                token: str) -> bytes:  # fmt: skip
     metadata = {
-        "mlb_batch.schema_version": str(SCHEMA_VERSION),
-        "mlb_batch.fingerprint": fingerprint,
-        "mlb_batch.run_id": run_id,
-        "mlb_batch.seq": str(seqs),
-        "mlb_batch.token": token,
+        "schema_version": str(SCHEMA_VERSION),
+        "fingerprint": fingerprint,
+        "run_id": run_id,
+        "seq": str(seqs),
+        "token": token,
     }
-    return sealed(tables, schema, metadata)
+    return sealed(tables, schema, {f"{OURS}{key}": value for key, value in metadata.items()})
 
 
-def parse_part(data: bytes, seqs: Seqs, columns: Sequence[str] | None) -> Part:
-    """ArrowException or OSError where the bytes are no sound Parquet file."""
-    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-    pairs = file.metadata.metadata or {}
-    metadata = {key.decode(): value.decode() for key, value in pairs.items() if key.startswith(b"mlb_batch.")}
-    return Part(seqs, file.schema_arrow, metadata, file.read(columns=None if columns is None else list(columns)))
+def sound_part(data: bytes, seqs: Seqs) -> Part:
+    """With all its columns; BrokenSeal where not every byte is as it was written."""
+    check_seal(data)
+    return _parsed(data, seqs, None)
+
+
+def _parsed(data: bytes, seqs: Seqs, columns: Sequence[str] | None) -> Part:
+    """BrokenSeal where the bytes are no sound Parquet file."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        ours = [pair for pair in (file.metadata.metadata or {}).items() if pair[0].startswith(OURS.encode())]
+        metadata = {key.decode().removeprefix(OURS): value.decode() for key, value in ours}
+        rows = file.read(columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BrokenSeal(str(error).splitlines()[0]) from None
+    return Part(seqs, file.schema_arrow, metadata, rows)
 
 
 def read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs, columns: Sequence[str]) -> Part:
     name = part_name(kind, fingerprint, seqs)
     data = store.read(name)
     try:
-        part = parse_part(data, seqs, columns)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        said = str(error).splitlines()[0]
+        part = _parsed(data, seqs, columns)
+    except BrokenSeal as error:
         remedy = f"run `mlb-batch verify {store.uri}`; once the file is deleted, the same run computes its rows again"
-        raise OutputError(f"{store.uri}/{name} is damaged ({said}): {remedy}") from None
+        raise OutputError(f"{store.uri}/{name} is damaged ({error}): {remedy}") from None
     if not set(columns) <= set(part.schema.names):
         raise OutputError(f"{store.uri}/{name} was not written by this project: move it elsewhere")
     return part

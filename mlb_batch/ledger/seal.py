@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+OURS = "mlb_batch."  # what our keys begin with among those of a Parquet file
 SHA256 = "sha256"
-_KEY = f"mlb_batch.{SHA256}"
+_KEY = f"{OURS}{SHA256}"
 _BLANK = b"0" * 64
 # How the footer (Thrift, compact) writes a key followed by a value of 64 bytes: a string field, then its length.
 _IN_PARQUET = _KEY.encode() + b"\x18\x40"

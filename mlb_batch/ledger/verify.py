@@ -13,23 +13,22 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-import pyarrow as pa
-
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.compact import SHUT, STAGE
 from mlb_batch.ledger.parts import (
+    ELSEWHERE,
     KINDS,
     Seqs,
     folder_name,
     list_fingerprints,
     parse_name,
-    parse_part,
     part_name,
     row_keys,
+    sound_part,
     standing,
 )
 from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC
-from mlb_batch.ledger.seal import BrokenSeal, check_seal, check_text_seal, unsealed_json
+from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, join, open_store
 
 _READERS = 4
@@ -158,15 +157,13 @@ def _check_part(data: bytes | None, kind: str, fingerprint: str, seqs: Seqs, see
         return
     seen.files += 1
     try:
-        check_seal(data)
-        part = parse_part(data, seqs, None)
-    except (BrokenSeal, pa.ArrowException, OSError, ValueError) as error:
-        yield Finding(path, str(error).splitlines()[0], _DELETE_AND_RUN)
+        part = sound_part(data, seqs)
+    except BrokenSeal as error:
+        yield Finding(path, str(error), _DELETE_AND_RUN)
         return
     seen.rows += part.rows.num_rows
-    told = (part.metadata.get("mlb_batch.fingerprint"), part.metadata.get("mlb_batch.seq"))
-    if told != (fingerprint, str(seqs)) or set(part.rows["fingerprint"].unique().to_pylist()) - {fingerprint}:
-        yield Finding(path, "it belongs to another place or fingerprint", _DELETE_AND_RUN)
+    if not part.is_of(fingerprint):
+        yield Finding(path, ELSEWHERE, _DELETE_AND_RUN)
     twice = []
     for key in row_keys(part.rows, kind):
         if key in seen.keys:
@@ -215,11 +212,11 @@ def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding
             yield Finding(path, _FOREIGN, _AWAY)
             continue
         records.met = True
-        problems = list(_check_text(store, path, DELETE))
-        if problems:
-            yield from problems
-        elif name != SPEC:
-            sound[name] = json.loads(store.read(path))
+        found = _text(store, path, DELETE)
+        if isinstance(found, Finding):
+            yield found
+        elif found and name != SPEC:
+            sound[name] = json.loads(found)
     if RECORD in sound:
         records.add(sound[RECORD])
     summary = sound.get("summary.json", {})
@@ -247,12 +244,21 @@ def _check_plan(store: Store, name: str) -> Iterator[Finding]:
 
 
 def _check_text(store: Store, name: str, remedy: str) -> Iterator[Finding]:
+    found = _text(store, name, remedy)
+    if isinstance(found, Finding):
+        yield found
+
+
+def _text(store: Store, name: str, remedy: str) -> bytes | Finding:
+    """A .json or .yaml file, or what is wrong with it; empty where a run has replaced it meanwhile."""
     try:
-        check_text_seal(store.read(name), name)
+        data = store.read(name)
+        check_text_seal(data, name)
+        return data
     except FileNotFoundError:
-        return  # a run has replaced it meanwhile
+        return b""
     except BrokenSeal as error:
-        yield Finding(name, str(error), remedy)
+        return Finding(name, str(error), remedy)
 
 
 def _check_current(store: Store, fingerprints: set[str], wanted: bool) -> Iterator[Finding]:
