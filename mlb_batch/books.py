@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from mlb_batch.columns import BILL
 from mlb_batch.cost.budget import written
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import Attempt, Ledger, pending
@@ -25,9 +26,6 @@ BUSY_SHARE = 0.8  # captioners that work for less of their time are starved by r
 WRITING_SHARE = 0.5  # a driver that commits for more of its time keeps everything else waiting,
 LEAST_S = 10.0  # where there was time enough to tell
 STEPS = {"reading": "read_s", "model": "model_s", "writing": "write_s"}  # and where their seconds are
-
-_FLOPS = ("flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "flops_prefill", "flops_scoring",
-          "flops_generate", "macs_paper_executed")  # fmt: skip
 
 
 @dataclass
@@ -68,7 +66,7 @@ class Books:
         self.counts += outcome.counts
         self.annotated += len(outcome.annotations)
         for row in outcome.annotations:
-            self.cost.update({name: row[name] for name in _FLOPS})
+            self.cost.update({name: row[name] for name in BILL})
         for row in outcome.errors:
             self.errors_by_class[row["error_class"]] += 1
             self.to_retry += pending(Attempt(row["attempt"], row["retryable"]), self._by_itself)

@@ -16,6 +16,12 @@ _TEXT, _COUNT, _SMALL, _REAL = pa.string(), pa.int64(), pa.int32(), pa.float64()
 _COUNTS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 _REALS, _MOMENT = pa.list_(pa.field("item", pa.float64(), nullable=False)), pa.timestamp("us", tz="UTC")
 
+# What an answer cost, as the engine counts it and as the papers do.
+BILL = (
+    "flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "flops_prefill", "flops_scoring",
+    "flops_generate", "macs_paper_planned", "macs_paper_executed", "macs_paper_vanilla",
+)  # fmt: skip
+
 ANNOTATION_COLUMNS: dict[str, pa.DataType] = {
     "annotation_id": _TEXT,
     "video_id": _TEXT,
@@ -45,16 +51,7 @@ ANNOTATION_COLUMNS: dict[str, pa.DataType] = {
     "method": _TEXT,
     "select": _TEXT,
     "keep_ratio": _REAL,
-    "flops_planned": _COUNT,
-    "flops_executed": _COUNT,
-    "flops_vanilla": _COUNT,
-    "flops_vision": _COUNT,
-    "flops_prefill": _COUNT,
-    "flops_scoring": _COUNT,
-    "flops_generate": _COUNT,
-    "macs_paper_planned": _COUNT,
-    "macs_paper_executed": _COUNT,
-    "macs_paper_vanilla": _COUNT,
+    **dict.fromkeys(BILL, _COUNT),
     "read_s": _REAL,
     "model_s": _REAL,
     "model": _TEXT,

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlb_batch.columns import BILL
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.parts import list_fingerprints, rows_of, undisturbed
@@ -18,18 +19,6 @@ from mlb_batch.storage import Store, join, open_store
 from mlb_batch.unresolved import unresolved
 
 MOST_EXAMPLES = 10
-BILL = (
-    "flops_planned",
-    "flops_executed",
-    "flops_vanilla",
-    "flops_vision",
-    "flops_prefill",
-    "flops_scoring",
-    "flops_generate",
-    "macs_paper_planned",
-    "macs_paper_executed",
-    "macs_paper_vanilla",
-)
 SUMS = (*BILL, "num_prompt_tokens", "num_new_tokens", "num_visual_tokens", "num_kept_tokens", "read_s", "model_s")
 COUNTED = ("kind", "status", "finish_reason", "method")
 

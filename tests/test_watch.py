@@ -28,6 +28,7 @@ from mlb_batch import run
 from mlb_batch.books import STEPS, Books
 from mlb_batch.chain import metrics
 from mlb_batch.chain.metrics import METRICS, values
+from mlb_batch.columns import BILL
 from mlb_batch.errors import InputError, OutputError, SpecError
 from mlb_batch.ledger import Lease, RunFolder
 from mlb_batch.notify import Undelivered, announced, post
@@ -36,9 +37,6 @@ from mlb_batch.progress import Progress, describe, latest, line, snapshot
 from mlb_batch.spec import JobSpec
 from mlb_batch.work import Counts, Outcome
 
-FLOPS = ("flops_planned", "flops_executed", "flops_vanilla", "flops_vision", "flops_prefill", "flops_scoring",
-         "flops_generate", "macs_paper_executed")  # fmt: skip
-
 
 @pytest.fixture
 def books(tmp_path: Path) -> Books:
@@ -46,7 +44,7 @@ def books(tmp_path: Path) -> Books:
     clips(tmp_path / "videos", 4)
     job = spec(tmp_path, limits={"price_per_gpu_hour": 3.0})
     books = Books(plan(job), job.retry, 2.0, 3.0, begun_s=time.monotonic() - 1800)
-    row = dict.fromkeys(FLOPS, 10)
+    row = dict.fromkeys(BILL, 10)
     failed = [{"error_class": kind, "attempt": 1, "retryable": False} for kind in ("timeout", "corrupt")]
     books.add([Outcome([row, row, row], failed, counts=Counts(3, 6, 1, 0), read_s=40.0, model_s=30.0, idle_s=70.0)])
     return books
