@@ -8,7 +8,7 @@ stages.py      its two steps, over video/ and vlm/; work.py: what travels betwee
 spec.py        what a job file may say; spec_parts.py: its keys; spec_text.py, spec_types.py: how it is read
 source/        what there is to annotate
 planning/      what it will cost, by cost/ and the methods of prune/; engine.py: the plan as a model that answers
-books.py       what arrived and whether it adds up; rows.py: an answer as a row of columns.py
+books/         what arrived, what waits, how it ended; rows.py: an answer as a row of columns.py
 ledger/        the output, on storage.py (and storage_errors.py, web.py)
 progress.py    what a person sees of a run; stop.py: why it ends early; notify.py: the word at its end
 report.py      what an output holds; page/: as a page; unresolved.py: what failed

@@ -11,7 +11,8 @@ import pytest
 from ledger_rows import FINGERPRINT, annotation, error, read_plainly
 from small_jobs import clips, ids, manifest, spec
 
-from mlb_batch.books import Uncommitted, exit_code
+from mlb_batch.books import Uncommitted
+from mlb_batch.books.ending import exit_code
 from mlb_batch.chain.feed import FLUSH_VIDEOS, SENT_TOGETHER, together, unfinished
 from mlb_batch.chain.parts import Part
 from mlb_batch.errors import JobError, OutputError

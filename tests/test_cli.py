@@ -16,7 +16,7 @@ from conftest import RAY_FOLDER
 from ledger_rows import FINGERPRINT, annotation
 from small_jobs import clips, job, job_file, mlb_batch
 
-from mlb_batch.books import exit_code
+from mlb_batch.books.ending import exit_code
 from mlb_batch.cli import app, ended
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Lease, Ledger

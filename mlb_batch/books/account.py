@@ -1,27 +1,20 @@
-"""The run's books: what arrived, what it cost, what waits to be committed, and whether it all adds up in the end."""
+"""What arrived, what it cost, what everything waits for, and whether it adds up in the end."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from mlb_batch.columns import BILL
-from mlb_batch.cost.budget import written
 from mlb_batch.errors import JobError
-from mlb_batch.ledger import Attempt, Ledger, pending
+from mlb_batch.ledger import Attempt, pending
 from mlb_batch.planning import Plan
-from mlb_batch.spec import JobSpec
 from mlb_batch.spec_parts import RetrySpec
-from mlb_batch.stop import INTERRUPTED, STOPPED
-from mlb_batch.storage import hurried
-from mlb_batch.work import Counts, Outcome, Row
+from mlb_batch.work import Counts, Outcome
 
-COMMIT_S = 30.0  # a slow model's rows are committed after this time, however few they are
 BUSY_SHARE = 0.8  # captioners that work for less of their time are starved by reading
 WRITING_SHARE = 0.5  # a driver that commits for more of its time keeps everything else waiting,
 LEAST_S = 10.0  # where there was time enough to tell
@@ -206,77 +199,3 @@ class Books:
             "gpu_busy_share": round(self.busy_share, 4),
             "starved_by": self.starved_by,
         }
-
-
-class Uncommitted:
-    """Rows on their way into the ledger: committed when there are enough of them, after a while, and on the way out.
-
-    On the way out of an error too: a broken chain must not cost what it had finished. But not where the ledger itself
-    is what broke.
-    """
-
-    def __init__(self, ledger: Ledger, commit_rows: int, wrote: Callable[[float], None]) -> None:
-        """`wrote` is told how many seconds each commit took."""
-        self._ledger, self._commit_rows, self._wrote = ledger, commit_rows, wrote
-        self._annotations: list[Row] = []
-        self._errors: list[Row] = []
-        self._selections: list[Row] = []
-        self._since_s = time.monotonic()
-        self._ledger_broke = False
-        self.written = 0
-
-    def __enter__(self) -> Uncommitted:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if not self._ledger_broke:
-            with hurried() if isinstance(error, JobError) else nullcontext():
-                self._commit()
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            self._annotations += outcome.annotations
-            self._errors += outcome.errors
-            self._selections += outcome.selections
-        waiting = len(self._annotations) + len(self._errors)
-        if waiting >= self._commit_rows or time.monotonic() - self._since_s > COMMIT_S:
-            self._commit()
-
-    def _commit(self) -> None:
-        if self._annotations or self._errors:
-            self._ledger_broke, begun_s = True, time.monotonic()
-            self.written += self._ledger.commit(self._annotations, self._errors, self._selections)
-            self._ledger_broke = False
-            self._wrote(time.monotonic() - begun_s)
-        self._annotations, self._errors, self._selections = [], [], []
-        self._since_s = time.monotonic()
-
-
-def closed(spec: JobSpec, books: Books, stopped: str, **run: Any) -> dict[str, Any]:
-    """The summary, once the books were found to add up; `run`: what else is to be known of it."""
-    books.end = stopped
-    books.check(stopped)
-    summary = {**books.as_json(), "stopped": stopped, **run}
-    return summary | {"exit_code": exit_code(spec, summary), "complete": complete(spec, books, summary)}
-
-
-def exit_code(spec: JobSpec, summary: dict[str, Any]) -> int:
-    """0 everything annotated, 3 with more unresolved errors than the job allows; 143 and 130 where a signal came."""
-    if summary["stopped"] == "SIGTERM":
-        return STOPPED
-    if summary["stopped"] == "SIGINT":
-        return INTERRUPTED
-    if summary["stopped"]:  # the deadline: what is left is unresolved
-        return 3
-    allowed = written(spec.limits.max_error_share or 0.0) * summary["expected"]
-    return 3 if summary["errors"] > allowed else 0
-
-
-def complete(spec: JobSpec, books: Books, summary: dict[str, Any]) -> bool:
-    """All of the input was gone through, and nothing is left that another run of the same command would try, or no more
-    than the job allows. Where nothing was answered there is nothing that readers could be sent to, and what a plan that
-    is not settled came to is not the job's last word.
-    """
-    whole = not summary["stopped"] and summary["limit"] is None and summary["share"] == 1
-    answered = summary["annotated"] + summary["skipped_done"] > 0
-    return books.plan.settled and whole and answered and (exit_code(spec, summary) == 0 or books.to_retry == 0)
