@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlb_batch.bench.options import Options
 from mlb_batch.errors import SpecError
+from mlb_batch.spec_text import did_you_mean
 
 Figures = dict[str, Any]
 Say = Callable[[str], None]
@@ -20,9 +20,7 @@ def bench(names: Sequence[str], options: Options, say: Say) -> Figures:
     """Figures by benchmark, all in this process, one after the other; none named: all."""
     for name in names:
         if name not in NAMES:
-            close = difflib.get_close_matches(name, NAMES, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise SpecError(f"bench: {name!r} is no benchmark; one of {', '.join(NAMES)}{hint}")
+            raise SpecError(f"bench: {name!r} is no benchmark{did_you_mean(name, NAMES)}; one of {', '.join(NAMES)}")
     from mlb_batch.bench.figures import lines, plain
     from mlb_batch.bench.run import machine_of, runner
 
