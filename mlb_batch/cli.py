@@ -205,8 +205,9 @@ def bench(
     from mlb_batch.bench.suite import bench as measure
 
     options = Options(
-        shape, rounds, device, threads, frames, new_tokens, batch, method, ratio, model, job, tuple(sets or ()),
-        videos, clips, readers, tuple(rows or Options.rows), tuple(actors or Options.actors), speed,
+        shape=shape, rounds=rounds, device=device, threads=threads, frames=frames, new_tokens=new_tokens, batch=batch,
+        method=method, ratio=ratio, model=model, job=job, sets=tuple(sets or ()), videos=videos, clips=clips,
+        readers=readers, rows=tuple(rows or Options.rows), actors=tuple(actors or Options.actors), speed=speed,
     )  # fmt: skip
     answer(measure(what or (), options, (lambda _: None) if as_json else say), as_json)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from mlb_batch.bench.pipeline import pipeline
 from mlb_batch.bench.race import race, same
 from mlb_batch.bench.read import read
 from mlb_batch.bench.rounds import Spread, alternate, three_ratios
-from mlb_batch.bench.suite import NAMES, bench
+from mlb_batch.bench.suite import ALL_TAKE, NAMES, TAKES, bench
 from mlb_batch.bench.yardstick import Yardstick
 from mlb_batch.chain.pools import BATCH_ON_CPU, MOST_ON_GPU
 from mlb_batch.cost import calibration
@@ -459,7 +459,32 @@ def test_a_benchmark_that_is_not_there_is_named() -> None:
     with pytest.raises(SpecError, match=r"'prefil' is no benchmark.*did you mean 'prefill'"):
         bench(["prefil"], QUICK, lambda _: None)
     with pytest.raises(SpecError, match="--shape"):
-        bench(["vision"], replace(QUICK, shape="8b"), lambda _: None)
+        bench(["captioner"], replace(QUICK, shape="8b"), lambda _: None)
+
+
+def test_an_option_that_none_of_the_benchmarks_takes_is_named_with_those_that_do() -> None:
+    asked = replace(QUICK, videos="/nowhere", readers=9)
+    with pytest.raises(SpecError) as refused:
+        bench(["vision", "scale"], asked, lambda _: None)
+    assert str(refused.value).splitlines() == [
+        "bench vision scale: --ratio goes with calibrate, prefill, generate, captioner, pipeline",
+        "bench vision scale: --videos goes with read, pipeline",
+        "bench vision scale: --readers goes with pipeline",
+    ]
+    with pytest.raises(SpecError, match=r"^bench read: --set goes with calibrate$"):
+        bench(["read"], Options(sets=("frames.count=4",)), lambda _: None)
+
+
+def test_every_option_is_some_benchmark_s() -> None:
+    assert {one.name for one in fields(Options)} == ALL_TAKE.union(*TAKES.values())
+    assert Options().given == ()
+
+
+def test_the_command_refuses_what_its_benchmark_does_not_take() -> None:
+    code, _, err = mlb_batch("bench", "vision", "--readers", "9", "--model", "no-such", "--job", "/no/such.yaml")
+    assert code == 2 and [line.rpartition("--")[2] for line in err.splitlines()] == [
+        "model goes with calibrate, pipeline, scale", "job goes with calibrate", "readers goes with pipeline"
+    ]  # fmt: skip
 
 
 def test_the_engine_is_measured_where_there_is_neither_ray_nor_av() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from mlb_batch.bench.machine import device_name, settler
-from mlb_batch.bench.options import Options
+from mlb_batch.bench.options import Options, flag
 from mlb_batch.bench.ours import PROMPT, Ours, keep_at, random_clips
 from mlb_batch.bench.rounds import Lap, Spread, lap
 from mlb_batch.cost.calibration import Calibration, save
@@ -61,9 +61,8 @@ def calibrate(options: Options) -> dict[str, Any]:
 
 def job_of(options: Options) -> JobSpec:
     """The job that was given, or one that asks the model for a caption."""
-    own = Options()
     if options.job is not None:
-        other = [f"--{name.replace('_', '-')}" for name in _JOBS_OWN if getattr(options, name) != getattr(own, name)]
+        other = [flag(name) for name in _JOBS_OWN if name in options.given]
         if other:
             raise SpecError(f"{', '.join(other)}: the job says it; change it with --set")
         return JobSpec.load(options.job, options.sets)

@@ -1,8 +1,8 @@
-"""What a user may say about a benchmark. What is left out follows the shape."""
+"""What a user may say about a benchmark. What is left out follows the shape; who takes what stands in suite.py."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 
@@ -17,12 +17,22 @@ class Options:
     batch: int | None = None  # clips at once; None: each contender's best, or what a job would take
     method: str | None = None
     ratio: float | None = None  # of the unpruned prefill
-    model: str = "embedded:tiny"  # calibrate, scale; pipeline, of the shape that the embedded model has
-    job: Path | None = None  # calibrate: the job's own model, frames, prompts and method
+    model: str = "embedded:tiny"  # pipeline: where no shape is named
+    job: Path | None = None  # with its own model, frames, prompts and method
     sets: tuple[str, ...] = ()
-    videos: str | None = None  # read, pipeline: a folder, or a prefix in storage
-    clips: int = 24  # pipeline, read: at most so many
-    readers: int = 1  # pipeline
-    rows: tuple[int, ...] = (1_000,)  # scale
+    videos: str | None = None  # a folder, or a prefix in storage
+    clips: int = 24  # at most so many
+    readers: int = 1
+    rows: tuple[int, ...] = (1_000,)
     actors: tuple[int, ...] = (1, 2)
-    speed: float = 1.0  # scale: the simulated device is so many times faster than the calibrated one
+    speed: float = 1.0  # the simulated device is so many times faster than the calibrated one
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Those that differ from what they are when nobody says them."""
+        return tuple(one.name for one in fields(self) if getattr(self, one.name) != one.default)
+
+
+def flag(name: str) -> str:
+    """As it is written on the command line."""
+    return "--set" if name == "sets" else f"--{name.replace('_', '-')}"

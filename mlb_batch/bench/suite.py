@@ -1,19 +1,31 @@
-"""The table of benchmarks, and how those that were asked for are run."""
+"""The table of benchmarks and of the options that each takes, and how those that were asked for are run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlb_batch.bench.options import Options
+from mlb_batch.bench.options import Options, flag
 from mlb_batch.errors import SpecError
 from mlb_batch.spec_text import did_you_mean
 
 Figures = dict[str, Any]
 Say = Callable[[str], None]
 
+_PREFILL = {"shape", "frames", "batch", "method", "ratio"}
+TAKES = {
+    "calibrate": {"job", "sets", "model", "frames", "new_tokens", "batch", "method", "ratio"},
+    "read": {"videos", "clips"},
+    "vision": {"shape", "frames", "batch"},
+    "prefill": _PREFILL,
+    "generate": _PREFILL | {"new_tokens"},
+    "captioner": _PREFILL | {"new_tokens"},
+    "pipeline": _PREFILL | {"new_tokens", "model", "videos", "clips", "readers"},
+    "scale": {"model", "frames", "new_tokens", "rows", "actors", "speed"},
+}
+ALL_TAKE = {"rounds", "device", "threads"}
+NAMES = tuple(TAKES)
 ON_A_SHAPE = ("vision", "prefill", "generate", "captioner")  # on one set of random weights
-NAMES = ("calibrate", "read", *ON_A_SHAPE, "pipeline", "scale")
 
 
 def bench(names: Sequence[str], options: Options, say: Say) -> Figures:
@@ -21,6 +33,7 @@ def bench(names: Sequence[str], options: Options, say: Say) -> Figures:
     for name in names:
         if name not in NAMES:
             raise SpecError(f"bench: {name!r} is no benchmark{did_you_mean(name, NAMES)}; one of {', '.join(NAMES)}")
+    _refuse_untaken(names or NAMES, options)
     from mlb_batch.bench.figures import lines, plain
     from mlb_batch.bench.run import machine_of, runner
 
@@ -30,3 +43,15 @@ def bench(names: Sequence[str], options: Options, say: Say) -> Figures:
         found[name] = run(name)
         say("\n".join(f"  {line}" for line in lines(found[name])))
     return {"machine": plain(machine_of(options)), "benchmarks": plain(found)}
+
+
+def _refuse_untaken(names: Sequence[str], options: Options) -> None:
+    """An option that none of these takes would change nothing, and nobody would know."""
+    taken = ALL_TAKE.union(*(TAKES[name] for name in names))
+    untaken = [option for option in options.given if option not in taken]
+    takers = {option: [name for name, takes in TAKES.items() if option in takes] for option in untaken}
+    if takers:
+        asked = " ".join(names)
+        raise SpecError("\n".join(
+            f"bench {asked}: {flag(option)} goes with {', '.join(some)}" for option, some in takers.items()
+        ))  # fmt: skip
