@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import http.client
-import ipaddress
 import json
 import socket
 import ssl
@@ -23,7 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 from mlb_batch.errors import MlbBatchError
 from mlb_batch.spec import JobSpec
 from mlb_batch.stop import exit_code_of
-from mlb_batch.web import inside
+from mlb_batch.web import refused
 
 P = ParamSpec("P")
 Run = Callable[Concatenate[JobSpec, P], dict[str, Any]]
@@ -106,7 +105,7 @@ def _connected(to: SplitResult) -> socket.socket:
     port = to.port or (443 if to.scheme == "https" else 80)
     found = socket.getaddrinfo(to.hostname, port, type=socket.SOCK_STREAM)
     addresses = [str(one[4][0]) for one in found]
-    if any(_refused(to.hostname, address) for address in addresses):
+    if any(refused(to.hostname, address) for address in addresses):
         raise Undelivered("its address is link-local or this machine's, where no webhook goes")
     plain = _first_of(addresses, port)
     if to.scheme == "http":
@@ -122,9 +121,3 @@ def _first_of(addresses: list[str], port: int) -> socket.socket:
         except OSError:
             continue
     return socket.create_connection((addresses[-1], port), STEP_S)
-
-
-def _refused(host: str, address: str) -> bool:
-    one = ipaddress.ip_address(address.partition("%")[0])
-    here = one.is_loopback and host in ("localhost", address)
-    return one.is_multicast or (inside(address) and not here)

@@ -1,7 +1,7 @@
 """http(s) as storage: only the host that was named is asked, and no name may lead inside.
 
 A redirect would leave the prefixes that a job allows, and a name can be made to point at this machine or at a cloud's
-metadata service: both are refused before anything is sent there.
+metadata service: both are refused before anything is sent there. Webhooks go by the same rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def guarded_client(*, loop: Any = None, answer_s: float) -> Any:
         async def resolve(self, host: str, *rest: Any, **options: Any) -> Any:
             found = await super().resolve(host, *rest, **options)
             for one in found:
-                if host != "localhost" and inside(one["host"]):
+                if refused(host, one["host"]):
                     raise PermissionError(f"{host} is {one['host']}, an address inside this network")
             return found
 
@@ -37,6 +37,15 @@ async def guarded_client(*, loop: Any = None, answer_s: float) -> Any:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=answer_s),
         trace_configs=[trace],
     )
+
+
+def refused(host: str, address: str) -> bool:
+    """Whether nobody is to be asked at an address that a host was found at: it leads inside, where the host was not
+    named as this machine, or to many machines at once.
+    """
+    one = _plain(address)
+    here = one.is_loopback and host in ("localhost", str(one))
+    return one.is_multicast or (inside(address) and not here)
 
 
 def inside(address: str) -> bool:

@@ -325,7 +325,7 @@ def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatc
     with receiver() as (address, got):
         monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: (
             both(host, *rest, **more) if host == "127.0.0.1" else looked_up(host, *rest, **more)))  # fmt: skip
-        monkeypatch.setattr("mlb_batch.notify._refused", lambda host, address: False)
+        monkeypatch.setattr("mlb_batch.notify.refused", lambda host, address: False)
         post(f"{address}/hook", {"a": 1})
         assert got == [("/hook", {"a": 1})]
 

@@ -16,7 +16,7 @@ from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec_parts import InputSpec
 from mlb_batch.storage import filesystem
 from mlb_batch.video import Limits, Reader, Sampling, version_of
-from mlb_batch.web import inside, is_metadata
+from mlb_batch.web import inside, is_metadata, refused
 
 METADATA = ["169.254.169.254", "169.254.169.254:80", "2852039166", "0xa9fea9fe", "169.254.43518", "[fe80::1]",
             "[::ffff:169.254.169.254]", "[fd00:ec2::254]:80", "0251.0376.0251.0376"]  # fmt: skip
@@ -91,6 +91,14 @@ def test_what_is_inside() -> None:
     )
     assert not any(inside(one) for one in ("93.184.216.34", "10.0.0.1", "2606:4700::1111"))
     assert not any(is_metadata(one) for one in ("example.com", "10.0.0.1:80", "localhost", "[2606:4700::1111]"))
+
+
+def test_this_machine_is_asked_only_where_it_is_named_as_such() -> None:
+    named = [("localhost", "127.0.0.1"), ("localhost", "::1"), ("127.0.0.1", "127.0.0.1"), ("::1", "::1")]
+    assert not any(refused(*one) for one in [*named, ("videos.example.com", "93.184.216.34")])
+    hidden = [("videos.example.com", "127.0.0.1"), ("127.1", "127.0.0.1"), ("localhost", "169.254.169.254"),
+              ("localhost", "0.0.0.0"), ("::ffff:127.0.0.1", "::ffff:127.0.0.1")]  # fmt: skip
+    assert all(refused(*one) for one in [*hidden, ("224.0.0.1", "224.0.0.1"), ("videos.example.com", "ff02::1")])
 
 
 @pytest.mark.parametrize(("uri", "package"), [("gs://bucket/v.mp4", "gcsfs"), ("az://box/v.mp4", "adlfs")])
