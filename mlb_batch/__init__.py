@@ -16,7 +16,8 @@ quality/       whether quality held
 evaluate/, bench/   methods compared; seconds measured
 tiny/          the embedded models and the world they were taught in; demo.py
 cli.py         the commands; errors.py: every error that a user meets; reference.py: all keys of a job file as a page
-amounts.py, environment.py, processes.py   numbers as people read them; versions and machines; child processes
+amounts.py, outside.py   numbers as people read them; text from outside, made harmless
+environment.py, processes.py   versions and machines; processes
 """
 
 from __future__ import annotations

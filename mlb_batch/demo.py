@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mlb_batch import tiny
 from mlb_batch.errors import OutputError
-from mlb_batch.report import printable
+from mlb_batch.outside import printable
 from mlb_batch.spec import JobSpec
 
 CLIPS, SEED = 6, 0

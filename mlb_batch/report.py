@@ -15,6 +15,7 @@ from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.parts import list_fingerprints, rows_of, undisturbed
 from mlb_batch.ledger.runs import in_place, newest_first, read_current
+from mlb_batch.outside import printable
 from mlb_batch.storage import Store, join, open_store
 from mlb_batch.unresolved import unresolved
 
@@ -158,9 +159,3 @@ def to_text(numbers: dict[str, Any]) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{printable(name)} {count:,}" for name, count in counts.items())
-
-
-def printable(text: str, most_chars: int = 200) -> str:
-    """Text from outside made safe for a terminal: no escape sequence, no line break, no endless line."""
-    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most_chars])
-    return shown if len(text) <= most_chars else f"{shown}..."

@@ -15,9 +15,10 @@ from small_jobs import clips, spec
 
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Ledger, RunFolder, publish
+from mlb_batch.outside import printable
 from mlb_batch.page import write_page
 from mlb_batch.planning import plan
-from mlb_batch.report import how_to_read, printable, report, to_text
+from mlb_batch.report import how_to_read, report, to_text
 
 HUGE = 2**62
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from mlb_batch.errors import JobError, OutputError, RowError, SpecError
 from mlb_batch.evaluate.spec import JudgeSpec
-from mlb_batch.report import printable
+from mlb_batch.outside import printable
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.storage import Store
 from mlb_batch.storage_errors import first_line, foreign_errors

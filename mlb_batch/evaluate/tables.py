@@ -12,6 +12,7 @@ from typing import Any
 from mlb_batch.evaluate.cells import Cell
 from mlb_batch.evaluate.results import Row
 from mlb_batch.evaluate.spec import EvalSpec
+from mlb_batch.outside import as_cell
 
 MOST_EXAMPLES = 8
 _HEADLINE = {"accuracy": "accuracy", "score": "judge's score (0 to 5)", "precision": "facts that are so (precision)",
@@ -61,7 +62,7 @@ def _head(found: Evaluation) -> Iterator[str]:
         "(`mlb_batch/evaluate/intervals.py` says how). Differences are paired, in points."
     )
     if found.judges:
-        yield f"Open answers were graded by {_plain(_list(found.judges))}."
+        yield f"Open answers were graded by {as_cell(_list(found.judges))}."
     yield ""
 
 
@@ -145,7 +146,7 @@ def _captions(found: Evaluation) -> Iterator[str]:
     yield ""
     yield from _header(("cell", "most often invented", "most often missed"))
     for name, (invented, missed) in found.facts.items():
-        yield _line(name, *(_list(f"{_plain(fact)} ({n})" for fact, n in some.most_common(MOST_EXAMPLES))
+        yield _line(name, *(_list(f"{as_cell(fact)} ({n})" for fact, n in some.most_common(MOST_EXAMPLES))
                             for some in (invented, missed)))  # fmt: skip
     yield ""
 
@@ -154,7 +155,7 @@ def _refused(found: Evaluation) -> Iterator[str]:
     if found.refused:
         yield "## Not run"
         yield ""
-        yield from (f"- `{name}`: {_plain(why)}" for name, why in found.refused.items())
+        yield from (f"- `{name}`: {as_cell(why)}" for name, why in found.refused.items())
         yield ""
 
 
@@ -210,13 +211,7 @@ def _header(names: Sequence[str]) -> Iterator[str]:
 
 
 def _line(*cells: str) -> str:
-    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """What came from a model or a file, as one cell of a table: no line, no column, no markup of its own."""
-    shown = "".join(sign if sign.isprintable() else " " for sign in text[:300])
-    return shown.replace("|", "/").replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
+    return "| " + " | ".join(map(as_cell, cells)) + " |"
 
 
 def _list(names: Any) -> str:

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mlb_batch.errors import SpecError
+from mlb_batch.outside import printable
 from mlb_batch.planning import freeze, plan
 from mlb_batch.quality.agreement import Key, Row, answers, said
 from mlb_batch.quality.canary import compared
 from mlb_batch.quality.rivals import rival
-from mlb_batch.report import printable
 from mlb_batch.spec import JobSpec
 
 MOST_CHARS = 120

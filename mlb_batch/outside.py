@@ -1,0 +1,18 @@
+"""Text from outside, made harmless for where it is shown: a terminal's line, a cell of a Markdown table.
+
+For a page that is page/words.py, which escapes HTML as well.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str, most_chars: int = 200) -> str:
+    """Text from outside made safe for a terminal: no escape sequence, no line break, no endless line."""
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most_chars])
+    return shown if len(text) <= most_chars else f"{shown}..."
+
+
+def as_cell(text: str) -> str:
+    """What came from a model or a file, as one cell of a table: no line, no column, no markup of its own."""
+    shown = "".join(sign if sign.isprintable() else " " for sign in text[:300])
+    return shown.replace("|", "/").replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
