@@ -1,4 +1,4 @@
-"""Text from outside, made harmless for where it is shown: a terminal's line, a cell of a Markdown table.
+"""Text from outside, made harmless for where it goes: a terminal's line, a cell of a Markdown table, a UTF-8 file.
 
 For a page that is page/words.py, which escapes HTML as well.
 """
@@ -16,3 +16,13 @@ def as_cell(text: str) -> str:
     """What came from a model or a file, as one cell of a table: no line, no column, no markup of its own."""
     shown = "".join(sign if sign.isprintable() else " " for sign in text[:300])
     return shown.replace("|", "/").replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
+
+
+def encodable(text: str) -> bool:
+    """Whether it can be written as UTF-8: JSON can hold half a surrogate pair, which can't."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def mended(text: str) -> str:
+    """With a ? for what can't be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode()

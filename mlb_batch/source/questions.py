@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mlb_batch.outside import encodable, mended
 from mlb_batch.source.model import Prompt
 from mlb_batch.source.table import Row
 from mlb_batch.spec_parts import MOST_CHOICES, PromptSpec
@@ -112,13 +113,13 @@ def _one(spec: PromptSpec, entry: object, *, in_list: bool) -> Prompt | BadPromp
     if given is not None:
         prompt_id = str(given)
     elif in_list:
-        prompt_id = f"{spec.id}.{hashlib.blake2b(_plain(text).encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
+        prompt_id = f"{spec.id}.{hashlib.blake2b(mended(str(text)).encode(), digest_size=4).hexdigest()}"
     else:
         prompt_id = spec.id
     try:
         return _checked(spec, entry, prompt_id, text)
     except _Bad as error:
-        return BadPrompt(Prompt(_plain(prompt_id)[:200], spec.kind, _plain(text)[:MOST_CHARS]), str(error))
+        return BadPrompt(Prompt(mended(prompt_id)[:200], spec.kind, mended(str(text))[:MOST_CHARS]), str(error))
 
 
 def _checked(spec: PromptSpec, entry: object, prompt_id: str, text: object) -> Prompt:
@@ -150,10 +151,6 @@ def _choices(spec: PromptSpec, own: object) -> tuple[str, ...]:
 def _capped(text: str) -> str:
     if len(text) > MOST_CHARS:
         raise _Bad(f"a prompt of {len(text):,} characters; at most {MOST_CHARS:,} are taken")
-    if any("\ud800" <= sign <= "\udfff" for sign in text):
+    if not encodable(text):
         raise _Bad("half a surrogate pair: not a text that can be written as UTF-8")
     return text
-
-
-def _plain(value: object) -> str:
-    return str(value).encode("utf-8", "replace").decode()

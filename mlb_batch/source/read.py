@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from mlb_batch.columns import ANNOTATION_COLUMNS
 from mlb_batch.errors import InputError, RowError, SpecError
+from mlb_batch.outside import encodable
 from mlb_batch.source import listing, table
 from mlb_batch.source.model import Inspection, Video, span_ms
 from mlb_batch.source.questions import asked_of_rows
@@ -167,7 +168,7 @@ def _row_problems(given: InputSpec, row: Row) -> Iterator[str]:
         yield f"{name} is null; every row needs an id"
     elif not isinstance(identity, str | int) or isinstance(identity, bool):
         yield f"{name} is a {type(identity).__name__}, not a text or a whole number"
-    elif given.id_column and isinstance(identity, str) and (len(identity) > MOST_ID_CHARS or not _encodable(identity)):
+    elif given.id_column and isinstance(identity, str) and (len(identity) > MOST_ID_CHARS or not encodable(identity)):
         yield f"{name} is not a text of at most {MOST_ID_CHARS} characters"
     uri = row[given.uri_column]
     if given.id_column and not isinstance(uri, str | None):
@@ -179,10 +180,6 @@ def _row_problems(given: InputSpec, row: Row) -> Iterator[str]:
         return
     if end_s is not None and end_s <= (start_s or 0.0):
         yield f"the part to annotate ends at {end_s:g} s, not after its start"
-
-
-def _encodable(text: str) -> bool:
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _span(given: InputSpec, row: Row) -> tuple[float | None, float | None]:

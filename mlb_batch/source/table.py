@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlb_batch.errors import InputError
+from mlb_batch.outside import mended
 from mlb_batch.storage import CLIENT_TRIES, filesystem
 from mlb_batch.storage_errors import error_kind, first_line, foreign_errors, root_line
 
@@ -215,5 +216,4 @@ def _holding(seen: set[type]) -> Iterator[pa.DataType]:
 def as_text(value: object) -> str:
     """A value in a text column; half a surrogate pair, which JSON can hold and UTF-8 can't, becomes a ?."""
     of_json = isinstance(value, dict | list | bool | int | float)
-    text = json.dumps(value, ensure_ascii=False, default=str) if of_json else str(value)
-    return text.encode("utf-8", "replace").decode()
+    return mended(json.dumps(value, ensure_ascii=False, default=str) if of_json else str(value))
