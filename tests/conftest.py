@@ -1,10 +1,14 @@
-"""Ray for the tests: clusters of their own, with their own folder, ports and token; only what they started stops."""
+"""Ray for the tests: clusters of their own, with their own folder, ports and token; only what they started stops.
+
+And the fixtures that several files share.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +38,23 @@ def ray_cluster() -> Iterator[None]:
     started = [one for one in children(os.getpid()) if one not in others]
     yield
     shut_down(started)
+
+
+@pytest.fixture
+def commands() -> Iterator[list[subprocess.Popen[str]]]:
+    """Commands that were started; whatever is left of them in the end is killed."""
+    from small_jobs import kill_all
+
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        kill_all(process)
+
+
+@pytest.fixture
+def own_calibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's own measurements get into a test, and none of a test's are left behind."""
+    monkeypatch.setattr("mlb_batch.cost.calibration.store_folder", lambda: tmp_path / "calibrations")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,6 +50,7 @@ from mlb_batch.vlm.captioner import Ask, Clip
 from mlb_batch.vlm.checkpoint import resolve
 from mlb_batch.vlm.load import load
 
+pytestmark = pytest.mark.usefixtures("own_calibrations")
 CPU = torch.device("cpu")
 QUICK = Options(frames=8, new_tokens=4, ratio=0.5, batch=1)
 # Of the time that a plan gives a job and the time that its captioner then took, the larger over the smaller: both are
@@ -81,11 +82,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     planted = Clock()
     monkeypatch.setattr(rounds, "time", planted)
     return planted
-
-
-@pytest.fixture(autouse=True)
-def own_calibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "store_folder", lambda: tmp_path / "calibrations")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,6 @@ def faultless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tupl
     said = texts(folder / "out")
     assert len(said) == ROWS
     return folder, said, time.monotonic() - begun_s
-
-
-@pytest.fixture
-def commands() -> Iterator[list[subprocess.Popen[str]]]:
-    """Commands that were started; whatever is left of them in the end is killed."""
-    started: list[subprocess.Popen[str]] = []
-    yield started
-    for process in started:
-        kill_all(process)
 
 
 def killed(

@@ -162,14 +162,6 @@ def test_three_nights_a_compaction_and_a_quiet_night(
     bucket.check(CHANGED_PROMPTS, fingerprint)
 
 
-@pytest.fixture
-def commands() -> Iterator[list[subprocess.Popen[str]]]:
-    started: list[subprocess.Popen[str]] = []
-    yield started
-    for process in started:
-        kill_all(process)
-
-
 @pytest.mark.slow
 def test_five_nights_with_a_kill_on_the_fourth(
     bucket: Bucket, tmp_path: Path, commands: list[subprocess.Popen[str]]

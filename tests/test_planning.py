@@ -41,6 +41,7 @@ from mlb_batch.vlm.prompts import Prompter
 
 LENGTHS = (3, 9, 20, 33, 50, 80)  # frames
 CAPTION = {"id": "c", "kind": "caption", "text": "Describe the video."}
+pytestmark = pytest.mark.usefixtures("own_calibrations")
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +50,6 @@ def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for frames in LENGTHS:
         write_video(folder / f"{frames:03}.mp4", frames=frames, fps=10)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def own_calibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's own measurements get into these plans."""
-    monkeypatch.setattr(calibration, "store_folder", lambda: tmp_path / "calibrations")
 
 
 def job(folder: Path, out: Path, **parts: Any) -> JobSpec:
