@@ -64,10 +64,7 @@ class JobSpec(Part):
     @classmethod
     def load(cls, path: str | Path, sets: Iterable[str] = ()) -> JobSpec:
         """The job of a YAML file, with `key.sub=value` settings applied over it."""
-        data = spec_text.read_yaml(Path(path))
-        for setting in sets:
-            spec_text.apply_setting(data, setting)
-        return cls.from_dict(data)
+        return cls.from_dict(spec_text.read(Path(path), sets))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobSpec:

@@ -88,7 +88,15 @@ def parse_yaml(text: str, where: str) -> Any:
         raise SpecError(f"{where}: not valid YAML: it is nested too deep, or holds itself") from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read(path: Path, sets: Iterable[str]) -> dict[str, Any]:
+    """A YAML file, with `key.sub=value` settings applied over it."""
+    data = _read_yaml(path)
+    for setting in sets:
+        _apply_setting(data, setting)
+    return data
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -101,7 +109,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def apply_setting(data: dict[str, Any], setting: str) -> None:
+def _apply_setting(data: dict[str, Any], setting: str) -> None:
     """Set `key.sub=value` in place; the value is YAML, a number steps into a list."""
     path, equals, value = setting.partition("=")
     steps = path.split(".")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mlb_batch import spec_text
 from mlb_batch.errors import SpecError
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
-from mlb_batch.spec_parts import ModelSpec
+from mlb_batch.spec_parts import ModelSpec, Part
 from mlb_batch.spec_types import Count, Name, Output, Positive, Uri
 
 Label = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9_.\-]+$")]
@@ -32,11 +32,7 @@ OF_MOVING_CLIPS = ("captions", "max_acts", "max_flashes", "least_flash")
 SET_BY_EVALUATE = ("name", "input", "prompts", "model", "budget", "canary", "output")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-
-
-class WorldSpec(_Part):
+class WorldSpec(Part):
     """How much of the procedural world; all of its clips are held out from training."""
 
     clips: Annotated[int, Field(ge=2, le=MOST_CLIPS)] = 200
@@ -55,7 +51,7 @@ class WorldSpec(_Part):
         return self
 
 
-class BenchmarkSpec(_Part):
+class BenchmarkSpec(Part):
     name: str = "world"
     annotations: Annotated[tuple[Uri, ...], Field(strict=False)] = ()
     videos: Uri | None = None  # the folder that the annotations' video files lie in
@@ -87,10 +83,10 @@ class BenchmarkSpec(_Part):
         return self
 
 
-class MethodSpec(_Part):
+class MethodSpec(Part):
     method: Name
     label: Label | None = None  # how it is called in tables; needed where one method stands twice
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     select: Literal["per_prompt", "per_video"] = "per_prompt"
     feature_model: Uri | None = "auto"
 
@@ -99,7 +95,7 @@ class MethodSpec(_Part):
         return self.label or self.method
 
 
-class JudgeSpec(_Part):
+class JudgeSpec(Part):
     """An OpenAI-compatible endpoint that says whether an open answer is right."""
 
     url: Uri  # its base, like https://judge.example.com/v1
@@ -109,17 +105,17 @@ class JudgeSpec(_Part):
     at_once: Count = 8
 
 
-class BiasSpec(_Part):
+class BiasSpec(Part):
     """Where text looks in frozen models, on so many clips as they are, grey, repeated and reversed."""
 
     clips: Count = 20
 
 
-class OutputSpec(_Part):
+class OutputSpec(Part):
     uri: Output
 
 
-class EvalSpec(_Part):
+class EvalSpec(Part):
     """A whole evaluation file, checked."""
 
     name: Name = "evaluation"
@@ -129,17 +125,15 @@ class EvalSpec(_Part):
     ratios: Annotated[tuple[Ratio, ...], Field(strict=False)] = (0.273,)
     scope: Literal["llm", "total"] = "llm"
     asked: Literal["alone", "together"] = "alone"  # together: the questions of a clip share its layers, as in a job
-    job: dict[str, Any] = {}  # passed through to every cell: frames, generate, limits, cluster, retry, prune.selections
+    # Passed through to every cell: frames, generate, limits, cluster, retry, prune.selections.
+    job: dict[str, Any] = Field(default_factory=dict)
     bias: BiasSpec | None = None
     judge: JudgeSpec | None = None
     output: OutputSpec
 
     @classmethod
     def load(cls, path: str | Path, sets: Iterable[str] = ()) -> EvalSpec:
-        data = spec_text.read_yaml(Path(path))
-        for setting in sets:
-            spec_text.apply_setting(data, setting)
-        return cls.from_dict(data)
+        return cls.from_dict(spec_text.read(Path(path), sets))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EvalSpec:
