@@ -17,7 +17,7 @@ from mlb_batch.chain.strikes import Trace
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Ledger, RunFolder, compact, publish, read_current, tidy, verify
 from mlb_batch.ledger.parts import KINDS, parse_name, part_bytes
-from mlb_batch.ledger.seal import BrokenSeal, check_seal, sealed_json
+from mlb_batch.ledger.seal import BrokenSeal, check_seal, sealed_json, unsealed_json
 from mlb_batch.progress import latest
 from mlb_batch.report import report
 
@@ -84,6 +84,19 @@ def test_every_deleted_file_is_found_and_repaired(output: Path) -> None:
         assert verify(str(output)) == []
     ids = pq.read_table(output / "annotations")["annotation_id"].to_pylist()
     assert sorted(ids) == sorted(row_id(n) for n in range(20))
+
+
+def test_a_run_whose_clock_was_ahead_hides_no_lost_file(tmp_path: Path) -> None:
+    """What it recorded stands for less than what came after it, whatever the times say."""
+    Ledger(str(tmp_path), FINGERPRINT, "run-9-ahead").commit(ROWS[:4], [])
+    record = tmp_path / "runs/run-9-ahead/ledger.json"
+    told = unsealed_json(record.read_bytes())
+    record.write_bytes(sealed_json({**told, "at": "2999-01-01T00:00:00+00:00"}))
+    Ledger(str(tmp_path), FINGERPRINT, "run-1").commit(ROWS[4:], [])
+    parts(tmp_path)[-1].unlink()
+    for _ in range(2):
+        assert {one.path for one in verify(str(tmp_path))} >= {str(parts(tmp_path)[-1].parent.relative_to(tmp_path))}
+        compact(str(tmp_path), "compaction", 256, grace_s=0)  # which must not hide it either
 
 
 def test_deleted_errors_are_found(output: Path) -> None:

@@ -56,7 +56,7 @@ from mlb_batch.ledger.parts import (
     sound_part,
     standing,
 )
-from mlb_batch.ledger.runs import in_place, newest_record, point, read_current, total, write_record
+from mlb_batch.ledger.runs import Records, in_place, newest_first, point, read_current, total, write_record
 from mlb_batch.ledger.seal import BrokenSeal
 from mlb_batch.storage import Store, open_store
 
@@ -274,14 +274,16 @@ def _exchange(store: Store, merges: Sequence[Merge], run_id: str, lease: Lease) 
 
 def _record(store: Store, fingerprints: Iterable[str], run_id: str) -> None:
     """Rows are those of the record before: a compaction has none of its own, and must not hide that some are lost."""
-    totals = {}
-    for fingerprint in fingerprints:
-        before = newest_record(store, fingerprint)
-        if before is not None:
-            totals[fingerprint] = {
-                kind: total(before[kind]["rows"], list_seqs(store, kind, fingerprint)) for kind in before
-            }
-    write_record(store, run_id, totals)
+    records = Records(record for _, record in newest_first(store, "ledger"))
+    totals = {
+        fingerprint: {
+            kind: total(before["rows"], list_seqs(store, kind, fingerprint))
+            for kind in KINDS
+            if (before := records.of(kind, fingerprint))
+        }
+        for fingerprint in fingerprints
+    }
+    write_record(store, run_id, {fingerprint: kinds for fingerprint, kinds in totals.items() if kinds})
 
 
 def _delete(store: Store, names: Iterable[str]) -> None:

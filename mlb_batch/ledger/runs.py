@@ -7,7 +7,7 @@ while a compaction is at work (see compact.py). It is one small file, so it chan
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
@@ -98,10 +98,31 @@ def write_record(store: Store, run_id: str, ledgers: Mapping[str, Mapping[str, A
     store.replace(f"runs/{run_id}/{RECORD}", sealed_json({"at": at, "ledgers": ledgers}))
 
 
-def newest_record(store: Store, fingerprint: str) -> dict[str, Any] | None:
-    """What is committed of a fingerprint, as the newest run or compaction of it recorded it; by kind."""
-    every = (record["ledgers"] for _, record in newest_first(store, "ledger"))
-    return next((ledgers[fingerprint] for ledgers in every if fingerprint in ledgers), None)
+class Records:
+    """What is committed of each fingerprint, by kind, as the newest of the runs and compactions recorded it.
+
+    The newest is the one that got furthest: file numbers never fall, and a clock may have been ahead. The clock tells
+    only those apart that added nothing.
+    """
+
+    def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._newest: dict[tuple[str, str], tuple[int, str, Mapping[str, Any]]] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        for fingerprint, kinds in record["ledgers"].items():
+            for kind, totals in kinds.items():
+                one = (totals["last"], record["at"], totals)
+                self._newest[kind, fingerprint] = max(
+                    self._newest.get((kind, fingerprint), one), one, key=lambda it: it[:2]
+                )
+
+    def fingerprints(self, kind: str) -> set[str]:
+        return {of for some, of in self._newest if some == kind and self.of(kind, of).get("files")}
+
+    def of(self, kind: str, fingerprint: str) -> Mapping[str, Any]:
+        return self._newest[kind, fingerprint][-1] if (kind, fingerprint) in self._newest else {}
 
 
 def total(rows: int, files: Sequence[Seqs]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from mlb_batch.ledger.parts import (
     sound_part,
     standing,
 )
-from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC
+from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, join, open_store
 
@@ -77,7 +77,7 @@ def _checked(output_uri: str) -> tuple[list[Finding], bool]:
     """What is wrong, and whether anything is there."""
     store = open_store(output_uri)
     findings: list[Finding] = []
-    records = _Records()
+    records = _Told()
     for run_id in store.list("runs"):
         findings += _check_run(store, f"runs/{run_id}", records)
     plans = store.list("plans")
@@ -180,30 +180,17 @@ def _check_count(kind: str, fingerprint: str, recorded: Mapping[str, Any], seen:
         yield Finding(folder_name(kind, fingerprint), problem, _RUN)
 
 
-class _Records:
-    """The newest of what runs and compactions recorded, by fingerprint."""
+class _Told(Records):
+    """What runs left besides, for files that may be gone."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.met = False  # whether any run left anything
         self.complete = False  # whether any run went through its whole input
         self.plans: set[str] = set()  # the schedules that runs followed
-        self._newest: dict[str, tuple[str, Mapping[str, Any]]] = {}
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        for fingerprint, totals in record["ledgers"].items():
-            self._newest[fingerprint] = max(
-                self._newest.get(fingerprint, ("", {})), (record["at"], totals), key=lambda one: one[0]
-            )
-
-    def fingerprints(self, kind: str) -> set[str]:
-        return {fingerprint for fingerprint in self._newest if self.of(kind, fingerprint).get("files")}
-
-    def of(self, kind: str, fingerprint: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._newest.get(fingerprint, ("", {}))[1].get(kind, {})
-        return found
 
 
-def _check_run(store: Store, folder: str, records: _Records) -> Iterator[Finding]:
+def _check_run(store: Store, folder: str, records: _Told) -> Iterator[Finding]:
     names = store.list(folder)
     sound: dict[str, Mapping[str, Any]] = {}
     for name in names:
