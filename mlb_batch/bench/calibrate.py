@@ -24,7 +24,8 @@ from mlb_batch.bench.machine import device_name, settler
 from mlb_batch.bench.options import Options, flag
 from mlb_batch.bench.ours import PROMPT, Ours, keep_at, random_clips
 from mlb_batch.bench.rounds import Lap, Spread, lap
-from mlb_batch.cost.calibration import Calibration, save
+from mlb_batch.cache import writable
+from mlb_batch.cost.calibration import Calibration, save, store_folder
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.errors import BudgetError, SpecError
 from mlb_batch.planning import Setup, setup
@@ -51,6 +52,7 @@ class Rates:
 
 def calibrate(options: Options) -> dict[str, Any]:
     spec = job_of(options)
+    writable(store_folder())  # or all would be measured for nothing
     device = pick_device(spec.model.device if options.device == "auto" else options.device)
     with captioner_threads(device, options.threads) as threads:
         measured, rounds = _measured(spec, device, options)

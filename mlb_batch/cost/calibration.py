@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from mlb_batch.cache import cache_folder, writable
 from mlb_batch.cost.shapes import DecoderShape
 
 NANO = 10**9
@@ -68,13 +69,12 @@ def generate_bytes(d: DecoderShape, cached: list[int], new_tokens: int, bytes_pe
 
 
 def store_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlb_batch" / "calibrations"
+    return cache_folder("calibrations")
 
 
 def save(calibration: Calibration, folder: Path | None = None) -> Path:
     """One file for each device, weights and dtype; a new measurement takes the place of the old one."""
-    folder = folder or store_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(folder or store_folder())
     name = "\n".join((calibration.device, calibration.revision, calibration.dtype))
     path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
     scratch = path.with_suffix(f".{os.getpid()}.tmp")

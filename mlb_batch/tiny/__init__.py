@@ -14,11 +14,9 @@ train/            how the shipped weights were made
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
+from mlb_batch.cache import made_once
 from mlb_batch.errors import ModelError
 
 NAMES = ("tiny", "tiny-image", "tiny-paired")
@@ -43,23 +41,11 @@ def _packaged(name: str) -> Path:
 
 
 def _cached_random(name: str) -> Path:
-    """Built beside its final place and renamed: a reader sees a whole folder or none, and the first builder wins."""
     recipe = hashlib.sha256(b"".join((_HERE / file).read_bytes() for file in _RECIPE)).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlb_batch" / f"random-{recipe}"
-    target = cache / name
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    from mlb_batch.tiny.build import build
 
-    scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache))
-    try:
-        build(name, scratch, seed=0)
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
+    def fill(folder: Path) -> None:
+        from mlb_batch.tiny.build import build
+
+        build(name, folder, seed=0)
+
+    return made_once(f"random-{recipe}", name, fill)

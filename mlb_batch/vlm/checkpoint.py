@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mlb_batch import tiny
+from mlb_batch.cache import made_once
 from mlb_batch.cost.shapes import ModelShape, model_shape
 from mlb_batch.errors import ModelError
 from mlb_batch.storage import CLIENT_TRIES, filesystem
@@ -114,43 +112,25 @@ def _content_hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlb_batch" / "models"
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
-
-
 def _downloaded(uri: str) -> Path:
     """A remote folder, copied once a machine; the listing's sizes and versions are its name, so a new one is new."""
     fs, root = filesystem(uri, CLIENT_TRIES)
     try:
         found = [f for f in fs.ls(root, detail=True) if f["type"] == "file" and not f["name"].endswith(_PICKLED)]
         listing = sorted((f["name"], f["size"], *(str(f.get(key)) for key in _VERSION)) for f in found)
-        target = _cache() / hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
-        if found and not target.is_dir():
-            _copied(fs, [name for name, *_ in listing], target)
+        if listing:
+            digest = hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
+            return made_once("models", digest, lambda folder: _copy(fs, [name for name, *_ in listing], folder))
     except foreign_errors() as error:
         if error_kind(error) != "missing":
             remedy = "check the address, the credentials and the room in the cache"
             raise ModelError(f"model.id: {uri} can't be fetched: {root_line(error)}; {remedy}") from None
-        found = []
-    if not found:
-        raise ModelError(f"model.id: nothing is at {uri}; give the folder that holds config.json")
-    return target
+    raise ModelError(f"model.id: nothing is at {uri}; give the folder that holds config.json")
 
 
-def _copied(fs: Any, names: Sequence[str], target: Path) -> None:
-    """Beside it first: another process may do the same, and what stands there is whole."""
-    scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=target.parent))
-    try:
-        for name in names:
-            fs.get_file(name, str(scratch / Path(name).name))
-        scratch.rename(target)
-    except OSError:
-        if not target.is_dir():  # another process may have been first
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def _copy(fs: Any, names: Sequence[str], folder: Path) -> None:
+    for name in names:
+        fs.get_file(name, str(folder / Path(name).name))
 
 
 def _from_hub(id: str, revision: str) -> Checkpoint:
