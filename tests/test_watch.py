@@ -347,6 +347,11 @@ def test_it_goes_nowhere_where_clouds_keep_their_secrets(host: str) -> None:
         post(f"http://{host}:9/hook", {})
 
 
+def test_a_host_that_none_can_have_is_not_reached() -> None:
+    with pytest.raises(Undelivered, match="can't be reached"):
+        post("http://a\0b:9/hook", {})
+
+
 @pytest.mark.parametrize(
     "url",
     ["ftp://example.com/x", "example.com/x", "https:///x", "https://me:word@example.com/x", "file:///etc/passwd", 7],
