@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import SplitResult, urlsplit
 
@@ -84,17 +85,16 @@ def post(url: str, word: Mapping[str, Any]) -> None:
     """Undelivered where the target is refused, can't be reached, or doesn't answer with 2xx."""
     to = urlsplit(url)
     assert to.hostname is not None
-    connection = http.client.HTTPConnection(to.hostname, to.port or (443 if to.scheme == "https" else 80))
     try:
         body = json.dumps(word).encode()
-        connection.sock = _connected(to)
-        path = f"{to.path or '/'}{'?' + to.query if to.query else ''}"
-        connection.request("POST", path, body, {"Content-Type": "application/json", "Host": to.netloc})
-        status = connection.getresponse().status
+        port = to.port or (443 if to.scheme == "https" else 80)
+        with closing(http.client.HTTPConnection(to.hostname, port)) as connection:
+            connection.sock = _connected(to)
+            path = f"{to.path or '/'}{'?' + to.query if to.query else ''}"
+            connection.request("POST", path, body, {"Content-Type": "application/json", "Host": to.netloc})
+            status = connection.getresponse().status
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Undelivered(f"it can't be reached ({type(error).__name__})") from None  # its text may hold the url
-    finally:
-        connection.close()
     if not 200 <= status < 300:
         raise Undelivered(f"it answered {status}" + (", a redirect" if 300 <= status < 400 else ""))
 
