@@ -19,7 +19,7 @@ from mlb_batch.evaluate.benchmarks import BENCHMARKS
 from mlb_batch.evaluate.cells import cells
 from mlb_batch.evaluate.formats import read_file, read_files
 from mlb_batch.evaluate.items import Item
-from mlb_batch.evaluate.manifest import prepared, videos_folder
+from mlb_batch.evaluate.manifest import _Names, prepared, videos_folder
 from mlb_batch.evaluate.scoring import right
 from mlb_batch.evaluate.spec import EvalSpec, WorldSpec
 from mlb_batch.evaluate.world import folder_of, show, write_world
@@ -308,6 +308,15 @@ def test_a_video_is_found_beside_files_of_the_same_name(tmp_path: Path) -> None:
         (tmp_path / "videos" / name).touch()
     items = prepared(public(tmp_path), open_store(str(tmp_path / "out")), print).items
     assert sorted({item.video for item in items}) == ["v_v0.MP4", "v_v1.mp4", "v_v2.mkv"]
+
+
+def test_a_video_is_found_beside_a_folder_of_its_frames_and_by_its_full_name(tmp_path: Path) -> None:
+    (tmp_path / "videos" / "v_v0").mkdir(parents=True)
+    for name in ("v_v0.mp4", "v_v1", "v_v2.mp4", "v_v2.mp4.mkv", "v_v2.vob"):
+        (tmp_path / "videos" / name).touch()
+    names = _Names(str(tmp_path / "videos"))
+    told = {"v_v0": "v_v0.mp4", "v_v0.mp4": "v_v0.mp4", "v_v1": "v_v1", "v_v2.mp4": "v_v2.mp4", "v_v2.vob": "v_v2.vob"}
+    assert {name: names.file(name) for name in told} == told and not names.missing
 
 
 @pytest.mark.usefixtures("one_there")

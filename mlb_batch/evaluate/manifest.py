@@ -89,7 +89,7 @@ class _Names:
         if ".." not in PurePosixPath(video).parts:  # which is refused when it is opened, like any path that leaves
             if folder not in self._by_name:
                 there = open_store(join(self._videos, folder) if folder else self._videos).list("")
-                self._by_name[folder] = _by_stem(there) | {one: one for one in there}
+                self._by_name[folder] = _by_name(there)
             if found := self._by_name[folder].get(name):
                 return f"{folder}/{found}" if folder else found
         lost = _with_ending(video)
@@ -101,10 +101,16 @@ def _with_ending(video: str) -> str:
     return video if PurePosixPath(video).suffix else f"{video}.mp4"
 
 
-def _by_stem(names: Sequence[str]) -> dict[str, str]:
-    """Videos only: subtitles, sound and pictures lie beside them. Of two the one whose ending comes first there."""
+def _by_name(names: Sequence[str]) -> dict[str, str]:
+    """Videos by their full names and by those without their endings; of two the one whose ending comes first there.
+
+    Beside them lie subtitles, sound and pictures, and a folder of a video's frames may be called just as it is: what
+    has another ending, or none, is only found where no video has its name.
+    """
     by_ending = ((one, ending) for ending in reversed(VIDEO_ENDINGS) for one in names)
-    return {PurePosixPath(one).stem: one for one, ending in by_ending if one.lower().endswith(ending)}
+    videos = [one for one, ending in by_ending if one.lower().endswith(ending)]
+    by_stem = {PurePosixPath(one).stem: one for one in videos}
+    return {one: one for one in names} | by_stem | {one: one for one in videos}
 
 
 def _limited(items: Sequence[Item], videos: int) -> list[Item]:
