@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlb_batch.tiny.clips import write_sample_clips
-from mlb_batch.tiny.questions import KINDS, caption, facts
+from mlb_batch.tiny.questions import KINDS, Question, caption, facts, with_choices
 from mlb_batch.tiny.render import RGB
 from mlb_batch.tiny.truth import Truth
 from mlb_batch.tiny.words import COLOURS, SHAPES
@@ -181,6 +181,14 @@ def test_a_name_means_one_act_and_no_other_option_is_nearly_right():
         for question in clip.questions:
             if "comes after the" in question.text or "comes before the" in question.text:
                 assert len(acts & {*question.choices}) <= 1
+
+
+def test_where_all_options_that_were_drawn_are_true_another_is_found_and_later_questions_stay():
+    asked = Question("after", "What comes after the blue ring?", "Red ring", "any")
+    others = {f"{colour} {shape}" for colour in COLOURS for shape in SHAPES} - {"red ring", "cyan cross"}
+    rng = np.random.default_rng(1)
+    assert {*with_choices(asked, rng, others).choices} == {"red ring", "cyan cross"}
+    assert round(rng.random(), 6) == 0.423326, "as it was when the answer was the only option"
 
 
 def test_a_question_with_choices_is_put_in_the_documented_shape():

@@ -166,7 +166,12 @@ def with_choices(question: Question, rng: np.random.Generator, true_of_others: C
     """The same question with two to four options, the right one among them and nothing that is nearly as right."""
     answer = question.answer.lower()
     pool = [option for option in _alternatives(answer, rng) if option != answer and option not in true_of_others]
-    count = min(int(rng.integers(1, 4)), len(pool))
+    most = int(rng.integers(1, 4))
+    if not pool:  # by chance all that was drawn is true; a stream of its own leaves the questions behind it as they are
+        every = (f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+        pool = [name for name in every if name != answer and name not in true_of_others]
+        rng = rng.spawn(1)[0]
+    count = min(most, len(pool))
     options = [answer, *(pool[i] for i in rng.choice(len(pool), count, replace=False))]
     order = [options[i] for i in rng.permutation(len(options))]
     return replace(question, kind="choice", answer=LETTERS[order.index(answer)], choices=tuple(order))
