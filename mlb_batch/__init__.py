@@ -12,7 +12,7 @@ books/         what arrived, what waits, how it ended; rows.py: an answer as a r
 ledger/        the output, on storage.py (and storage_errors.py, web.py)
 progress.py    what a person sees of a run; stop.py: why it ends early; notify.py: the word at its end
 report.py      what an output holds; page/: as a page; unresolved.py: what failed
-quality/       whether quality held
+quality/       whether quality held; words.py: texts compared by their words
 evaluate/, bench/   methods compared; seconds measured
 tiny/          the embedded models and the world they were taught in; demo.py
 cli.py         the commands; errors.py: every error that a user meets; reference.py: all keys of a job file as a page

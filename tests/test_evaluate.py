@@ -83,6 +83,7 @@ def test_an_option_may_begin_as_an_answer_does() -> None:
         ("Top left", "top left", True),
         ("red circle", "red", False), ("", "red", False), ("12", "twelve", False),
         ("", "a", False), ("A.", "a", True), ("the", "a", False), ("", "?", False),
+        ("लड़की", "लड़का", False), ("लड़का।", "लड़का", True), ("cafe\u0301", "Caf\u00e9", True), ("👍", "👎", False),
     ],
 )  # fmt: skip
 def test_open_answers_match_but_for_form(said: str, answer: str, is_right: bool) -> None:
@@ -90,7 +91,7 @@ def test_open_answers_match_but_for_form(said: str, answer: str, is_right: bool)
 
 
 def test_normalising_is_stable() -> None:
-    for text in ("A red, red Ball!", "the 3 dogs", "  ", "Über-Maß 10"):
+    for text in ("A red, red Ball!", "the 3 dogs", "  ", "Über-Maß 10", "👍 !", "लड़का"):
         assert normalised(normalised(text)) == normalised(text)
 
 

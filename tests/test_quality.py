@@ -49,6 +49,11 @@ def row(kind: str, text: str, choice: str = "", video: str = "v", prompt: str = 
     ("caption", ("Über-Maß", ""), ("über maß", ""), 1.0),
     ("qa", ("一只狗。", ""), ("一只狗", ""), 1.0),
     ("qa", ("สุนัข", ""), ("แมว", ""), 0.0),
+    ("qa", ("लड़का", ""), ("लड़की", ""), 0.0),  # a boy and a girl: the vowel sign at the end is a mark
+    ("qa", ("Caf\u00e9", ""), ("cafe\u0301.", ""), 1.0),
+    ("qa", ("👍", ""), ("👎", ""), 0.0),
+    ("qa", ("\u2764\ufe0f", ""), ("\u2600\ufe0f", ""), 0.0),  # both end in a mark that is of no word
+    ("caption", ("It is in the.", ""), ("That was on it.", ""), 1 / 4),
 ])  # fmt: skip
 def test_when_two_answers_agree(kind: str, one: tuple[str, str], other: tuple[str, str], wanted: float) -> None:
     pair = Pair(row(kind, *one), row(kind, *other))

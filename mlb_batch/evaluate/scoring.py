@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from mlb_batch.evaluate.items import Item
 from mlb_batch.tiny.questions import facts
 from mlb_batch.vlm.choices import LETTERS, parse_letter
+from mlb_batch.words import words
 
 _LEAD = re.compile(
     r"^(?:the\s+)?(?:best\s+|correct\s+|final\s+)?(?:answer|option|choice)\b(?:\s+is)?\s*[:\-]?\s*", re.I
@@ -20,7 +21,6 @@ _DECLARED = re.compile(  # "A" and "I" are words too, so behind them the sentenc
 )
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 _BOXED = re.compile(r"\\boxed\{([^}]*)\}|\*\*")
-_MARKS = re.compile(r"[^\w\s]|_")
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _ARTICLES = {"a", "an", "the"}
 
@@ -74,9 +74,9 @@ def matches(said: str, answer: str) -> bool:
 
 
 def normalised(text: str) -> str:
-    every = _MARKS.sub(" ", text.lower()).split()
-    words = [word for word in every if word not in _ARTICLES] or every  # "A" alone is a letter
-    return " ".join(_NUMBERS[int(word)] if word.isdecimal() and int(word) < len(_NUMBERS) else word for word in words)
+    every = words(text)
+    telling = [word for word in every if word not in _ARTICLES] or every  # "A" alone is a letter
+    return " ".join(_NUMBERS[int(word)] if word.isdecimal() and int(word) < len(_NUMBERS) else word for word in telling)
 
 
 def caption_facts(said: str, truth: str) -> CaptionFacts:

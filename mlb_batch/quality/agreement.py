@@ -7,7 +7,6 @@ without a judge: two captions that say the same differently score lower than the
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from mlb_batch.ledger.parts import rows_of
 from mlb_batch.storage import open_store
+from mlb_batch.words import words
 
 COLUMNS = ("video_id", "clip_start_s", "clip_end_s", "prompt_id", "kind", "prompt", "text", "choice")
 MOST_EXAMPLES = 10
@@ -23,8 +23,6 @@ _FUNCTION_WORDS = {
     "a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "from", "by", "with", "for",
     "is", "are", "was", "were", "be", "it", "its", "this", "that",
 }  # fmt: skip
-_NO_SPACES = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # Thai to Chinese
-_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")  # where words are not written apart, signs are compared
 
 Key = tuple[str, float, float, str]  # a clip and a prompt: what two fingerprints have in common
 Row = Mapping[str, Any]
@@ -44,11 +42,12 @@ class Pair:
         mine, theirs = words(self.one["text"]), words(self.other["text"])
         if self.one["kind"] != "caption":
             return float(mine == theirs)
-        return _overlap(set(mine) - _FUNCTION_WORDS, set(theirs) - _FUNCTION_WORDS)
+        return _overlap(_telling(mine), _telling(theirs))
 
 
-def words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+def _telling(every: list[str]) -> set[str]:
+    """Without the function words, where there are others."""
+    return set(every) - _FUNCTION_WORDS or set(every)
 
 
 def _overlap(one: set[str], other: set[str]) -> float:
