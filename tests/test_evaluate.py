@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -546,7 +549,7 @@ class Endpoint:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
-        self.fail_first = 0
+        self.fail_first, self.fail_with = 0, 503
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -557,7 +560,7 @@ class Endpoint:
                 status, answer = endpoint.reply(body)
                 self.send_response(status)
                 self.end_headers()
-                self.wfile.write(json.dumps(answer).encode())
+                self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
             def log_message(self, *_: object) -> None:
                 return
@@ -569,17 +572,24 @@ class Endpoint:
     def reply(self, body: dict[str, Any]) -> tuple[int, Any]:
         if self.fail_first:
             self.fail_first -= 1
-            return 503, {}
+            return self.fail_with, {}
         if body["model"] == "none":
             return 404, {"error": "no model none"}
         told = dict(line.split(": ", 1) for line in body["messages"][1]["content"].splitlines() if ": " in line)
         if told["Predicted answer"] == "rude":
             return 400, {"error": "content policy"}
+        if told["Predicted answer"] == "unpaid":
+            return 402, {"error": "no credit left"}
+        if told["Predicted answer"] == "deep":
+            return 200, b"[" * 100_000
+        if told["Predicted answer"] == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
         if told["Predicted answer"] == "babble" or body["model"] == "mute":
             return 200, {"choices": [{"message": {"content": "I can't say."}}]}
         is_right = told["Correct answer"] in told["Predicted answer"]
         said = f"{{'pred': '{'yes' if is_right else 'no'}', 'score': {4 if is_right else 1}}}"
-        return 200, {"model": "judge-2026-01", "choices": [{"message": {"content": said}}]}
+        model = "\ud800" if told["Predicted answer"] == "x by half a sign" else "judge-2026-01"
+        return 200, {"model": model, "choices": [{"message": {"content": said}}]}
 
     def close(self) -> None:
         self._server.shutdown()
@@ -615,14 +625,40 @@ def test_a_verdict_is_asked_for_once_and_says_who_gave_it(
         judge(endpoint, tmp_path)
 
 
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 503])
 def test_an_endpoint_that_hiccups_is_asked_again_and_one_that_babbles_gives_no_verdict(
-    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setattr("mlb_batch.evaluate.judge.PAUSE_S", 0.01)
-    endpoint.fail_first = 1
+    endpoint.fail_first, endpoint.fail_with = 1, status
     good, babble = Question("?", "x", "x", "match"), Question("?", "x", "babble", "match")
     given = judge(endpoint, tmp_path).verdicts([good, babble])
     assert given[good.key].right and babble.key not in given and len(endpoint.asked) == 3
+
+
+@pytest.mark.parametrize(("last", "ends"), [("unpaid", SpecError), ("stop", SystemExit)])
+def test_verdicts_that_were_given_are_kept_however_the_rest_ends(
+    endpoint: Endpoint, tmp_path: Path, last: str, ends: type[BaseException]
+) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as in the command
+    given = [Question("?", "x", f"x {number}", "match") for number in range(9)]
+    try:
+        with pytest.raises(ends):
+            judge(endpoint, tmp_path, at_once=1).verdicts([*given, Question("?", "x", last, "match")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    endpoint.asked.clear()
+    assert len(judge(endpoint, tmp_path).verdicts(given)) == 9 and endpoint.asked == []
+
+
+def test_a_reply_that_is_nested_too_deep_or_half_a_sign_costs_no_other_verdict(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlb_batch.evaluate.judge.PAUSE_S", 0.0)
+    good, deep, half = (Question("?", "x", said, "match") for said in ("x", "deep", "x by half a sign"))
+    given = judge(endpoint, tmp_path).verdicts([deep, good, half])
+    assert given[good.key].right and deep.key not in given and given[half.key].version == "?"
+    assert judge(endpoint, tmp_path).verdicts([good, half]) == given
 
 
 def test_a_question_that_the_endpoint_refuses_stays_ungraded_and_only_where_it_refuses_all_is_it_a_mistake(

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from mlb_batch.errors import JobError, OutputError, RowError, SpecError
 from mlb_batch.evaluate.spec import JudgeSpec
 from mlb_batch.outside import printable
+from mlb_batch.source.table import as_text
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.storage import Store
 from mlb_batch.storage_errors import first_line, foreign_errors
@@ -31,6 +32,7 @@ from mlb_batch.web import guarded_client
 NAME = "verdicts.parquet"
 TRIES, PAUSE_S = 3, 1.0
 SAVE_EVERY = 200
+PASSING = (408, 409, 425, 429)  # beside 500 and above: it was slow, in conflict, too early or too much at once
 OF_ONE_QUESTION = (400, 413, 422)  # too long for the model, or against the rules of who runs it
 _ASPECTS = {
     "match": "whether the predicted answer means the same as the correct one; synonyms and paraphrases count as right",
@@ -98,10 +100,12 @@ class Judge:
         """What is known of these now, by their keys; a few that the endpoint did not answer well may be missing."""
         new = list({question.key: question for question in questions if question.key not in self._known}.values())
         for start in range(0, len(new), SAVE_EVERY):
-            found = asyncio.run(self._ask_all(new[start : start + SAVE_EVERY]))
-            self._known |= {verdict.key: verdict for verdict in found}
-            if found:
-                self._save()
+            before = len(self._known)
+            try:
+                asyncio.run(self._ask_all(new[start : start + SAVE_EVERY]))
+            finally:  # also where a later one is refused, or a signal ends it: a verdict that was given is paid for
+                if len(self._known) > before:
+                    self._save()
             if self._gone or (self._trouble and not self._known):
                 graded = f"judge.url: {self._url} gives no verdict any more ({self._trouble})"
                 raise JobError(f"{graded}; what is answered and graded stands: run the same command again")
@@ -118,14 +122,14 @@ class Judge:
         """Which models graded: as asked for, and as they called themselves."""
         return tuple(sorted({f"{one.judge} ({one.version}) at {one.url}" for one in self._known.values()}))
 
-    async def _ask_all(self, questions: Sequence[Question]) -> list[Verdict]:
+    async def _ask_all(self, questions: Sequence[Question]) -> None:
         gate = asyncio.Semaphore(self._spec.at_once)
         async with await guarded_client(answer_s=self._spec.timeout_s) as client:
-            found = await asyncio.gather(*(self._ask(client, gate, question) for question in questions))
-        return [verdict for verdict in found if verdict is not None]
+            await asyncio.gather(*(self._ask(client, gate, question) for question in questions))
 
-    async def _ask(self, client: Any, gate: asyncio.Semaphore, question: Question) -> Verdict | None:
-        passing: tuple[type[BaseException], ...] = (*foreign_errors(), ValueError)
+    async def _ask(self, client: Any, gate: asyncio.Semaphore, question: Question) -> None:
+        """Enters the verdict as soon as it is given."""
+        passing: tuple[type[BaseException], ...] = (*foreign_errors(), ValueError, RecursionError)
         async with gate:
             for attempt in range(0 if self._gone else TRIES):
                 if attempt:
@@ -138,12 +142,13 @@ class Judge:
                     self._trouble = first_line(error) or type(error).__name__
                 else:
                     self._silent = 0
-                    return found
+                    if found:
+                        self._known[found.key] = found
+                    return
             self._silent += 1
-        return None
 
     async def _answer(self, client: Any, question: Question) -> Verdict | None:
-        """Raises ValueError, or what its client raises, where it may pass."""
+        """Raises ValueError, or what its client or a reply that is nested too deep raises, where it may pass."""
         url, body = f"{self._url}/chat/completions", self._body(question)
         async with client.post(url, json=body, headers=self._headers()) as response:
             if response.status == 200:
@@ -152,7 +157,7 @@ class Judge:
         if response.status in OF_ONE_QUESTION:
             self._refusal = said
             return None
-        if response.status < 500 and response.status != 429:
+        if response.status < 500 and response.status not in PASSING:
             raise SpecError(f"judge.url: {self._url} refuses ({said}); check judge.model and its key")
         raise ValueError(said)
 
@@ -167,15 +172,14 @@ class Judge:
 
     def _read(self, question: Question, answer: Any) -> Verdict | None:
         try:
-            said = str(answer["choices"][0]["message"]["content"])
+            said, named = str(answer["choices"][0]["message"]["content"]), answer.get("model")
         except (KeyError, IndexError, TypeError):
-            said = str(answer)
+            said, named = str(answer), None
         grade = _grade(said)
         if grade is None:
             self._refusal = f"it said {printable(said)}"
             return None
-        version = str(answer.get("model") or self._spec.model)
-        return Verdict(question.key, *grade, self._spec.model, version, self._url)
+        return Verdict(question.key, *grade, self._spec.model, as_text(named or self._spec.model), self._url)
 
     def _save(self) -> None:
         file = io.BytesIO()
