@@ -19,7 +19,7 @@ from mlb_batch.evaluate.benchmarks import BENCHMARKS
 from mlb_batch.evaluate.cells import cells
 from mlb_batch.evaluate.formats import read_file, read_files
 from mlb_batch.evaluate.items import Item
-from mlb_batch.evaluate.manifest import _Names, prepared, videos_folder
+from mlb_batch.evaluate.manifest import _Names, prepared, videos_folder, written_manifest
 from mlb_batch.evaluate.scoring import right
 from mlb_batch.evaluate.spec import EvalSpec, WorldSpec
 from mlb_batch.evaluate.world import folder_of, show, write_world
@@ -277,8 +277,9 @@ def public(tmp_path: Path, **more: Any) -> EvalSpec:
     return EvalSpec.from_dict({"benchmark": given, "methods": "none", "output": str(tmp_path / "out")})
 
 
-def manifest(tmp_path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+def manifest(spec: EvalSpec, items: list[Item]) -> list[dict[str, Any]]:
+    path = Path(written_manifest(spec, open_store(spec.output.uri), items))
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -295,7 +296,7 @@ def test_a_video_is_found_whatever_its_ending_and_a_missing_one_keeps_its_name(t
     items, videos = prepared(public(tmp_path), store, print).items, videos_folder(public(tmp_path), store)
     names = ["v_v0.mkv", "v_v0.mkv", "v_v1.webm", "v_v1.webm", "v_v2.mp4", "v_v2.mp4"]
     assert [item.video for item in items] == names
-    rows = manifest(tmp_path)
+    rows = manifest(public(tmp_path), items)
     assert [row["uri"] for row in rows] == [f"{videos}/{name}" for name in names]
     assert rows[0]["questions"] == [{"id": "i0", "question": items[0].prompt}] and rows[0]["captions"] == []
 
@@ -322,8 +323,8 @@ def test_a_video_is_found_beside_a_folder_of_its_frames_and_by_its_full_name(tmp
 @pytest.mark.usefixtures("one_there")
 def test_asked_together_a_clip_is_one_row(tmp_path: Path) -> None:
     spec = public(tmp_path).model_copy(update={"asked": "together"})
-    prepared(spec, open_store(str(tmp_path / "out")), print)
-    assert [len(row["questions"]) for row in manifest(tmp_path)] == [2, 2, 2]
+    items = prepared(spec, open_store(str(tmp_path / "out")), print).items
+    assert [len(row["questions"]) for row in manifest(spec, items)] == [2, 2, 2]
 
 
 @pytest.mark.usefixtures("one_there")
@@ -348,7 +349,7 @@ def test_a_folder_that_cannot_be_listed_is_taken_at_its_word(tmp_path: Path) -> 
     spec = public(tmp_path, videos="http://localhost:9/v/")
     found = prepared(spec, open_store(str(tmp_path / "out")), print)
     assert [item.video for item in found.items][::2] == ["v_v0.mp4", "v_v1.mp4", "v_v2.mp4"] and not found.missing
-    assert manifest(tmp_path)[0]["uri"] == "http://localhost:9/v/v_v0.mp4"
+    assert manifest(spec, found.items)[0]["uri"] == "http://localhost:9/v/v_v0.mp4"
 
 
 def test_a_folder_with_none_of_the_videos_is_said_before_anything_runs(tmp_path: Path) -> None:

@@ -439,7 +439,8 @@ def test_cells_are_models_times_methods_times_budgets(tmp_path: Path) -> None:
     last = next(one for one in every if one.name == "tiny-2--plain--0.1")
     assert (last.rule, last.job.budget.ratio, last.job.frames.count) == ("adatp", 0.1, 5)
     assert last.job.prune.options == {"global": "none"} and last.job.prune.selections == 0.5
-    assert last.job.input.manifest == "/out/manifest.jsonl" and last.job.output.uri == "/out/cells/tiny-2--plain--0.1"
+    assert last.over("/out/m.jsonl").job.input.manifest == "/out/m.jsonl" and last.job.input.allow == ("/videos",)
+    assert last.job.output.uri == "/out/cells/tiny-2--plain--0.1"
     assert short_names(["a/b", "c/b", "embedded:tiny"]) == ["b-1", "b-2", "tiny"]
 
 
@@ -472,6 +473,23 @@ def test_a_stopped_evaluation_says_so_and_writes_no_tables(tmp_path: Path) -> No
     found = evaluate(small(tmp_path), stopped, lambda text: None)
     assert (found["stopped"], found["exit_code"]) == ("SIGTERM", 143)
     assert not (tmp_path / "out" / "README.md").exists()
+
+
+def test_what_a_running_evaluation_asks_is_not_changed_by_another(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    def stopped(job: JobSpec) -> dict[str, Any]:
+        assert job.input.manifest
+        asked.append(Path(job.input.manifest).read_bytes())
+        return {"fingerprint": "f", "stopped": "SIGTERM", "exit_code": 143, "rows_written": 0}
+
+    def meanwhile(job: JobSpec) -> dict[str, Any]:
+        evaluate(small(tmp_path, asked="together"), stopped, lambda text: None)
+        return stopped(job)
+
+    for annotate in (stopped, meanwhile):
+        evaluate(small(tmp_path), annotate, lambda text: None)
+    assert asked[0] == asked[2] != asked[1]
 
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
@@ -720,7 +738,7 @@ def test_a_judge_that_cannot_grade_is_found_before_anything_is_answered(
     gone.close()
     with pytest.raises(JobError, match=r"gives no verdict any more \(.*onnect"):
         compare(small(tmp_path, judge={**given, "url": gone.url}), annotate)
-    assert annotate.jobs == [] and not (tmp_path / "out" / "manifest.jsonl").exists()
+    assert annotate.jobs == [] and not list((tmp_path / "out").glob("manifest*"))
 
 
 @pytest.mark.parametrize("url", ["ftp://host/v1", "http://user:pw@host/v1", "https://host/../v1", "file:///etc"])
@@ -836,7 +854,7 @@ def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
             compare(small(tmp_path, benchmark={"name": "world", "world": {**world, **change}}), again)
     with pytest.raises(OutputError, match="asked in another way"):
         compare(small(tmp_path, asked="together"), again)
-    assert again.jobs == []
+    assert again.jobs == [] and len(list(out.glob("manifest*"))) == 1, "what was refused left no questions behind"
     (out / "memory.json").write_text("[1")
     with pytest.raises(OutputError, match=r"memory\.json is damaged .*: delete it"):
         compare(given, again)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 from mlb_batch.errors import ModelError, SpecError
-from mlb_batch.evaluate.manifest import NAME
 from mlb_batch.evaluate.spec import EvalSpec, MethodSpec
 from mlb_batch.planning.setup import Setup, setup
 from mlb_batch.spec import JobSpec
@@ -33,9 +32,14 @@ class Cell:
     ratio: float  # 1.0 for none
     job: JobSpec
 
+    def over(self, manifest: str) -> Cell:
+        """Asking what stands there: questions are gathered, and written, once every cell is known to be sound."""
+        asked = {**self.job.input.model_dump(mode="json"), "manifest": manifest}
+        return replace(self, job=self.job.changed(input=asked))
+
 
 def cells(spec: EvalSpec, output: str, videos: str) -> list[Cell]:
-    """All of them, checked before the first one runs."""
+    """All of them, checked before the first one runs; what they ask is still to be said, with `over`."""
     every = [
         _cell(spec, model, short, method, ratio, output, videos)
         for model, short in zip(spec.models, short_names([model.id for model in spec.models]), strict=True)
@@ -77,7 +81,7 @@ def _job(spec: EvalSpec, model: ModelSpec, method: MethodSpec, ratio: float, out
     data = {
         **passed,
         "name": name,
-        "input": {"manifest": join(output, NAME), "id_column": "id", "changed": "never", "allow": [videos]},
+        "input": {"manifest": join(output, "manifest.jsonl"), "id_column": "id", "changed": "never", "allow": [videos]},
         "prompts": PROMPTS,
         "model": model.model_dump(),
         "prune": prune,

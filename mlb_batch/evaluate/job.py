@@ -20,7 +20,7 @@ from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
 from mlb_batch.evaluate.cells import Cell, cells, means_of, short_names
 from mlb_batch.evaluate.items import Item, amount
 from mlb_batch.evaluate.judge import Judge
-from mlb_batch.evaluate.manifest import Prepared, chosen_clips, prepared, videos_folder
+from mlb_batch.evaluate.manifest import Prepared, chosen_clips, prepared, videos_folder, written_manifest
 from mlb_batch.evaluate.memory import CaptionersPeak
 from mlb_batch.evaluate.pictures import quality_charts
 from mlb_batch.evaluate.results import Answers, Row
@@ -60,6 +60,8 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     found = prepared(spec, store, say)
     items = found.items
     stood = {cell.name: _stood(cell, means[cell.name], spec, items, videos) for cell in every}
+    manifest = written_manifest(spec, store, items)  # only now: an evaluation that is refused leaves nothing to read
+    every = [cell.over(manifest) for cell in every]
     say(f"{amount(items)}, {len(every)} cells")
     ran: dict[str, Ran] = {}
     refused: dict[str, str] = {}

@@ -24,8 +24,6 @@ from mlb_batch.evaluate.world import Say, folder_of, write_world
 from mlb_batch.source.listing import VIDEO_ENDINGS
 from mlb_batch.storage import Store, join, local_path, open_store, scheme_of
 
-NAME = "manifest.jsonl"
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -46,7 +44,7 @@ def videos_folder(spec: EvalSpec, store: Store) -> str:
 
 
 def prepared(spec: EvalSpec, store: Store, say: Say) -> Prepared:
-    """The videos of a world, and the manifest, stand in the store then."""
+    """The videos of a world stand in the store then."""
     given, videos = spec.benchmark, videos_folder(spec, store)
     if given.name in WORLDS:
         found = Prepared(write_world(store, given.name, given.world, say))
@@ -54,9 +52,17 @@ def prepared(spec: EvalSpec, store: Store, say: Say) -> Prepared:
         found = _public(spec, videos)
     items = found.items if given.limit is None else _limited(found.items, given.limit)
     _check(items)
-    rows = _alone(items, videos) if spec.asked == "alone" else _together(items, videos)
-    store.replace(NAME, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return replace(found, items=items)
+
+
+def written_manifest(spec: EvalSpec, store: Store, items: Sequence[Item]) -> str:
+    """Its uri. It is called by what it holds: no other evaluation can change what one at work goes on to ask."""
+    videos = videos_folder(spec, store)
+    rows = _alone(items, videos) if spec.asked == "alone" else _together(items, videos)
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    name = f"manifest-{hashlib.sha256(content).hexdigest()[:12]}.jsonl"
+    store.create(name, content)
+    return join(store.uri, name)
 
 
 def _public(spec: EvalSpec, videos: str) -> Prepared:
