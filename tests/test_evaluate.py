@@ -59,10 +59,27 @@ DEEP = Spec(layers=8, heads=2, kv_heads=1, tied=True, side=8)
         ("If the answer is B, so be it; the answer is C.", None), ("C.D.s are shown", None), ("e.g. a cat", None),
         ("The answer is a secret", None), ("A.", 0), ("I think the answer is Zebra", None),
         ("The correct answer is option B", 1), ("**C**", 2), ("Answer: **B**", 1), ("**(D)** nothing", 3),
+        ("C or D", None), ("A or B", None), ("c or d", None), ("B, C and D are wrong", None),
+        ("The answer is C or D", None), ("The answer is A cat", None), ("A cat is there", None), ("A's", None),
+        ("B is wrong", None), ("A isn't right", None), ("B, a dog", 1), ("C, since D is wrong", 2), ("B. A and B", 1),
+        ("A man walks", None), ("I think so", None), ("A dogged man", None),
+        ("\\boxed{A} or \\boxed{B}", None), ("So it is $\\boxed{\\text{C}}$, not (A).", 2),
     ],
 )  # fmt: skip
 def test_which_option_an_answer_names(said: str, number: int | None) -> None:
     assert named(said, LETTERS) == number
+
+
+@pytest.mark.parametrize("said", [
+    "{}\n\nExplanation: he is outside.", "{} - {option}", "{} {option}", "{} is correct.", "{} is the correct answer.",
+    "Option {} is correct.", "The answer is {} because he is seen doing it.", "The answer is {} as shown.",
+    "Based on the video, the correct answer is **{}**.", "It shows him. **Answer:** {}", "So we have $\\boxed{{{}}}$.",
+    "<answer>{}</answer>", "<answer>{}", "He is outside. <answer>{}. {option}</answer>",
+])  # fmt: skip
+def test_an_answer_is_read_alike_for_every_letter(said: str) -> None:
+    options = ("walking the dog", "playing the guitar", "cooking dinner", "riding a bicycle")
+    told = [said.format(letter, option=option) for letter, option in zip("ABCD", options, strict=True)]
+    assert [named(one, options) for one in told] == [0, 1, 2, 3]
 
 
 def test_options_that_say_the_same_or_nothing_are_named_by_letters() -> None:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 from mlb_batch.evaluate.items import Item
 from mlb_batch.tiny.questions import facts
-from mlb_batch.vlm.choices import LETTERS, parse_letter
+from mlb_batch.vlm.choices import ALONE, LETTERS, NO_WORD, parse_letter
 from mlb_batch.words import words
 
 _LEAD = re.compile(
     r"^(?:the\s+)?(?:best\s+|correct\s+|final\s+)?(?:answer|option|choice)\b(?:\s+is)?\s*[:\-]?\s*", re.I
 )
-_DECLARED = re.compile(  # "A" and "I" are words too, so behind them the sentence has to end
+_DECLARED = re.compile(  # "A" and "I" are words too, so behind them the sentence has to end, or can't go on so
     r"\b(?i:answer|option|choice|letter)\s*(?i:is\b|:)[\s:]*(?i:option\s+)?[(\[\"'`<]*"
-    r"([B-HJ-Z]\b|[AI](?=[.,:;)\]\"'`>]|\s*$))"
+    rf"([B-HJ-Z]\b|[AI](?:(?=[.,:;)\]\"'`>])|{NO_WORD})){ALONE}"
 )
 _BRACKETED = re.compile(r"\(([A-Z])\)")
-_BOXED = re.compile(r"\\boxed\{([^}]*)\}|\*\*")
+_MARKED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}|<answer>([^<]*)", re.I)
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _ARTICLES = {"a", "an", "the"}
 
@@ -48,20 +48,28 @@ def named(said: str, choices: Sequence[str]) -> int | None:
     """The number of the option that an answer names first; None where it names none."""
     # Options that are empty or say the same can only be named by their letters.
     apart = [one if one and choices.count(one) == 1 else f"{one}\0{number}" for number, one in enumerate(choices)]
+    said = _marked(said)
     for told in _ever_shorter(said):
         if found := parse_letter(told, apart):
             return apart.index(found)
+    plain = said.replace("**", "")
     for pattern in (_DECLARED, _BRACKETED):
-        letters = set(pattern.findall(said)) & set(LETTERS[: len(choices)])
+        letters = set(pattern.findall(plain)) & set(LETTERS[: len(choices)])
         if letters:
             return LETTERS.index(letters.pop()) if len(letters) == 1 else None
     return None
 
 
+def _marked(said: str) -> str:
+    """What is boxed or stands in a tag as the answer, where it is one thing; else all that was said."""
+    marked = {boxed or tagged for boxed, tagged in _MARKED.findall(said)}
+    return marked.pop() if len(marked) == 1 else said
+
+
 def _ever_shorter(said: str) -> Iterator[str]:
     """Without one lead after the other: "The answer is option B". An option may begin so itself: "answer the phone"."""
     yield said
-    said, led = _BOXED.sub(r"\1", said).strip(" \n\t\"'`<>$"), 1
+    said, led = said.replace("**", "").strip(" \n\t\"'`<>$"), 1
     while led:
         yield said
         said, led = _LEAD.subn("", said)
