@@ -214,6 +214,55 @@ def test_an_answer_that_is_no_letter_is_named_not_taken_for_the_first_option(tmp
         items_of("videomme", written(tmp_path, "x.parquet", [row]))
 
 
+def video_mme(options: Any) -> dict[str, Any]:
+    return {"videoID": "x", "question_id": "1", "duration": "short", "task_type": "t", "question": "?", "answer": "B",
+            "options": options}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        (["A. A. Milne", "B. U.S. Army"], ("A. Milne", "U.S. Army")), (["(A) x", "(B)\ny"], ("x", "y")),
+        (["U.S. Army", "A.M. radio"], ("U.S. Army", "A.M. radio")),
+        (["E. coli", "B. subtilis"], ("E. coli", "B. subtilis")),
+    ],
+)  # fmt: skip
+def test_only_letters_that_number_the_options_are_taken_from_them(
+    tmp_path: Path, options: list[str], read: tuple[str, ...]
+) -> None:
+    (item,) = items_of("videomme", written(tmp_path, "x.json", [video_mme(options)]))
+    assert item.choices == read and item.answer == read[1]
+
+
+@pytest.mark.parametrize("told", ["1", 1, 1.0])
+def test_an_options_number_is_read_however_a_copy_writes_it(tmp_path: Path, told: Any) -> None:
+    row = {"id": "v_0", "video_path": "v.mp4", "question": "?", "candidates": ["x", "y"], "correct_choice": told,
+           "question_category": "S2E", "duration_group": 15}  # fmt: skip
+    (item,) = items_of("longvideobench", written(tmp_path, "lvb_val.json", [row]))
+    assert item.answer == "y" and right(item, "B")
+
+
+@pytest.mark.parametrize(("candidates", "answer"), [(["0", "1"], "1 "), (["0", " 1"], "1"), ([1, 2], 2)])
+def test_an_answer_is_the_option_that_says_it_whatever_stands_around_it(
+    tmp_path: Path, candidates: list[Any], answer: Any
+) -> None:
+    row = {"video": "v.mp4", "question": "?", "candidates": candidates, "answer": answer, "question_type": "count"}
+    (item,) = items_of("mlvu", written(tmp_path, "4_count.json", [row]))
+    assert right(item, "B") and not right(item, "A")
+
+
+def test_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.json, row 1: its options are 'A\. x', not a list"):
+        items_of("videomme", written(tmp_path, "x.json", [video_mme("A. x")]))
+    half = {"q_uid": "u", "question": "?", "option 0": "x", "option 1": "y"}
+    files = [written(tmp_path, "questions.json", [half]), written(tmp_path, "subset_answers.json", {"u": 0.5})]
+    with pytest.raises(InputError, match=r"questions\.json, row 1: its answer is 0\.5, not an option's number"):
+        items_of("egoschema", *files)
+    silent = {"answer": "man", "id": 5, "question": " ", "video_id": 7010}
+    with pytest.raises(InputError, match=r"test_qa\.json, row 1: its question is empty"):
+        items_of("msvdqa", written(tmp_path, "test_qa.json", [silent]))
+
+
 def test_more_options_than_letters_are_refused_not_left_out_of_the_question(tmp_path: Path) -> None:
     row = {"video": "v.mp4", "question": "?", "candidates": [f"o{n}" for n in range(26)], "answer": "o25",
            "question_type": "t"}  # fmt: skip

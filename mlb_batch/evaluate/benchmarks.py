@@ -49,9 +49,25 @@ _MLVU = Shape(
 _LONGVIDEOBENCH = Shape(question="Question: {question}")
 
 
-def _bare(option: str) -> str:
-    """An option without the letter that its file writes before it."""
-    return re.sub(r"^\(?[A-Z][.):]\s*", "", option)
+def _options(told: Any) -> list[str]:
+    """A text would be taken for a list of its signs."""
+    if not isinstance(told, list):
+        raise ValueError(f"its options are {str(told)[:60]!r}, not a list")
+    return [str(one) for one in told]
+
+
+def _without_letters(options: Sequence[str]) -> list[str]:
+    """Options without the letters that their file writes before each; "U.S. Army" has none."""
+    lettered = [re.match(rf"\(?{letter}[.):]\s*(.*)", one, re.S) for letter, one in zip(LETTERS, options, strict=False)]
+    return [found[1] for found in lettered if found] if all(lettered) else list(options)
+
+
+def _number(told: Any) -> int:
+    """Of an option, as copies of a file may write it: 1, 1.0 or "1"."""
+    number = float(told)
+    if not number.is_integer():
+        raise ValueError(f"its answer is {told!r}, not an option's number")
+    return int(number)
 
 
 def _letters(row: Row) -> int:
@@ -72,12 +88,15 @@ def _named(row: Row, numbers: Sequence[str], column: str) -> str:
 
 
 def _first_word(row: Row) -> str:
-    return str(row["question"]).split()[0].lower()
+    words = str(row["question"]).split()
+    if not words:
+        raise ValueError("its question is empty")
+    return words[0].lower()
 
 
 def _number_or_text(row: Row) -> int | str:
     """Of one file that has options' numbers as its answers, or short texts where there are no options."""
-    return int(row["answer"]) if {"a0", "a1"} & row.keys() else str(row["answer"])
+    return _number(row["answer"]) if {"a0", "a1"} & row.keys() else str(row["answer"])
 
 
 def _mapping(files: Sequence[File], of: str) -> dict[str, Any]:
@@ -87,7 +106,7 @@ def _mapping(files: Sequence[File], of: str) -> dict[str, Any]:
 def _videomme(files: Sequence[File]) -> Iterator[Item]:
     where = Columns(
         video=columns("videoID", "video_id"), answer=_letters,
-        options=lambda row: [_bare(option) for option in row["options"]],
+        options=lambda row: _without_letters(_options(row["options"])),
         tags={"kind": columns("task_type"), "duration": columns("duration", "duration_category")},
     )  # fmt: skip
     return load(flattened(files, "questions"), where, _VIDEOMME)
@@ -96,8 +115,8 @@ def _videomme(files: Sequence[File]) -> Iterator[Item]:
 def _mlvu(files: Sequence[File]) -> Iterator[Item]:
     """Each task is a file, and its videos are in a folder of that name; the last two are answered in sentences."""
     where = Columns(
-        video=lambda row: f"{row['task']}/{row['video']}", answer=columns("answer"),
-        options=lambda row: [str(one) for one in row.get("candidates", ())],
+        video=lambda row: f"{row['task']}/{row['video']}", answer=lambda row: str(columns("answer")(row)),
+        options=lambda row: _options(row.get("candidates") or []),
         tags={"kind": columns("question_type", "task")},
     )  # fmt: skip
     for file in files:
@@ -108,8 +127,8 @@ def _mlvu(files: Sequence[File]) -> Iterator[Item]:
 
 def _longvideobench(files: Sequence[File]) -> Iterator[Item]:
     where = Columns(
-        video=columns("video_path"), answer=lambda row: row["correct_choice"], id=columns("id"),
-        options=lambda row: [str(one) for one in row["candidates"]],
+        video=columns("video_path"), answer=lambda row: _number(row["correct_choice"]), id=columns("id"),
+        options=lambda row: _options(row["candidates"]),
         tags={"kind": columns("question_category"), "duration": columns("duration_group")},
     )  # fmt: skip
     return load(files, where, _LONGVIDEOBENCH)
@@ -119,7 +138,7 @@ def _egoschema(files: Sequence[File]) -> Iterator[Item]:
     answers = _mapping(files, "answer")
     known = [replace(file, rows=tuple(row for row in file.rows if row.get("q_uid") in answers)) for file in files]
     where = Columns(
-        video=columns("q_uid"), answer=lambda row: int(answers[row["q_uid"]]), id=columns("q_uid"),
+        video=columns("q_uid"), answer=lambda row: _number(answers[row["q_uid"]]), id=columns("q_uid"),
         options=_numbered("option ", 0),
     )  # fmt: skip
     return load(known, where, _PLAIN)

@@ -87,6 +87,8 @@ def _item(row: Row, where: Columns, shape: Shape, open_kind: str) -> Item:
         if not 0 <= answer < len(options):
             raise ValueError(f"its answer is number {answer} of {len(options)} options")
         answer = options[answer]
+    elif options:  # as the option has it: a copy may have lost a blank at one's end or at the other's
+        answer = next((one for one in options if one.strip() == str(answer).strip()), answer)
     kind: Any = "choice" if options else open_kind
     return Item(
         id=as_text(where.id(row)),
