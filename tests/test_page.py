@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from base64 import b64decode
@@ -59,6 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cuts = [cut for row in rows[:40] for cut in selection(row)]
     failures = [error(1000 + n, error_class=KINDS[n % 6]) for n in range(12)]
     failures[0]["message"] = failures[1]["uri"] = f"\x1b[2J{HARM}"
+    failures[2]["prompt_id"] = "where, when"
     ledger.commit(rows, failures, cuts)
     publish(str(folder / "out"), FINGERPRINT, RUN)
     write_page(str(folder / "out"), folder / "page.html")
@@ -212,6 +214,10 @@ def test_search_and_filters(chromium: Browser, finished: Path) -> None:
     assert count(page) == "12 of 212 clips" and "timeout" in text_of(page, "#cards")
     choose(page, "ok")
     assert count(page) == "200 of 212 clips"
+    choose(page, "")
+    page.value("(select => { select.value = [...select.options].find(one => one.text === 'where, when').value;"
+               " select.dispatchEvent(new Event('change')); })(document.querySelector('#prompt'))")  # fmt: skip
+    assert count(page) == "1 of 212 clips" and "unanswered: where, when" in text_of(page, "#cards")
     search(page, "no such words")
     page.until("document.querySelector('#count').textContent.startsWith('0 of')")
 
@@ -295,13 +301,21 @@ def test_a_larger_job_is_sampled_evenly_by_whole_clips() -> None:
     assert chosen(found) == some
 
 
-def test_its_size_is_bounded_whatever_the_texts() -> None:
+@pytest.mark.parametrize("sign", ["字", "<"])  # three bytes each, and six as it is written into the page
+def test_its_size_is_bounded_whatever_the_texts(sign: str) -> None:
     def clip(n: int) -> Clip:
-        row = {**annotation(n), "text": "字" * 5_000, "video_id": f"v{n:05}", "clip_start_s": 0.0, "choice": ""}
+        row = {**annotation(n), "text": sign * 5_000, "video_id": f"v{n:05}", "clip_start_s": 0.0, "choice": ""}
         return Clip(n, [row])
 
     shown = gallery([clip(n) for n in range(4_000)], {}, [])
     assert 0 < shown.num_clips < 4_000 and len(shown.clips.encode()) < MOST_TEXT_BYTES + 4_000
+
+
+def test_a_failure_names_all_prompts_that_it_leaves_unanswered() -> None:
+    asked = ["where, when", *(f"prompt {n:03}" for n in range(100))]
+    document = json.loads(gallery([], {}, [{**error(1), "prompt_id": prompt} for prompt in asked]).clips)
+    (failure,) = document["clips"]
+    assert sorted(document["prompts"][number]["id"] for number in failure["unanswered"]) == sorted(asked)
 
 
 @pytest.mark.parametrize(

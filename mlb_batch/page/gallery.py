@@ -43,10 +43,10 @@ def gallery(clips: Sequence[Clip], pictures: Mapping[int, Picture], failed: Sequ
     for clip in sorted(clips, key=lambda one: (one.key not in pictures, _order(one))):
         if texts.add(_clip(clip, pictures.get(clip.key, UNREAD), images, prompts)):
             shown, rows = shown + 1, rows + len(clip.answers)
-    failures = sum(texts.add(_failure(some)) for some in _by_video(failed[:MOST_FAILED]))
+    failures = sum(texts.add(_failure(some, prompts)) for some in _by_video(failed[:MOST_FAILED]))
     told = [{"id": visible(prompt, MOST_CHARS)} for prompt in prompts]
     document = f'{{"prompts":{_json(told)},"clips":[{",".join(texts.kept)}]}}'
-    return Gallery(_safe(document), _safe(f"[{','.join(images.kept)}]"), shown, rows, len(images.kept), failures)
+    return Gallery(document, f"[{','.join(images.kept)}]", shown, rows, len(images.kept), failures)
 
 
 class _Within:
@@ -131,9 +131,9 @@ def _by_video(failed: Iterable[Row]) -> list[list[Row]]:
     return list(videos.values())
 
 
-def _failure(rows: Sequence[Row]) -> dict[str, Any]:
+def _failure(rows: Sequence[Row], prompts: dict[str, int]) -> dict[str, Any]:
     row = rows[0]
-    asked = ", ".join(sorted({one["prompt_id"] for one in rows}))
+    asked = sorted({one["prompt_id"] for one in rows})
     return {
         "id": visible(row["video_id"], SHORT),
         "uri": visible(row["uri"], SHORT),
@@ -142,14 +142,11 @@ def _failure(rows: Sequence[Row]) -> dict[str, Any]:
         "answers": [],
         "failed": visible(row["error_class"], SHORT),
         "problem": visible(row["message"], SHORT),
-        "unanswered": visible(asked, SHORT),
+        "unanswered": [prompts.setdefault(prompt, len(prompts)) for prompt in asked],
     }
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _safe(text: str) -> str:
     """JSON that can stand in a <script>: nothing in it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

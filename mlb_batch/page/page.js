@@ -2,6 +2,7 @@
 // The gallery. All that came from a manifest or a model goes in as text, never as markup.
 (() => {
   const AT_ONCE = 24;
+  const SHORT = 300;
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("clips").textContent);
   const images = JSON.parse(byId("pictures").textContent);
@@ -31,8 +32,12 @@
     return parent;
   }
 
+  function unanswered(clip) {
+    return (clip.unanswered ?? []).map((number) => data.prompts[number].id);
+  }
+
   function haystack(clip) {
-    const words = [clip.id, clip.uri, clip.failed, clip.problem, clip.unanswered];
+    const words = [clip.id, clip.uri, clip.failed, clip.problem, ...unanswered(clip)];
     for (const [, value] of clip.columns) words.push(value);
     for (const answer of clip.answers) words.push(answer.asked, answer.text);
     return words.filter(Boolean).join("\n").toLowerCase();
@@ -44,7 +49,7 @@
     const asks = clip.answers.filter((answer) => (prompt.value === "" || String(answer.prompt) === prompt.value)
       && (status.value === "" || status.value === "failed" || (answer.status || "ok") === status.value));
     if (!clip.failed && !asks.length) return false;
-    if (clip.failed && prompt.value !== "" && !clip.unanswered.split(", ").includes(data.prompts[prompt.value].id)) return false;
+    if (clip.failed && prompt.value !== "" && !clip.unanswered.includes(Number(prompt.value))) return false;
     if (!word) return true;
     haystacks[number] ??= haystack(clip);
     return haystacks[number].includes(word);
@@ -93,7 +98,7 @@
     const box = make("div", "grey");
     const said = make("div");
     said.append(make("strong", "", clip.failed ? "Not annotated" : "No picture"), marked(make("span"), clip.problem, word));
-    if (clip.unanswered) said.append(make("br"), `unanswered: ${clip.unanswered}`);
+    if (clip.unanswered) said.append(make("br"), `unanswered: ${unanswered(clip).join(", ").slice(0, SHORT)}`);
     box.append(said);
     return box;
   }
