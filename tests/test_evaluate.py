@@ -312,6 +312,10 @@ def test_results_are_grouped_by_the_length_of_videos_where_a_benchmark_says_it()
     marked = {"none": results("made", one, items, answered({"a": "red", "b": "A", "c": "blue"}), None)}
     found = estimates(marked, [one], Counting())
     assert {row["group"]: row["value"] for row in found if row["by"] == "duration"} == {"v1": 0.5, "v2": 1.0}
+    lasting = [replace(item, tags={"duration": s}) for item, s in zip(ITEMS, ("600", "15", "3600"), strict=False)]
+    marked = {"none": results("made", one, lasting, answered({"a": "red", "b": "A", "c": "blue"}), None)}
+    groups = [row["group"] for row in estimates(marked, [one], Counting()) if row["by"] == "duration"]
+    assert groups == ["15", "600", "3600"]
 
 
 def test_unanswered_questions_count_as_the_benchmark_says() -> None:
@@ -567,6 +571,13 @@ def test_the_names_of_many_curves_that_end_alike_stay_in_the_picture() -> None:
         names = sorted(float(one.get("y", 0)) for one in texts if (one.text or "").startswith("m"))
         assert len(names) == 13 and names[0] > 0 and names[-1] < HEIGHT - 5
         assert all(below - above >= 14 for above, below in pairwise(names))
+
+
+def test_the_longest_name_that_a_method_may_have_is_not_cut_off() -> None:
+    label = "plain-adatp.with_a-quite-long-label_of.60-signs-0123456789ab"
+    root = ElementTree.fromstring(chart("t", "x", "y", [Curve(label, (Point(0.3, 0.5, 0.4, 0.6),))]))
+    (name,) = (one for one in root.iter("{http://www.w3.org/2000/svg}text") if one.text == label)
+    assert len(label) == 60 and float(root.get("width", 0)) - float(name.get("x", 0)) >= 60 * 7
 
 
 def test_heat_maps_are_white_where_even() -> None:

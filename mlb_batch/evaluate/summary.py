@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class _Table:
     def __init__(self, rows: Sequence[Row], number: Mapping[str, int], counting: Counting) -> None:
         self.groups: list[tuple[str, str]] = [("all", "all")]
         for by in GROUPINGS:
-            self.groups += [(by, group) for group in sorted({row[by] for row in rows if row[by]})]
+            self.groups += [(by, group) for group in sorted({row[by] for row in rows if row[by]}, key=_in_order)]
         self._clips: NDArray[np.int64] = np.array([number[row["video"]] for row in rows], dtype=np.int64)
         self._number = len(number)
         self._of = {by: np.array([row[by] for row in rows]) for by in GROUPINGS}
@@ -130,6 +131,11 @@ class _Table:
         mine, its = (table._worth[metric][chosen, 0] for table in (self, other))
         both = self._counts[metric][chosen] & other._counts[metric][chosen]
         return int((both & (mine > its)).sum()), int((both & (mine < its)).sum())
+
+
+def _in_order(group: str) -> list[str | int]:
+    """Numbers in it as such: of durations, 60 is before 600, and 600 before 3600."""
+    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", group))]
 
 
 def _of_cell(cell: Cell, tables: Mapping[str, _Table], against: Mapping[str, str], counting: Counting) -> Iterator[Row]:

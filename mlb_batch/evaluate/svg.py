@@ -9,6 +9,8 @@ from html import escape
 
 WIDTH, HEIGHT = 720, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 56, 52
+_NAMES_X = WIDTH - _RIGHT + 14
+_SIGN = 8  # pixels of a name, at most but for a few capitals
 _DODGE = 4.0  # pixels between methods at one cost, so that their intervals don't lie over each other
 # Told apart by colour and, where colour is not seen, by their marks and the names at their ends.
 _COLOURS = (
@@ -64,7 +66,8 @@ def chart(title: str, x_name: str, y_name: str, curves: Sequence[Curve], level: 
     for number, (curve, end) in enumerate(zip(curves, ends, strict=True)):
         aside = _DODGE * (number - (len(curves) - 1) / 2)
         parts += _curve(axes, curve, _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)], end, aside)
-    return _document(WIDTH, HEIGHT, parts)
+    names_end = _NAMES_X + _SIGN * max((len(curve.name) for curve in curves), default=0)
+    return _document(max(WIDTH, names_end), HEIGHT, parts)
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,10 @@ def _curve(axes: _Axes, curve: Curve, colour: str, mark: str, end: float, aside:
         )
         parts.append(_mark(mark, x, y, colour))
     x, y = at[-1][:2]
-    name_x = WIDTH - _RIGHT + 14
     parts.append(
-        f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{name_x - 4}" y2="{end - 4:.1f}" stroke="{colour}" opacity="0.3"/>'
+        f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{_NAMES_X - 4}" y2="{end - 4:.1f}" stroke="{colour}" opacity="0.3"/>'
     )
-    return [*parts, _text(name_x, end, curve.name, colour=colour)]
+    return [*parts, _text(_NAMES_X, end, curve.name, colour=colour)]
 
 
 def _mark(kind: str, x: float, y: float, colour: str) -> str:
