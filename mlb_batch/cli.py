@@ -170,7 +170,14 @@ def evaluate(
             session.enter_context(connected())  # the first cell starts Ray, or joins one; the others use it too
             return annotate_all(job)
 
-        summary = compare(spec, one, say)
+        try:
+            summary = compare(spec, one, say)
+        except KeyboardInterrupt:  # outside a cell; within one its job says what stopped it
+            summary = {"output": spec.output.uri, "stopped": "SIGINT", "exit_code": 130}
+        except SystemExit as left:
+            if left.code != STOPPED:
+                raise
+            summary = {"output": spec.output.uri, "stopped": "SIGTERM", "exit_code": STOPPED}
     if not summary.get("stopped"):
         say(f"written to {spec.output.uri}/README.md")
     answer(summary)

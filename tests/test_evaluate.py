@@ -949,6 +949,23 @@ def test_a_budget_that_a_method_cannot_meet_is_said_and_the_rest_goes_on(ray_clu
         compare(small(tmp_path, methods=["random"], ratios=[0.0001]), Annotate())
 
 
+@pytest.mark.parametrize(
+    ("raised", "told"), [(KeyboardInterrupt(), ("SIGINT", 130)), (SystemExit(143), ("SIGTERM", 143))]
+)
+def test_a_signal_outside_a_cell_is_answered_as_within_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException,
+    told: tuple[str, int],
+) -> None:  # fmt: skip
+    def signalled(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("mlb_batch.evaluate.manifest.write_world", signalled)
+    (tmp_path / "eval.yaml").write_text(f"methods: [none]\noutput: {tmp_path}/out\n")
+    assert ended(lambda: app(["evaluate", str(tmp_path / "eval.yaml")])) == told[1]
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["stopped"], last["exit_code"]) == told and last["output"] == f"{tmp_path}/out"
+
+
 def test_the_command_says_a_mistake_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "eval.yaml"
     path.write_text("methods: [none]\nmodel: x\noutput: out\n")
