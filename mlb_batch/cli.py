@@ -191,7 +191,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=3, help="In each, everyone has a turn.")] = 3,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch, on a CPU.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip; default: the shape's.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, max=4096, help="Of a clip; default: the shape's.")] = None,
     new_tokens: Annotated[int | None, typer.Option(min=2, help="Of an answer; default: the shape's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Clips at once; default: each one's best.")] = None,
     method: Annotated[str | None, typer.Option(help="The pruning method; default: the shape's.")] = None,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ledger_rows import annotation
 from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
 from small_jobs import clips, job_file, mlb_batch, start
 from test_walls import MODULES, imports, tree
@@ -34,6 +35,7 @@ from mlb_batch.bench.rounds import Spread, alternate, three_ratios
 from mlb_batch.bench.suite import ALL_TAKE, NAMES, TAKES, bench
 from mlb_batch.bench.yardstick import Yardstick
 from mlb_batch.chain.pools import BATCH_ON_CPU, MOST_ON_GPU
+from mlb_batch.cli import app, ended
 from mlb_batch.cost import calibration
 from mlb_batch.cost.calibration import Calibration
 from mlb_batch.cost.flops import price, vanilla
@@ -49,6 +51,7 @@ from mlb_batch.video import FrameSize, Limits, Reader, Sampling, Wanted, read_fr
 from mlb_batch.vlm.captioner import Ask, Clip
 from mlb_batch.vlm.checkpoint import resolve
 from mlb_batch.vlm.load import load
+from mlb_batch.work import Outcome
 
 pytestmark = pytest.mark.usefixtures("own_calibrations")
 CPU = torch.device("cpu")
@@ -381,6 +384,18 @@ def test_scale_counts_every_row_and_cannot_beat_its_captioners(
     assert (one["rows"], one["actors"], found["device"]) == (200, 1, "cpu x 1")
     assert 0 < one["share_of_captioners"] <= 1.1 and one["driver_grown_mb"] >= 0
     assert one["share_of_captioners"] == pytest.approx(one["rows_per_s"] * 0.1)
+
+
+def test_rows_that_all_come_at_once_have_no_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = ([Outcome(annotations=[annotation(0), annotation(1)])] for _ in range(1))
+    monkeypatch.setattr("mlb_batch.chain.arrivals.everything", lambda *_: looks)
+    with pytest.raises(SpecError, match=r"2 rows with 5 actors all came at once; give more --rows"):
+        scale._run(scale._job(tmp_path, Options(), 2), {}, clip_s=0.1, rows=2, actors=5)
+
+
+def test_a_clip_has_no_more_frames_than_in_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(lambda: app(["bench", "prefill", "--frames", "100000000"])) == 2
+    assert "--frames" in capsys.readouterr().err
 
 
 def test_a_shape_s_random_weights_are_a_model_that_a_job_can_name() -> None:

@@ -32,6 +32,7 @@ from mlb_batch.cost.calibration import NANO, Calibration
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.cost.solve import Pricer
 from mlb_batch.engine import Engine
+from mlb_batch.errors import SpecError
 from mlb_batch.ledger import DoneIds, Ledger
 from mlb_batch.planning import Setup, plan, setup
 from mlb_batch.rows import Constants, annotation_row
@@ -133,10 +134,12 @@ def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) ->
                 first, first_s = arrived, last_s
             memory_mb = grown_mb()
     assert arrived == waiting.written == rows, (arrived, waiting.written, rows)
-    per_s = (arrived - first) / max(last_s - first_s, 1e-9)
+    if arrived == first:
+        raise SpecError(f"bench: {rows} rows with {actors} actors all came at once; give more --rows to measure a rate")
+    per_s = (arrived - first) / (last_s - first_s)
     return {
         "rows": rows, "actors": actors, "rows_per_s": per_s, "share_of_captioners": per_s * clip_s / actors,
-        "driver_grown_mb": memory_mb, "committing_share": sum(committing) / max(last_s - first_s, 1e-9),
+        "driver_grown_mb": memory_mb, "committing_share": sum(committing) / (last_s - first_s),
     }  # fmt: skip
 
 
