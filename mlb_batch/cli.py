@@ -15,7 +15,8 @@ import typer
 
 from mlb_batch.errors import JobError, UserError
 from mlb_batch.spec import JobSpec
-from mlb_batch.stop import STOPPED, Stop, exit_code_of
+from mlb_batch.spec_parts import MOST_FRAMES
+from mlb_batch.stop import INTERRUPTED, STOPPED, Stop, exit_code_of
 
 app = typer.Typer(
     help="Captions and answers for a bucket of videos, in Parquet, at the compute budget you set.",
@@ -172,12 +173,12 @@ def evaluate(
 
         try:
             summary = compare(spec, one, say)
-        except KeyboardInterrupt:  # outside a cell; within one its job says what stopped it
-            summary = {"output": spec.output.uri, "stopped": "SIGINT", "exit_code": 130}
-        except SystemExit as left:
-            if left.code != STOPPED:
+        except (KeyboardInterrupt, SystemExit) as left:  # outside a cell; within one its job says what stopped it
+            code = exit_code_of(left)
+            if code not in (STOPPED, INTERRUPTED):
                 raise
-            summary = {"output": spec.output.uri, "stopped": "SIGTERM", "exit_code": STOPPED}
+            stopped = "SIGTERM" if code == STOPPED else "SIGINT"
+            summary = {"output": spec.output.uri, "stopped": stopped, "exit_code": code}
     if not summary.get("stopped"):
         say(f"written to {spec.output.uri}/README.md")
     answer(summary)
@@ -191,7 +192,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=3, help="In each, everyone has a turn.")] = 3,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch, on a CPU.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, max=4096, help="Of a clip; default: the shape's.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, max=MOST_FRAMES, help="Of a clip; default: the shape's.")] = None,
     new_tokens: Annotated[int | None, typer.Option(min=2, help="Of an answer; default: the shape's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Clips at once; default: each one's best.")] = None,
     method: Annotated[str | None, typer.Option(help="The pruning method; default: the shape's.")] = None,

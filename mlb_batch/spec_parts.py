@@ -14,6 +14,7 @@ from mlb_batch.spec_types import Bounds, BoundsOrAuto, Count, CountOrAuto, Name,
 from mlb_batch.storage import local_path
 
 MOST_CHOICES = 26  # answered by a letter
+MOST_FRAMES = 4096  # of a clip
 _UNPACKED = "working_dir_files"  # where Ray unpacks what `ray job submit --working-dir` ships, until it needs the room
 BUDGET_KINDS = ("ratio", "pflops", "pflops_per_hour_of_video", "gpu_hours")
 
@@ -120,7 +121,7 @@ class ModelSpec(Part):
 
 
 class FramesSpec(Part):
-    count: Annotated[int, Field(ge=1, le=4096)] = 32
+    count: Annotated[int, Field(ge=1, le=MOST_FRAMES)] = 32
     """So many frames of a clip; with `fps` and `keyframes` at most so many."""
     strategy: Literal["uniform", "fps", "keyframes"] = "uniform"
     """`uniform`: evenly among the clip's frames. `fps`: evenly in time. `keyframes`: those that need no others."""

@@ -208,12 +208,6 @@ def test_a_full_disk_is_that_videos_error_and_nothing_is_left_on_it(tmp_path: Pa
     assert (small, left) == ("small 8", "left [] True")
 
 
-def test_too_large_is_refused_before_it_is_fetched(good: Path, server: str) -> None:
-    with Reader(Sampling(8), MODEL_SIZE, Limits(max_bytes=1000)) as reader:
-        assert error_class(reader, f"{server}/200/v.mp4") == "too_large"
-    assert _Handler.sent == 0
-
-
 def test_versions_tell_a_changed_file(reader: Reader, good: Path, server: str, tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     path.write_bytes(good.read_bytes())

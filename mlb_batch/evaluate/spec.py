@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from mlb_batch import spec_text
 from mlb_batch.errors import SpecError
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
-from mlb_batch.spec_parts import ModelSpec, Part
+from mlb_batch.spec_parts import MOST_FRAMES, ModelSpec, Part
 from mlb_batch.spec_types import Count, Name, Output, Positive, Uri
 
 Label = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9_.\-]+$")]
@@ -37,7 +37,7 @@ class WorldSpec(Part):
 
     clips: Annotated[int, Field(ge=2, le=MOST_CLIPS)] = 200
     seed: Annotated[int, Field(ge=0, lt=1000)] = 0
-    frames: Annotated[int, Field(ge=4, le=4096)] = 16
+    frames: Annotated[int, Field(ge=4, le=MOST_FRAMES)] = 16
     questions: Count = 4  # of each clip, of different kinds as far as it has so many
     captions: bool = True  # a caption of each clip too, where the world has one
     max_acts: Annotated[int, Field(ge=1, le=4)] = 4

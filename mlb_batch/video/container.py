@@ -39,11 +39,8 @@ def opened(source: Source, limits: Limits, by_index: bool = False) -> Iterator[t
 
     `by_index`: packets are as the container's index lists them; nobody looks into them.
     """
-    size = size_of(source)
-    if size == 0:
+    if size_of(source) == 0:
         raise RowError("empty", "the file has 0 bytes")
-    if limits.max_bytes is not None and size > limits.max_bytes:
-        raise RowError("too_large", f"the file has {size:,} bytes, the limit is {limits.max_bytes:,}")
     with _open(source, limits, BY_INDEX if by_index else {}) as container:
         yield container, _video_stream(container, limits)
 

@@ -148,11 +148,8 @@ def _frames(clip: Wanted, source: Source, timeline: Timeline, wanted: Ints, film
 
 
 def _wanted(timeline: Timeline, clip: Wanted) -> Ints:
-    """Positions in `timeline.shown`. Raises RowError where the clip is not in the video, or the video too long."""
-    most_s, times_s = clip.limits.max_duration_s, timeline.times_s
-    if most_s is not None and timeline.duration_s > most_s:
-        raise RowError("too_long", f"{timeline.duration_s:.0f} s long, the limit is {most_s:g} s")
-    start_s, end_s = clip.start_s, clip.end_s
+    """Positions in `timeline.shown`. Raises RowError where the clip is not in the video."""
+    start_s, end_s, times_s = clip.start_s, clip.end_s, timeline.times_s
     frames = clip_frames(times_s, timeline.duration_s, start_s, end_s)
     if len(frames) == 0:
         raise RowError("truncated", f"the clip starts at {start_s} s, the video ends at {timeline.duration_s:.3f} s")

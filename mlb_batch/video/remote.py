@@ -38,7 +38,7 @@ class Remote:
         if info.get("type") == "directory":
             raise RowError("not_found", "it is a folder")
         self.version = remote_version(info)
-        self.size = self._within_limits(int(info.get("size") or 0))
+        self.size = int(info.get("size") or 0)
         self.bytes_fetched = len(first)
         self.key = f"{uri} {self.version} {next(_SERIAL)}"
         self._here: list[Range] = [(0, len(first))] if first else []
@@ -120,7 +120,6 @@ class Remote:
                 self._keep(chunk, there)
                 there += len(chunk)
                 self.bytes_fetched += len(chunk)
-                self._within_limits(there)
                 self._clock.check()
         if self.size and there != self.size:
             raise Short(f"{there:,} of {self.size:,} bytes came")
@@ -131,12 +130,6 @@ class Remote:
             os.pwrite(self.fd, data, start)
         except OSError as error:
             raise _no_room(error) from error
-
-    def _within_limits(self, size: int) -> int:
-        most = self._limits.max_bytes
-        if most is not None and size > most:
-            raise RowError("too_large", f"the file has {size:,} bytes, the limit is {most:,}")
-        return size
 
     def _asked(self, call: Callable[[], Any], little: bool = False) -> Any:
         return asked(self.uri, call, self._limits.patience_s, self._clock, little)

@@ -39,8 +39,6 @@ class Limits:
     patience_s: float = PATIENCE_S  # that is waited for so long
     max_pixels: int = 33_177_600  # of one raw frame (8K)
     memory_mb: int = 2048  # what the child's address space may grow by
-    max_bytes: int | None = None  # of the file: more is too_large, before anything is fetched
-    max_duration_s: float | None = None  # of the whole video: more is too_long
 
 
 @dataclass(frozen=True)
