@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as example
 from hypothesis import strategies as st
 
+from mlb_batch import prune
 from mlb_batch.cost.schedule import WHOLE, ClipShape, keep_count
 from mlb_batch.errors import SpecError
 from mlb_batch.prune import METHODS, make
@@ -91,6 +95,16 @@ def test_the_keep_never_rises_over_the_cuts(schedule: str, clip: ClipShape, keep
     assert counts == sorted(counts, reverse=True) and clip.visual >= counts[0]
     assert counts[-1] == keep_count(clip.visual, keep)
     assert len(cuts) == (1 if schedule == "one_shot" else 15)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_and_what_it_may_be_stands_in_provenance(name: str) -> None:
+    told = (Path(prune.__file__).parent / "PROVENANCE.md").read_text(encoding="utf-8")
+    for option in fields(METHODS[name]):  # type: ignore[arg-type]
+        called = option.metadata.get("option", option.name)
+        assert re.search(rf"`{called}(: [^`]*)?`", told), called
+        for value in option.metadata.get("one_of", ()):
+            assert f"`{called}: {value}`" in told or f"`{value}`" in told, f"{called}: {value}"
 
 
 def test_every_method_is_made_with_its_defaults() -> None:
