@@ -1,4 +1,4 @@
-"""The reference of the job file, jobs/README.md, from the words below each key of the spec.
+"""The reference of job and evaluation files, jobs/README.md, from the words below each key of their specs.
 
 python -m mlb_batch.reference      prints it; the file is held to it by a test
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from mlb_batch.evaluate.spec import EvalSpec
 from mlb_batch.spec import JobSpec
 from mlb_batch.spec_text import part_of
 
@@ -28,14 +29,25 @@ Only `input`, `prompts` and `output` are needed. Any key can be set on the comma
 other are one line and exit code 2. `deploy/job.schema.json` lets an editor check and complete a job.
 
 `output: URI` and `model: ID` are short for `output: {uri: URI}` and `model: {id: ID}`. At most one of `budget.ratio`,
-`pflops`, `pflops_per_hour_of_video` and `gpu_hours` is set.
+`pflops`, `pflops_per_hour_of_video` and `gpu_hours` is set. *Needed* inside a part that may be left out: where that is
+given.
 
-| key | default | |
-|---|---|---|"""
+"""
+
+_OF_EVALUATIONS = """
+## What an evaluation file may say
+
+For `mlb-batch evaluate`. Only `methods` (or `bias`) and `output` are needed. `benchmark: NAME`, `output: URI`, and a
+model or a method by its name are short forms. What is left out of `job` is as in a job.
+
+"""
+_COLUMNS = ["| key | default | |", "|---|---|---|"]
 
 
 def markdown() -> str:
-    return "\n".join([_HEAD, *_rows(JobSpec, "")])
+    of_jobs = "\n".join([*_COLUMNS, *_rows(JobSpec, "")])
+    of_evaluations = "\n".join([*_COLUMNS, *_rows(EvalSpec, "")])
+    return f"{_HEAD}{of_jobs}\n{_OF_EVALUATIONS}{of_evaluations}"
 
 
 def _rows(part: type[BaseModel], path: str) -> Iterator[str]:
@@ -50,7 +62,8 @@ def _rows(part: type[BaseModel], path: str) -> Iterator[str]:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "*needed*"
-    return "" if field.default in (None, (), {}) else f"`{json.dumps(field.default)}`"
+    default = field.get_default(call_default_factory=True)
+    return "" if default in (None, (), {}) else f"`{json.dumps(default)}`"
 
 
 if __name__ == "__main__":

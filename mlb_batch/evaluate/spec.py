@@ -36,13 +36,21 @@ class WorldSpec(Part):
     """How much of the procedural world; all of its clips are held out from training."""
 
     clips: Annotated[int, Field(ge=2, le=MOST_CLIPS)] = 200
+    """So many clips, all held out from training."""
     seed: Annotated[int, Field(ge=0, lt=1000)] = 0
+    """Another number for other clips and questions."""
     frames: Annotated[int, Field(ge=4, le=MOST_FRAMES)] = 16
-    questions: Count = 4  # of each clip, of different kinds as far as it has so many
-    captions: bool = True  # a caption of each clip too, where the world has one
+    """Of each clip."""
+    questions: Count = 4
+    """Of each clip, of different kinds as far as it has so many."""
+    captions: bool = True
+    """A caption of each clip too, where the world has one."""
     max_acts: Annotated[int, Field(ge=1, le=4)] = 4
+    """At most so many shapes that move or stay."""
     max_flashes: Annotated[int, Field(ge=0, le=3)] = 3
+    """At most so many that appear briefly."""
     least_flash: Count = 1
+    """So many frames at least a flash lasts."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -53,9 +61,13 @@ class WorldSpec(Part):
 
 class BenchmarkSpec(Part):
     name: str = "world"
+    """`world`, `world-image`, or a public benchmark (the README has them)."""
     annotations: Annotated[tuple[Uri, ...], Field(strict=False)] = ()
-    videos: Uri | None = None  # the folder that the annotations' video files lie in
-    limit: Count | None = None  # only so many videos, chosen by chance and always the same
+    """Its own files, one or a list."""
+    videos: Uri | None = None
+    """The folder that the video files of the annotations lie in."""
+    limit: Count | None = None
+    """Only so many videos, chosen by chance and always the same."""
     world: WorldSpec = WorldSpec()
 
     @model_validator(mode="before")
@@ -85,10 +97,15 @@ class BenchmarkSpec(Part):
 
 class MethodSpec(Part):
     method: Name
-    label: Label | None = None  # how it is called in tables; needed where one method stands twice
+    """`none`, or one of the methods."""
+    label: Label | None = None
+    """How it is called in tables; needed where one method stands twice."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """The method's own; `mlb_batch/prune/PROVENANCE.md` has them."""
     select: Literal["per_prompt", "per_video"] = "per_prompt"
+    """As in a job."""
     feature_model: Uri | None = "auto"
+    """As in a job."""
 
     @property
     def name(self) -> str:
@@ -98,35 +115,46 @@ class MethodSpec(Part):
 class JudgeSpec(Part):
     """An OpenAI-compatible endpoint that says whether an open answer is right."""
 
-    url: Uri  # its base, like https://judge.example.com/v1
+    url: Uri
+    """Its base, like `https://judge.example.com/v1`."""
     model: Name
-    key_env: Name | None = None  # the environment variable with its key
+    """As the endpoint calls it; each verdict is kept with the model that gave it."""
+    key_env: Name | None = None
+    """The environment variable with its key."""
     timeout_s: Positive = 60.0
+    """Of one request."""
     at_once: Count = 8
+    """So many requests are under way together."""
 
 
 class BiasSpec(Part):
     """Where text looks in frozen models, on so many clips as they are, grey, repeated and reversed."""
 
     clips: Count = 20
+    """Where text looks in frozen models is measured on so many clips, as they are, grey, repeated and reversed."""
 
 
 class OutputSpec(Part):
     uri: Output
+    """A folder, `s3://`, `gs://` or `az://`; other questions to the same models want one of their own."""
 
 
 class EvalSpec(Part):
     """A whole evaluation file, checked."""
 
     name: Name = "evaluation"
+    """For its title and its jobs."""
     benchmark: BenchmarkSpec = BenchmarkSpec()
     models: Annotated[tuple[ModelSpec, ...], Field(strict=False, min_length=1)] = (ModelSpec(),)
     methods: Annotated[tuple[MethodSpec, ...], Field(strict=False)] = ()
     ratios: Annotated[tuple[Ratio, ...], Field(strict=False)] = (0.273,)
+    """The budgets; `none` is run once."""
     scope: Literal["llm", "total"] = "llm"
-    asked: Literal["alone", "together"] = "alone"  # together: the questions of a clip share its layers, as in a job
-    # Passed through to every cell: frames, generate, limits, cluster, retry, prune.selections.
+    """What they are shares of, as in a job."""
+    asked: Literal["alone", "together"] = "alone"
+    """`together`: the questions of a clip share its layers, as in a job."""
     job: dict[str, Any] = Field(default_factory=dict)
+    """Passed through to every cell: frames, generate, limits, cluster, retry, prune.selections."""
     bias: BiasSpec | None = None
     judge: JudgeSpec | None = None
     output: OutputSpec
