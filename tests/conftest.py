@@ -57,6 +57,7 @@ def own_calibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlb_batch.cost.calibration.store_folder", lambda: tmp_path / "calibrations")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs want both cores: with several workers, all of them stay in one, beside the tests that want a core."""
     for item in items:

@@ -66,6 +66,12 @@ def test_only_what_is_left_is_killed_and_no_stranger_with_its_number() -> None:
             one.wait()
 
 
+def test_whole_runs_stay_in_one_worker(ray_cluster: None, request: pytest.FixtureRequest) -> None:
+    """Two Rays on two cores would stand in each other's way, and nothing but the time would tell."""
+    grouped = request.config.getoption("loadgroup", default=False)
+    assert request.node.nodeid.endswith("@whole runs") or not grouped
+
+
 def test_a_run_that_has_to_wait_for_others_says_so(
     ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
