@@ -94,6 +94,7 @@ def test_a_run_that_is_stopped_while_it_measures_stops_there(tmp_path: Path, cap
     assert "measuring clips before the job: " in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_measured_nothing_is_solved_for_later(tmp_path: Path) -> None:
     """The videos of the first night are not uploaded yet; the second night's get what their own content asks for."""
     out, later = tmp_path / "out", tmp_path / "videos"

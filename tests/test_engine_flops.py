@@ -46,9 +46,10 @@ def not_seen_by_torch(spec: Spec, name: str, ran: RanClip) -> int:
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("select", ["per_prompt", "per_video"])
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("keep", [300_000, WHOLE])
-def test_counted_is_what_torch_counts(keep: int, name: str, select: str, spec: Spec) -> None:
+@pytest.mark.parametrize(
+    ("name", "keep"), [*((name, 300_000) for name in METHODS), ("density", WHOLE), ("unique", WHOLE), ("fastv", WHOLE)]
+)
+def test_counted_is_what_torch_counts(name: str, keep: int, select: str, spec: Spec) -> None:
     """Vision, prefill, scoring and generation together; in its dense form, because torch counts whole rectangles."""
     method = pruning(name.split()[0], METHODS[name], select)
     clips = [Case(pixels(spec, 4, 1), TEXTS), Case(pixels(spec, 6, 2), TEXTS[:1])]

@@ -100,7 +100,7 @@ def test_the_keep_never_rises_over_the_cuts(schedule: str, clip: ClipShape, keep
 @pytest.mark.parametrize("name", METHODS)
 def test_every_option_and_what_it_may_be_stands_in_provenance(name: str) -> None:
     told = (Path(prune.__file__).parent / "PROVENANCE.md").read_text(encoding="utf-8")
-    for option in fields(METHODS[name]):  # type: ignore[arg-type]
+    for option in fields(METHODS[name]):
         called = option.metadata.get("option", option.name)
         assert re.search(rf"`{called}(: [^`]*)?`", told), called
         for value in option.metadata.get("one_of", ()):

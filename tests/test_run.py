@@ -112,6 +112,7 @@ def test_a_very_long_input_goes_through_one_chain_after_the_other(
         assert classes(tmp_path / "out") == {"not_video": 2}
 
 
+@pytest.mark.slow
 def test_a_limit_counts_rows_also_where_one_of_them_is_more_than_one_video_of_a_long_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_what_is_new_is_computed_beside_what_stands(tmp_path: Path) -> None:
     assert (read_current(str(out)) or {})["fingerprint"] == old["fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_night_without_a_question_ends_well_and_decides_nothing_for_the_next(tmp_path: Path) -> None:
     videos = clips(tmp_path / "videos", 2)
     changes = {"input": {"manifest": str(tmp_path / "videos.jsonl")}, "name": "ночь", "prune": {"method": "uniform"},
