@@ -64,15 +64,17 @@ def connected() -> Iterator[Nodes]:
 def say_if_crowded(least: Mapping[str, float]) -> None:
     """Where others hold what a run needs `least` it stands still until they end, and would not say why."""
     end_s = time.monotonic() + SOON_S
-    while short := {
-        kind: most for kind, most in least.items() if ray.available_resources().get(kind, 0.0) < most - 1e-9
-    }:
+    while short := _short_of(least, ray.available_resources()):
         if time.monotonic() > end_s:
             needs = " and ".join(f"{most:g} {kind}" for kind, most in short.items())
             print(f"warning: this run needs {needs}, and others hold so much of the cluster that it waits for them",
                   file=sys.stderr, flush=True)  # fmt: skip
             return
         time.sleep(LOOK_S)
+
+
+def _short_of(least: Mapping[str, float], free: Mapping[str, float]) -> dict[str, float]:
+    return {kind: most for kind, most in least.items() if free.get(kind, 0.0) < most - 1e-9}
 
 
 def shut_down(started: Sequence[Process]) -> None:

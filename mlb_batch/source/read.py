@@ -136,7 +136,7 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     assert manifest is not None
     problems: list[str] = []
     keys, spans, policy = bytearray(), array("d"), UriPolicy.of(spec.input)
-    types, met = table.ValueTypes(_wanted(spec)), set[str]()
+    types, met = table.ValueTypes(spec.input.columns), set[str]()
     for place, row in table.rows(manifest, _wanted(spec), problems.append, met):
         found = list(_row_problems(spec.input, row))
         problems += [f"row {place}: {problem}" for problem in found]
@@ -156,9 +156,8 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     if problems:
         lines = problems[:MOST_PROBLEMS] + (["... and more"] if len(problems) > MOST_PROBLEMS else [])
         raise InputError("\n".join(f"input.manifest: {manifest}: {line}" for line in lines))
-    every = types.holding()
     passthrough = _passthrough(spec, types.schema() if declared is None else declared)
-    return Inspection(num_rows, passthrough, (), {name: every[name] for name in spec.input.columns})
+    return Inspection(num_rows, passthrough, (), types.holding())
 
 
 def _row_problems(given: InputSpec, row: Row) -> Iterator[str]:
