@@ -16,10 +16,10 @@ from rich.progress import Progress as Bar
 
 from mlb_batch.books import STEPS, Books
 from mlb_batch.errors import MlbBatchError, OutputError
-from mlb_batch.ledger import RunFolder
+from mlb_batch.ledger import RunFolder, holder_of
 from mlb_batch.ledger.runs import newest_first
-from mlb_batch.storage import hurried, open_store
-from mlb_batch.storage_errors import first_line
+from mlb_batch.storage import open_store
+from mlb_batch.storage_errors import first_line, hurried
 
 TICK_S = 1.0  # rows may come by the hundred a second
 LINE_EVERY_S = 10.0
@@ -55,11 +55,14 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._write("starting")
-        if over := self._books.plan.budget.over:  # nobody may have looked at the plan, night after night
-            print(f"warning: {over}", file=sys.stderr, flush=True)
+        self.warn(self._books.plan.budget.over)  # nobody may have looked at the plan, night after night
         if self._bar:
             self._bar.start()
         return self
+
+    def warn(self, said: str) -> None:
+        if said:
+            print(f"warning: {said}", file=sys.stderr, flush=True)
 
     def show(self) -> None:
         """Called with all that arrives; says something when there is something to say."""
@@ -150,9 +153,10 @@ def clock(seconds: float) -> str:
 
 
 def latest(output_uri: str) -> dict[str, Any]:
-    """The newest run's progress file."""
-    for run_id, progress in newest_first(open_store(output_uri), "progress"):
-        return {"run_id": run_id, **progress}
+    """The newest run's progress file, and who holds the output: that run, or a canary's job between its passes."""
+    store = open_store(output_uri)
+    for run_id, progress in newest_first(store, "progress"):
+        return {"run_id": run_id, **progress, "held_by": str(holder_of(store) or "")}
     raise OutputError(f"{output_uri}: no run is recorded here; is it the output.uri of a job that was started?")
 
 
@@ -162,6 +166,8 @@ def describe(progress: dict[str, Any]) -> str:
     state = progress["state"]
     if state == "failed":
         state = f"failed: {progress['error']}"
+    elif state == "ended" and progress.get("held_by"):
+        state = f"ended; at work here now: {progress['held_by']}"
     elif state != "ended" and silent_s > SILENT_S:
         state = f"silent for {clock(silent_s)}: killed, or its node is gone; run the same command to resume"
     return "\n".join([f"run {progress['run_id']}: {state}", progress["line"], *_details(progress)])

@@ -23,7 +23,7 @@ from mlb_batch.chain.settling import grants, settled
 from mlb_batch.chain.strikes import Strikes, lasting_strikes
 from mlb_batch.engine import Engine
 from mlb_batch.environment import environment, new_run_id
-from mlb_batch.ledger import Lease, Ledger, RunFolder, publish, tidy, written_columns
+from mlb_batch.ledger import Lease, Ledger, RunFolder, tidy, written_columns
 from mlb_batch.notify import announced
 from mlb_batch.planning import Plan, freeze, plan
 from mlb_batch.progress import Progress
@@ -43,18 +43,18 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
     one_pass = partial(annotate, stop=Stop(spec.limits.deadline_h), limit=limit)
     if not spec.canary.share:
         return one_pass(spec, replan=replan)
-    with connected():
-        seen, stopped = canary(spec, lambda job, share: one_pass(job, replan=replan and job is spec, share=share))
-        return stopped or one_pass(spec, seen=seen)
+    with Lease(spec.output.uri, new_run_id()) as lease, connected():  # also while the rivals are at work elsewhere
+        seen, stopped = canary(spec, partial(one_pass, spec, replan=replan, held=lease), one_pass)
+        return stopped or one_pass(spec, seen=seen, held=lease)
 
 
 def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool = False, share: float = 1.0,
-             seen: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
-    """One pass over the input, or over a share of its videos; `seen` is what its canary found."""
+             seen: dict[str, Any] | None = None, held: Lease | None = None) -> dict[str, Any]:  # fmt: skip
+    """One pass over the input, or a share of its videos; `seen`: what its canary found; `held`: the whole job's."""
     spec = spec.model_copy(update={"input": anchored(spec.input)})
     found = inspect(spec)
     priced, run_id, output = plan(spec, replan, found), new_run_id(), spec.output.uri
-    with Lease(output, run_id) as lease, connected() as nodes, stop:
+    with held or Lease(output, run_id) as lease, connected() as nodes, stop:
         tidy(output)
         sizes, folder = pools(spec, nodes, priced.clips, Engine.of(spec, priced).clip_bytes), RunFolder(output, run_id)
         say_if_crowded(sizes.least)
@@ -65,6 +65,7 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
             found = found.like(written_columns(open_store(output), priced.fingerprint)) if found.holding else found
             ledger = Ledger(output, priced.fingerprint, run_id, found.passthrough, lease=lease,
                             target_file_mb=spec.output.target_file_mb)  # fmt: skip
+            progress.warn(ledger.gone)
             folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
             freeze(spec, priced)
             purse = grants(spec, priced, found, ledger, stop)
@@ -82,10 +83,9 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
                     progress.show()
             summary = closed(spec, books, stopped, run_id=run_id, fingerprint=priced.fingerprint, limit=limit,
                              share=share, rows_written=rows.written, canary=seen, output=output)  # fmt: skip
-            folder.write_json("summary", summary)
             if summary["complete"]:
-                ledger.fill_gaps()
-                publish(output, priced.fingerprint, run_id)
+                ledger.publish()
+            folder.write_json("summary", summary)  # last: what it says of the run is so
         return summary
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,18 +20,17 @@ import fsspec
 
 from mlb_batch.errors import JobError, OutputError
 from mlb_batch.storage_errors import (
-    PATIENCE_S,
     error_kind,
     first_line,
     foreign_errors,
     outage,
+    patience_s,
     patiently,
     refusal,
     refuses_all,
 )
 from mlb_batch.web import guarded_client
 
-HURRIED_S = 5.0
 CLIENT_TRIES = 6
 ANSWER_S = 10.0  # how long a server may be silent
 DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
@@ -56,9 +54,9 @@ class Store(Protocol):
     def clean(self) -> None: ...  # removes what a killed writer left half written
 
 
-def open_store(uri: str, patience_s: float = PATIENCE_S) -> Store:
+def open_store(uri: str) -> Store:
     path = local_path(uri)
-    return LocalStore(path) if path is not None else RemoteStore(uri, patience_s)
+    return LocalStore(path) if path is not None else RemoteStore(uri)
 
 
 def scheme_of(uri: str) -> str:
@@ -245,12 +243,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 class RemoteStore:
-    def __init__(self, uri: str, patience_s: float) -> None:
+    def __init__(self, uri: str) -> None:
         scheme, _, place = uri.partition("://")
         if not place.strip("/"):
             raise OutputError(f"{uri}: names no bucket; write {scheme}://bucket/folder")
         self.uri = uri.rstrip("/")
-        self.patience_s = patience_s
         self._fs, self._path = filesystem(self.uri)
         self._is_s3 = scheme_of(uri) in ("s3", "s3a")
         if self._is_s3 and self._path.partition("/")[2].startswith("/"):  # s3fs would write there, and list nothing
@@ -316,9 +313,8 @@ class RemoteStore:
             raise JobError(f"{self.uri}: no such bucket or container: {first_line(error)}") from error
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
-        patience_s = min(self.patience_s, _patience.most_s)
         try:
-            return patiently(call, patience_s)
+            return patiently(call, patience_s())
         except foreign_errors() as error:
             kind = error_kind(error)
             if kind == "exists":
@@ -327,21 +323,4 @@ class RemoteStore:
                 raise FileNotFoundError(str(error)) from error
             if kind == "refused":
                 raise refusal(self.uri, error) from error
-            raise outage(self.uri, error, patience_s) from error
-
-
-class _Patience(threading.local):
-    most_s = float("inf")
-
-
-_patience = _Patience()
-
-
-@contextmanager
-def hurried() -> Iterator[None]:
-    """On the way out of a job that has broken, storage is not waited for once more and once more."""
-    _patience.most_s = HURRIED_S
-    try:
-        yield
-    finally:
-        _patience.most_s = _Patience.most_s
+            raise outage(self.uri, error, patience_s()) from error

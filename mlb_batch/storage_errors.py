@@ -8,16 +8,45 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TypeVar
 
 from mlb_batch.errors import JobError
 
-PATIENCE_S = 120.0
+PATIENCE_S, HURRIED_S = 120.0, 5.0
 LONGEST_PAUSE_S = 10.0
 FIRST_ANSWER_S = 1.0  # for little: S3 answers in tens of milliseconds, or has lost the request
 
 _T = TypeVar("_T")
+
+
+class _Patience(threading.local):
+    most_s = PATIENCE_S
+
+
+_patience = _Patience()
+
+
+def patience_s() -> float:
+    """How long this thread waits for small files."""
+    return _patience.most_s
+
+
+@contextmanager
+def patience_of(most_s: float) -> Iterator[None]:
+    """In this thread no longer than this."""
+    before = _patience.most_s
+    _patience.most_s = min(most_s, before)
+    try:
+        yield
+    finally:
+        _patience.most_s = before
+
+
+def hurried() -> AbstractContextManager[None]:
+    """For the way out of a job that has broken."""
+    return patience_of(HURRIED_S)
 
 
 def patiently(

@@ -29,7 +29,7 @@ class Storm(FaultProxy):
         self.paths: list[tuple[str, str, str]] = []
         self.bytes_sent = 0
         self.before: dict[int, object] = {}  # number of a request -> what to call before it is answered
-        self._kind, self._share, self._chance = kind, share, random.Random(seed)
+        self._kind, self.share, self._chance = kind, share, random.Random(seed)
         self._refusal = self._refused_part = ""
         self._over = threading.Event()
 
@@ -42,7 +42,7 @@ class Storm(FaultProxy):
             number = self.requests.total()
             self.requests[request.command] += 1
             self.paths.append((request.command, request.path, request.headers.get("Range") or ""))
-            strikes = self._chance.random() < self._share
+            strikes = self._chance.random() < self.share
             self.faults += strikes
         if number in self.before:
             self.before[number]()  # type: ignore[operator]

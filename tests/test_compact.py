@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,15 @@ def test_it_refuses_where_a_run_is_at_work_or_a_file_is_damaged(tmp_path: Path) 
     with pytest.raises(OutputError, match=r"part-000002\.parquet: .*checksum differs.*nothing was merged"):
         compact(str(tmp_path), "compaction", 256, grace_s=0)
     assert len(names(str(tmp_path))) == 4
+    record = next((tmp_path / "runs").glob("*/ledger.json"))
+    said, stray = record.read_bytes(), tmp_path / "runs" / "damaged" / "ledger.json"
+    path.write_bytes(sound)
+    stray.parent.mkdir()
+    stray.write_bytes(said[:-9])
+    with pytest.raises(OutputError, match=r"damaged/ledger\.json"):
+        compact(str(tmp_path), "compaction", 256, grace_s=0)
+    assert len(names(str(tmp_path))) == 4
+    shutil.rmtree(stray.parent)
     path.unlink()  # that it is gone must go on showing
     compact(str(tmp_path), "compaction", 256, grace_s=0)
     assert names(str(tmp_path)) == ["part-000000-000001.parquet", "part-000003.parquet"]

@@ -326,8 +326,8 @@ def test_a_storage_that_never_answers_ends_the_job(listens: bool, call: str, tmp
         if listens:
             silent.listen()
         code = (
-            "from mlb_batch import storage\nstorage.ANSWER_S = 1\n"
-            f"storage.open_store('s3://bucket/out', patience_s=1).{call}\n"
+            "from mlb_batch import storage, storage_errors\nstorage.ANSWER_S = 1\n"
+            f"with storage_errors.patience_of(1):\n    storage.open_store('s3://bucket/out').{call}\n"
         )
         environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import s3fs
 from ledger_rows import FINGERPRINT, Place, annotation, place, row_id  # noqa: F401  (a fixture)
-from s3server import s3, s3_server  # noqa: F401  (fixtures)
+from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from storm import Storm
 from writer_process import Writer
 
 from mlb_batch.errors import JobError, OutputError
@@ -90,6 +92,23 @@ def test_of_two_runs_that_took_over_in_the_same_term_only_one_goes_on(tmp_path: 
         with pytest.raises(JobError, match="lost its lease to run run-2"):
             lease.check()
     assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "run-2", "it is the other one's"
+
+
+def test_a_lease_that_ran_out_while_the_storage_was_away_is_waited_for(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else could take it meanwhile, so a commit that is due in an outage is as patient as all storage is."""
+    with Storm(s3.port, "slow_down") as storm:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{storm.port}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        with Lease(f"s3://{s3.make_bucket()}/out", "run-1", ttl_s=1.0) as lease:
+            storm.share = 1.0
+            end = threading.Timer(3.0, setattr, (storm, "share", 0.0))  # the fault itself, three times the lease's life
+            end.start()
+            lease._renewed_at_s = -1e9  # its next look, whenever its beats come
+            lease.check()
+            assert storm.faults and not end.is_alive()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_deleted_lease_stops_the_next_commit(tmp_path: Path) -> None:

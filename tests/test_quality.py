@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from mlb_batch.planning import freeze
 from mlb_batch.progress import describe, latest
 from mlb_batch.quality import canary, preview, side_by_side
 from mlb_batch.quality.agreement import Pair, agreement, pairs
+from mlb_batch.quality.canary import Annotate
 
 CHOICE = {"id": "mc", "kind": "choice", "text": "Which shape?", "choices": ["circle", "square", "ring"]}
 PRUNED = {
@@ -129,6 +132,30 @@ def test_a_canary_that_falls_too_far_stops_the_job_and_keeps_what_was_done(tmp_p
     assert whole["skipped_done"] == before and whole["exit_code"] == 0
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_with_a_canary_holds_its_output_from_its_first_pass_to_its_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a rival is at work in a folder of its own: a second run must not come in between."""
+    clips(tmp_path / "videos", 2)
+    held: list[str] = []
+
+    def watched(job: JobSpec, annotate: Annotate, annotate_rival: Annotate) -> Any:
+        def looked_at(annotate: Annotate, *jobs: JobSpec, share: float) -> dict[str, Any]:
+            done = annotate(*jobs, share=share)
+            held.append(json.loads((tmp_path / "out" / "lease.json").read_text())["token"])
+            assert "ended; at work here now: run " in describe(latest(str(tmp_path / "out")))
+            return done
+
+        return canary(job, partial(looked_at, annotate), partial(looked_at, annotate_rival))
+
+    monkeypatch.setattr(import_module("mlb_batch.run"), "canary", watched)
+    assert run(spec(tmp_path, canary={"share": 0.9, "against": ["random"]}))["exit_code"] == 0
+    assert len(held) == 2 and held[0] == held[1]
+    assert not (tmp_path / "out" / "lease.json").exists()
+    assert "at work" not in describe(latest(str(tmp_path / "out")))
+
+
 @pytest.mark.parametrize(("method", "ratio", "asked"), [("none", 1.0, ["random"]), ("random", 0.5, ["none"])])
 def test_a_canary_holds_no_method_against_itself(tmp_path: Path, method: str, ratio: float, asked: list[str]) -> None:
     job = spec(tmp_path, prune={"method": method}, budget={"ratio": ratio},
@@ -139,7 +166,7 @@ def test_a_canary_holds_no_method_against_itself(tmp_path: Path, method: str, ra
         ran.append(one.prune.method)
         return {"stopped": "", "output": one.output.uri, "fingerprint": "f", "flops_executed": 1}
 
-    found, stopped = canary(job, annotate)
+    found, stopped = canary(job, partial(annotate, job), annotate)
     assert (ran, list(found["against"]), found["flops_executed"], stopped) == ([method, *asked], asked, 1, None)
 
 
@@ -151,7 +178,7 @@ def test_a_canary_that_compared_nothing_lets_nothing_through(tmp_path: Path) -> 
         return {"stopped": "", "output": one.output.uri, "fingerprint": "f", "flops_executed": 1, "run_id": "r"}
 
     with pytest.raises(JobError, match=r"in its 2\.0% of the videos no answer .*raise canary\.share"):
-        canary(job, annotate)
+        canary(job, partial(annotate, job), annotate)
     assert latest(str(tmp_path / "out"))["state"] == "failed"
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import Ledger
-from mlb_batch.storage import hurried
+from mlb_batch.storage_errors import hurried
 from mlb_batch.work import Outcome, Row
 
 COMMIT_S = 30.0  # a slow model's rows are committed after this time, however few they are

@@ -21,7 +21,8 @@ import ray
 
 from mlb_batch.errors import JobError
 from mlb_batch.ledger.seal import BrokenSeal, sealed_json, unsealed_json
-from mlb_batch.storage import Store, hurried, open_store
+from mlb_batch.storage import Store, open_store
+from mlb_batch.storage_errors import hurried
 
 STRIKES = 3
 PARTING_S = 5.0  # for the record's last word

@@ -18,8 +18,9 @@ them. A commit is one file, `annotations/<fingerprint>/part-<number>.parquet` (a
 conditional create (`If-None-Match: *` on S3, a hard link on a local disk): it is there whole or not at all. The number
 is claimed by that create. If it is taken, another writer committed: that file is read, its rows are dropped from ours,
 and the next number is tried; so every writer has read all files before its own, and no row can stand twice, lease or no
-lease. If the file that is in the way carries our own token, an answer got lost and it was us. The lease only spares
-two runs from paying for the same work; correctness never rests on it.
+lease. If the file that is in the way carries our own token, an answer got lost and it was us. The number of a file
+that was deleted is given to no rows again: two writers could then miss each other. The lease only spares two runs from
+paying for the same work; correctness never rests on it.
 
 The folder is named by the bare fingerprint: a `fingerprint=` folder beside the column of that name makes
 `pyarrow.parquet.read_table(OUTPUT/annotations)` fail ("incompatible types: string vs dictionary").
@@ -37,7 +38,7 @@ verify.py   every file and invariant, checked
 from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS, SCHEMA_VERSION
 from mlb_batch.ledger.compact import Compacted, compact, tidy
 from mlb_batch.ledger.ids import DoneIds, annotation_id, fingerprint
-from mlb_batch.ledger.lease import Lease
+from mlb_batch.ledger.lease import Lease, holder_of
 from mlb_batch.ledger.log import Attempt, Ledger, pending
 from mlb_batch.ledger.parts import written_columns
 from mlb_batch.ledger.runs import RunFolder, publish, read_current
@@ -57,6 +58,7 @@ __all__ = [
     "annotation_id",
     "compact",
     "fingerprint",
+    "holder_of",
     "pending",
     "publish",
     "read_current",

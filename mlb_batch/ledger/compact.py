@@ -106,6 +106,7 @@ def compact(output_uri: str, run_id: str, target_mb: int, grace_s: float) -> Com
         current = read_current(output_uri)
         tidy(output_uri)
         _sweep(store)  # also what a run wrote too late
+        records = Records(record for _, record in newest_first(store, "ledger"))
         before = sum(len(list_seqs(store, *folder)) for folder in _folders(store))
         merges = list(_planned(store, target_mb * 2**20))
         for merge in merges:
@@ -117,7 +118,7 @@ def compact(output_uri: str, run_id: str, target_mb: int, grace_s: float) -> Com
         for kind, fingerprint in _folders(store):
             _exchange(store, [m for m in merges if (m.kind, m.fingerprint) == (kind, fingerprint)], run_id, lease)
         if merges:
-            _record(store, {merge.fingerprint for merge in merges}, run_id)
+            _record(store, records, {merge.fingerprint for merge in merges}, run_id)
         if moved is not None:
             point(store, in_place(moved[0]))
             _wait(lease, grace_s)
@@ -272,18 +273,18 @@ def _exchange(store: Store, merges: Sequence[Merge], run_id: str, lease: Lease) 
     store.delete(shut)
 
 
-def _record(store: Store, fingerprints: Iterable[str], run_id: str) -> None:
+def _record(store: Store, records: Records, fingerprints: Iterable[str], run_id: str) -> None:
     """Rows are those of the record before: a compaction has none of its own, and must not hide that some are lost."""
-    records = Records(record for _, record in newest_first(store, "ledger"))
     totals = {
         fingerprint: {
-            kind: total(before["rows"], list_seqs(store, kind, fingerprint))
+            kind: total(before["rows"], list_seqs(store, kind, fingerprint), before)
             for kind in KINDS
             if (before := records.of(kind, fingerprint))
         }
         for fingerprint in fingerprints
     }
-    write_record(store, run_id, {fingerprint: kinds for fingerprint, kinds in totals.items() if kinds})
+    recorded = {fingerprint: kinds for fingerprint, kinds in totals.items() if kinds}
+    write_record(store, run_id, records.next_turn, recorded)
 
 
 def _delete(store: Store, names: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from types import TracebackType
 from mlb_batch.errors import JobError, MlbBatchError, OutputError
 from mlb_batch.processes import Process
 from mlb_batch.storage import Store, open_store
+from mlb_batch.storage_errors import patience_of
 
 NAME = "lease.json"
 BEATS_PER_TTL = 6
@@ -58,45 +60,56 @@ class Holder:
 
 
 class Lease:
-    """Held from `with` to its end; a heartbeat renews it every few seconds."""
+    """Held until its first `with` ends; a heartbeat renews it every few seconds."""
 
     def __init__(self, output_uri: str, run_id: str, ttl_s: float = 30.0) -> None:
-        # A renewal that takes longer than the lease lives is of no use: don't be patient.
-        self._store: Store = open_store(output_uri, patience_s=ttl_s / 2)
+        self._store: Store = open_store(output_uri)
         self._ttl_s = ttl_s
         self._mine = Holder.this_process(run_id)
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._entered = 0
         self._renewed_at_s = 0.0
         self._lost_to: str | None = None
         self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        self._acquire()
+        self._entered += 1
+        if self._entered > 1:
+            return self
+        with self._impatience():
+            self._acquire()
         self._renewed_at_s = time.monotonic()
         self._store.clean()
         self._heart.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._entered -= 1
+        if self._entered:
+            return
         self._stop.set()
         self._heart.join()
-        try:
+        with self._impatience(), suppress(JobError):  # where the storage is gone, the lease runs out by itself
             holder = self._read()
             if holder is not None and holder.token == self._mine.token:
                 self._store.delete(NAME)
-        except JobError:
-            return  # the storage is gone; the lease runs out by itself
 
     def check(self) -> None:
         """JobError where another run took the lease over, or where it can't be known any more."""
         if time.monotonic() - self._renewed_at_s > self._ttl_s / 2:
-            self._renew()  # the heart missed beats: this process may have been stopped for long
+            self._renew()  # the heart missed beats: this process may have been stopped for long, or the storage is
         if self._lost_to is not None:
             raise JobError(
                 f"{self._store.uri}: this run lost its lease to {self._lost_to}; what it committed stays, "
                 "the other run does the rest"
             )
+
+    def _impatience(self) -> AbstractContextManager[None]:
+        """What is seen of a lease is of no use once it may have run out. Only `check` waits as all storage is waited
+        for: it has nothing else to do.
+        """
+        return patience_of(self._ttl_s / 2)
 
     def _acquire(self) -> None:
         while not self._store.create(NAME, self._encoded()):
@@ -140,10 +153,8 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._ttl_s / BEATS_PER_TTL):
-            try:
+            with self._impatience(), suppress(MlbBatchError):  # a hiccup; check() decides once the lease is old
                 self._renew()
-            except MlbBatchError:
-                continue  # a hiccup; check() decides once the lease is old
             if self._lost_to is not None:
                 return
 
@@ -172,15 +183,20 @@ class Lease:
         return self._lost_to is None
 
     def _read(self) -> Holder | None:
-        try:
-            return Holder(**json.loads(self._store.read(NAME)))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            raise OutputError(f"{self._store.uri}/{NAME} is damaged; delete it once no run is writing here") from None
+        return holder_of(self._store)
 
     def _encoded(self) -> bytes:
         return json.dumps(asdict(self._mine)).encode()
+
+
+def holder_of(store: Store) -> Holder | None:
+    """Who has the lease of this output, or had it when it died."""
+    try:
+        return Holder(**json.loads(store.read(NAME)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        raise OutputError(f"{store.uri}/{NAME} is damaged; delete it once no run is writing here") from None
 
 
 def _machine() -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ from mlb_batch.ledger.parts import (
     read_part,
     read_parts,
 )
-from mlb_batch.ledger.runs import total, write_record
+from mlb_batch.ledger.runs import Records, absent_numbers, missing, publish, read_records, total, write_record
 from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.storage import Store, open_store
 
@@ -75,13 +75,16 @@ class Ledger:
         self._selected: set[tuple[str, int]] = set()
         schema = annotation_schema(passthrough if passthrough is not None else pa.schema([]))
         _refuse_other_versions(self._store)
-        size = target_file_mb * 2**20
-        self._annotations = _Log(self._store, "annotations", schema, self, ("annotation_id",), self._learn_done, size)
+        size, told = target_file_mb * 2**20, read_records(self._store)
+        self._turn = told.next_turn
+        self._annotations = _Log(
+            self._store, "annotations", schema, self, ("annotation_id",), self._learn_done, size, told
+        )
         columns = ("annotation_id", "retryable", "attempt")
-        self._errors = _Log(self._store, "errors", error_schema(), self, columns, self._learn_errors, size)
+        self._errors = _Log(self._store, "errors", error_schema(), self, columns, self._learn_errors, size, told)
         cut = ("annotation_id", "layer")
         self._selections = _Log(
-            self._store, "selections", selection_schema(), self, cut, self._learn_selections, size
+            self._store, "selections", selection_schema(), self, cut, self._learn_selections, size, told
         )  # fmt: skip
 
     def done(self) -> DoneIds:
@@ -93,7 +96,15 @@ class Ledger:
 
     def totals(self) -> dict[str, dict[str, Any]]:
         """Files and rows that are committed, by kind, and which files of several numbers are among them."""
-        return {log.kind: total(log.num_rows, log.files) for log in self._logs}
+        return {log.kind: total(log.num_rows, log.files, log.told) for log in self._logs}
+
+    @property
+    def gone(self) -> str:
+        """What is to be said where files that were committed weren't there: nobody may look with `verify` in time."""
+        names = [f"{self._store.uri}/{name}" for log in self._logs for name in log.gone]
+        more = f", and {len(names) - 1:,} more" if len(names) > 1 else ""
+        again = "what it held is made again where the input still has it"
+        return f"a file that was committed is gone: {names[0]}{more}; {again}" if names else ""
 
     @property
     def _logs(self) -> tuple[_Log, ...]:
@@ -120,13 +131,22 @@ class Ledger:
         return written
 
     def fill_gaps(self) -> None:
-        """Give the numbers of deleted files to empty ones, once their rows are there again (or are wanted no more)."""
+        """Give the numbers of deleted files to empty ones, once their rows are there again (or are wanted no more).
+
+        Until then they are left free, so that `verify` goes on naming them.
+        """
+        self.check_lease()
         if sum(log.fill_gaps() for log in self._logs):
             self._record()
 
+    def publish(self) -> None:
+        """All that was asked for is here: readers are sent to it."""
+        self.fill_gaps()
+        publish(self._store.uri, self.fingerprint, self.run_id)
+
     def _record(self) -> None:
-        """Not part of the commit: it lets `verify` see that the last files were deleted."""
-        write_record(self._store, self.run_id, {self.fingerprint: self.totals()})
+        """Not part of the commit: it lets `verify`, and later runs, see that the last files were deleted."""
+        write_record(self._store, self.run_id, self._turn, {self.fingerprint: self.totals()})
 
     def check_lease(self) -> None:
         if self._lease is not None:
@@ -177,14 +197,16 @@ class _Log:
         columns: Sequence[str],
         learn: Callable[[pa.Table], None],
         most_bytes: int,
+        told: Records,
     ) -> None:
         self.kind, self.num_rows = kind, 0
         self._store, self._schema, self._ledger = store, schema, ledger
         self._columns, self._learn, self._most_bytes = columns, learn, most_bytes
         self.files: list[Seqs] = []
-        self._numbers: set[int] = set()  # that the files stand for
         for part in read_parts(store, kind, ledger.fingerprint, list_seqs(store, kind, ledger.fingerprint), columns):
             self._take_in(part)
+        self.told = told.of(kind, ledger.fingerprint)
+        self.gone = [part_name(kind, ledger.fingerprint, seqs) for seqs in missing(self.files, self.told)]
 
     def append(self, rows: Sequence[Row], only_new: Callable[[Sequence[Row]], list[Row]]) -> int:
         written = 0
@@ -192,24 +214,26 @@ class _Log:
             written += self._append_file(some, only_new)
         return written
 
-    def fill_gaps(self) -> int:
-        gaps = set(range(max(self._numbers, default=0))) - self._numbers
-        for number in sorted(gaps):
-            self._create(number, [], uuid.uuid4().hex)
-        return len(gaps)
+    def fill_gaps(self) -> bool:
+        """Whether what was recorded is not so any more."""
+        gaps = list(_spans(absent_numbers(self.files, self.told)))
+        for seqs in gaps:
+            self._create(seqs, [], uuid.uuid4().hex)
+        return bool(gaps) or self.told.get("rows", 0) > self.num_rows
 
     def _append_file(self, rows: Sequence[Row], only_new: Callable[[Sequence[Row]], list[Row]]) -> int:
         token = uuid.uuid4().hex
         while rows := only_new(rows):
             self._ledger.check_lease()
-            number = next(n for n in itertools.count() if n not in self._numbers)  # a deleted file's comes first
-            if self._create(number, rows, token):
+            # Never a deleted file's number: of two runs that write at once, one then could not see the other's.
+            number = 1 + max([self.told.get("last", -1), *(seqs.last for seqs in self.files)])
+            if self._create(Seqs.one(number), rows, token):
                 return len(rows)
         return 0
 
-    def _create(self, number: int, rows: Sequence[Row], token: str) -> bool:
-        """Whether the file of this number is ours now; either way what stands there has been read."""
-        ledger, seqs, begun_s = self._ledger, Seqs.one(number), time.monotonic()
+    def _create(self, seqs: Seqs, rows: Sequence[Row], token: str) -> bool:
+        """Whether the file of this name is ours now; either way what stands there has been read."""
+        ledger, begun_s = self._ledger, time.monotonic()
         data = part_bytes([self._table(rows)], self._schema, seqs, ledger.fingerprint, ledger.run_id, token)
         created = self._store.create(part_name(self.kind, ledger.fingerprint, seqs), data)
         if time.monotonic() - begun_s > ASLEEP_S:
@@ -236,7 +260,6 @@ class _Log:
                 "use another output, or the input.columns and the input types of then"
             )
         self.files.append(part.seqs)
-        self._numbers.update(part.seqs.numbers)
         self.num_rows += part.rows.num_rows
         self._learn(part.rows)
 
@@ -259,6 +282,13 @@ class _Log:
         per_file = max(1, len(rows) // max(1, num_files))
         for start in range(0, len(rows), per_file):
             yield rows[start : start + per_file]
+
+
+def _spans(numbers: Iterable[int]) -> Iterator[Seqs]:
+    """Those that follow one another, together."""
+    for _, group in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        some = [number for _, number in group]
+        yield Seqs(some[0], some[-1])
 
 
 def _differences(ours: pa.Schema, theirs: pa.Schema) -> list[str]:

@@ -68,8 +68,13 @@ class Part:
 
     def is_of(self, fingerprint: str) -> bool:
         """Whether it and its rows say that they are where they belong. It was read with all its columns."""
-        ours = (self.metadata.get("fingerprint"), self.metadata.get("seq")) == (fingerprint, str(self.seqs))
+        ours = self.of == (fingerprint, str(self.seqs))
         return ours and set(self.rows["fingerprint"].unique().to_pylist()) <= {fingerprint}
+
+    @property
+    def of(self) -> tuple[str | None, str | None]:
+        """The fingerprint and the numbers that it says it was written for."""
+        return self.metadata.get("fingerprint"), self.metadata.get("seq")
 
 
 def folder_name(kind: str, fingerprint: str) -> str:
@@ -154,11 +159,14 @@ def read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs, columns: Se
     data = store.read(name)
     try:
         part = _parsed(data, seqs, columns)
+        if not set(columns) <= set(part.schema.names):
+            raise OutputError(f"{store.uri}/{name} was not written by this project: move it elsewhere")
+        check_seal(data)  # the checksums in it spare the pages' headers, whose damage can make rows vanish
     except BrokenSeal as error:
         remedy = f"run `mlb-batch verify {store.uri}`; once the file is deleted, the same run computes its rows again"
         raise OutputError(f"{store.uri}/{name} is damaged ({error}): {remedy}") from None
-    if not set(columns) <= set(part.schema.names):
-        raise OutputError(f"{store.uri}/{name} was not written by this project: move it elsewhere")
+    if part.of != (fingerprint, str(seqs)):
+        raise OutputError(f"{store.uri}/{name}: {ELSEWHERE}; run `mlb-batch verify {store.uri}`")
     return part
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import yaml
 
 from mlb_batch.errors import OutputError
-from mlb_batch.ledger.parts import KINDS, Seqs, folder_name
+from mlb_batch.ledger.parts import KINDS, Seqs, folder_name, parse_name
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, sealed_json, sealed_yaml, unsealed_json
 from mlb_batch.spec_parts import OutputSpec
 from mlb_batch.storage import Store, open_store
@@ -24,6 +25,7 @@ CURRENT = "current.json"
 SPEC, RECORD = "spec.yaml", "ledger.json"
 # What to do about a damaged one.
 DELETE, AGAIN = "delete it; no row depends on it", "run the newest job again: it writes the file anew"
+_READERS = 16
 
 
 class RunFolder:
@@ -92,28 +94,42 @@ def last_target_mb(output_uri: str) -> int:
     return int(OutputSpec.model_fields["target_file_mb"].default)
 
 
-def write_record(store: Store, run_id: str, ledgers: Mapping[str, Mapping[str, Any]]) -> None:
-    """What is committed, by fingerprint and kind; no part of any commit, but lets `verify` see that files are gone."""
-    at = datetime.datetime.now(datetime.UTC).isoformat()
-    store.replace(f"runs/{run_id}/{RECORD}", sealed_json({"at": at, "ledgers": ledgers}))
+def write_record(store: Store, run_id: str, turn: int, ledgers: Mapping[str, Mapping[str, Any]]) -> None:
+    """What is committed, by fingerprint and kind; no part of any commit, but lets it be seen that files are gone."""
+    store.replace(f"runs/{run_id}/{RECORD}", sealed_json({"turn": turn, "ledgers": ledgers}))
+
+
+def read_records(store: Store) -> Records:
+    """Of all runs and compactions. One that is damaged is passed over: `verify` names it."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        return Records(filter(None, readers.map(lambda run_id: _sound_record(store, run_id), store.list("runs"))))
+
+
+def _sound_record(store: Store, run_id: str) -> dict[str, Any] | None:
+    try:
+        return unsealed_json(store.read(f"runs/{run_id}/{RECORD}"))
+    except (FileNotFoundError, BrokenSeal):
+        return None
 
 
 class Records:
     """What is committed of each fingerprint, by kind, as the newest of the runs and compactions recorded it.
 
-    The newest is the one that got furthest: file numbers never fall, and a clock may have been ahead. The clock tells
-    only those apart that added nothing.
+    The newest is the one whose turn is highest: whoever writes here has seen the others' records, and takes the next.
+    So it is no matter whose clock was ahead. Of two that took the same turn, one lost its lease, and got less far.
     """
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._newest: dict[tuple[str, str], tuple[int, str, Mapping[str, Any]]] = {}
+        self._newest: dict[tuple[str, str], tuple[int, int, Mapping[str, Any]]] = {}
+        self.next_turn = 0
         for record in records:
             self.add(record)
 
     def add(self, record: Mapping[str, Any]) -> None:
+        self.next_turn = max(self.next_turn, record["turn"] + 1)
         for fingerprint, kinds in record["ledgers"].items():
             for kind, totals in kinds.items():
-                one = (totals["last"], record["at"], totals)
+                one = (record["turn"], totals["last"], totals)
                 self._newest[kind, fingerprint] = max(
                     self._newest.get((kind, fingerprint), one), one, key=lambda it: it[:2]
                 )
@@ -125,10 +141,27 @@ class Records:
         return self._newest[kind, fingerprint][-1] if (kind, fingerprint) in self._newest else {}
 
 
-def total(rows: int, files: Sequence[Seqs]) -> dict[str, Any]:
-    """What a record says of one kind: enough to tell, and to name, any file that is deleted later."""
-    last = max((seqs.last for seqs in files), default=-1)
-    return {"files": len(files), "rows": rows, "last": last, "merged": sorted(str(one) for one in files if one.merged)}
+def total(rows: int, files: Sequence[Seqs], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of one kind: enough to tell, and to name, any file that is deleted later, or was `before`."""
+    every = [*files, *missing(files, before)]
+    last = max((seqs.last for seqs in every), default=-1)
+    return {"files": len(files), "rows": rows, "last": last, "merged": sorted(str(one) for one in every if one.merged)}
+
+
+def missing(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> Iterator[Seqs]:
+    """The files that are gone: numbers in between, and those that were recorded, by the names that they had."""
+    absent = absent_numbers(there, recorded)
+    for name in recorded.get("merged", ()):
+        seqs = parse_name(f"part-{name}.parquet")
+        if seqs is not None and absent.issuperset(seqs.numbers):
+            absent.difference_update(seqs.numbers)
+            yield seqs
+    yield from map(Seqs.one, sorted(absent))
+
+
+def absent_numbers(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> set[int]:
+    last = max([recorded.get("last", -1), *(seqs.last for seqs in there)])
+    return set(range(last + 1)).difference(*(seqs.numbers for seqs in there))
 
 
 def publish(output_uri: str, fingerprint: str, run_id: str) -> None:

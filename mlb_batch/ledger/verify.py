@@ -7,7 +7,7 @@ compaction recorded last says how many rows there were and which files held them
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -27,7 +27,7 @@ from mlb_batch.ledger.parts import (
     sound_part,
     standing,
 )
-from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records
+from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records, missing
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, join, open_store
 
@@ -116,7 +116,7 @@ def _check_folder(
             yield Finding(f"{folder}/{name}", _FOREIGN, _AWAY)
         elif seqs not in there:
             yield Finding(f"{folder}/{name}", "its rows are in another file: a compaction was cut off", _COMPACT)
-    for seqs in _missing(there, recorded):
+    for seqs in missing(there, recorded):
         yield Finding(part_name(kind, fingerprint, seqs), "the file is gone", _RUN)
     for before, after in pairwise(there):
         if after.first <= before.last:
@@ -135,19 +135,6 @@ def _read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs) -> bytes |
         return store.read(part_name(kind, fingerprint, seqs))
     except FileNotFoundError:
         return None
-
-
-def _missing(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> Iterator[Seqs]:
-    """The files that are gone: numbers in between, and those that were recorded, by the names that they had."""
-    numbers = {number for seqs in there for number in seqs.numbers}
-    last = max([recorded.get("last", -1), *(seqs.last for seqs in there)])
-    absent = set(range(last + 1)) - numbers
-    for name in recorded.get("merged", ()):
-        seqs = parse_name(f"part-{name}.parquet")
-        if seqs is not None and absent.issuperset(seqs.numbers):
-            absent.difference_update(seqs.numbers)
-            yield seqs
-    yield from map(Seqs.one, sorted(absent))
 
 
 def _check_part(data: bytes | None, kind: str, fingerprint: str, seqs: Seqs, seen: _Seen) -> Iterator[Finding]:

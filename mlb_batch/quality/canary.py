@@ -16,19 +16,19 @@ from mlb_batch.quality.agreement import Key, Row, agreement, answers, pairs
 from mlb_batch.quality.rivals import rival, rival_output
 from mlb_batch.spec import JobSpec
 
-Annotate = Callable[[JobSpec, float], dict[str, Any]]  # a job, and the share of its videos; its summary
+Annotate = Callable[..., dict[str, Any]]  # a job (unless it is this one), and `share`: of its videos; its summary
 
 
-def canary(spec: JobSpec, annotate: Annotate) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def canary(spec: JobSpec, annotate: Annotate, annotate_rival: Annotate) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What was found; and the summary of the part that was stopped, where one was."""
     share = spec.canary.share
-    own = annotate(spec, share)
+    own = annotate(share=share)
     if own["stopped"]:
         return {}, own
     rivals: dict[str, dict[Key, Row]] = {}
     flops = 0
     for method in spec.canary_rivals:
-        summary = annotate(rival(spec, method, rival_output(spec, method)), share)
+        summary = annotate_rival(rival(spec, method, rival_output(spec, method)), share=share)
         if summary["stopped"]:
             return {}, summary
         rivals[method] = answers(summary["output"], summary["fingerprint"])
