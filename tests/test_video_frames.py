@@ -147,6 +147,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "variable.mkv": {"times_ms": [i * 40 + 300 * (i // 10) for i in range(50)]},
     "late-start.mkv": {"times_ms": [7000 + 40 * i for i in range(50)]},
     "late-start.ts": {"times_ms": [7000 + 40 * i for i in range(50)]},
+    "called-keys.avi": {"codec": "h263", "size": (144, 176)},  # every packet of it, whatever it is
+    "called-keys.mov": {"codec": "rpza", "pix_fmt": "rgb555le"},
 }
 
 
@@ -206,6 +208,11 @@ def test_keyframes_are_the_keyframes(tmp_path: Path) -> None:
     assert numbers(read(path, 32, strategy="keyframes").pixels_FHWC) == list(range(0, 100, 10))
     assert numbers(read(path, 4, strategy="keyframes").pixels_FHWC) == [0, 30, 60, 90]
     assert numbers(read(path, 32, 0.5, 0.7, strategy="keyframes").pixels_FHWC) == [13]  # none inside: its first frame
+
+
+def test_keyframes_are_not_what_the_container_calls_so(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.avi", **KINDS["called-keys.avi"])
+    assert numbers(read(path, 64, strategy="keyframes").pixels_FHWC) == [0, 12, 24, 36, 48]
 
 
 def test_fps_takes_what_is_on_screen_and_caps(tmp_path: Path) -> None:

@@ -90,12 +90,14 @@ def _read_runs(
     ranks = {int(timeline.pts[ordinals[rank]]): int(rank) for rank in np.flatnonzero(readable)}
     with opened(video.source, video.limits) as (container, stream):
         decoder = Decoder(stream, trouble)
+        doubtful = timeline.all_keys and not stream.codec_context.codec.intra_only
         cursor = _Cursor(container, stream, timeline, video.deadline)
         for run in plan_runs(timeline, ordinals[readable]):
             packets = cursor.between(run.first, run.last, jump)
             packets = _as_listed(packets, run, timeline) if video.by_index else packets
             needed = ranks.keys() if spare else None
-            for frame in _in_order(_frames_of(run, packets, decoder, timeline, needed)):
+            frames = _in_order(_frames_of(run, packets, decoder, timeline, needed))
+            for frame in _all_keys(frames) if doubtful else frames:
                 if frame.pts in ranks:
                     put(ranks.pop(frame.pts), frame)
             if trouble.spared and trouble.errors:  # what stands in for a lost picture may come from any other
@@ -140,6 +142,14 @@ def _in_order(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
         if frame.pts is None or (last is not None and frame.pts <= last):
             raise NotAsListed
         last = frame.pts
+        yield frame
+
+
+def _all_keys(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """H.263 in AVI, say, has every packet called a keyframe: only its frames tell which of them lean on others."""
+    for frame in frames:
+        if not frame.key_frame:
+            raise NotAsListed
         yield frame
 
 

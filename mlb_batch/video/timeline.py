@@ -57,6 +57,11 @@ class Timeline:
     def duration_s(self) -> float:
         return float((self.end - self.origin) * self.time_base)
 
+    @property
+    def all_keys(self) -> bool:
+        """By what is called a keyframe: so is everything where there are no others, and where nobody looked."""
+        return bool(self.is_key[~self.missing].all())
+
     def starting_key(self, ordinal: int) -> int:
         """From where to read so that this frame comes out as a sequential read gives it.
 
