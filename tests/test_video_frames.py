@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +363,46 @@ def test_a_recording_behind_another_goes_on_where_that_ends(name: str, later_s: 
         # MPEG-PS has no times of the last frames before the break
         np.testing.assert_allclose(frames.times_s, 0.04 * rule, atol=0.1)
         assert frames.duration_s == pytest.approx(5.0, abs=0.1) and not frames.partial
+
+
+@pytest.mark.parametrize(("name", "codec"), [("v.avi", "rawvideo"), ("v.mov", "rawvideo"), ("v.mov", "smc")])
+def test_a_palette_holds_for_all_that_follows_it(name: str, codec: str, tmp_path: Path) -> None:
+    """It comes with the first packet, and a clip begins at a later one."""
+    path = tmp_path / name
+    greys_P4 = np.repeat(np.arange(256, dtype=np.uint8)[::-1, None], 4, axis=1)
+    with av.open(str(path), "w") as out:
+        video = out.add_stream(codec, rate=25)
+        video.width, video.height, video.pix_fmt = 128, 96, "pal8"
+        for number in range(50):
+            out.mux(
+                video.encode(av.VideoFrame.from_ndarray((255 - picture(number, 96, 128)[..., 0], greys_P4), "pal8"))
+            )
+        out.mux(video.encode(None))
+    assert numbers(read(path, 3, 1.0, 1.5).pixels_FHWC) == [25, 31, 37]
+
+
+def flv_tags(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(time in ms, what stands behind the tag's time)."""
+    at = int.from_bytes(data[5:9]) + 4
+    while at < len(data):
+        end = at + 11 + int.from_bytes(data[at + 1 : at + 4]) + 4
+        yield int.from_bytes(bytes([data[at + 7], *data[at + 4 : at + 7]])), data[at:end]
+        at = end
+
+
+def test_headers_that_change_on_the_way_are_followed(tmp_path: Path) -> None:
+    """A live stream that another encoder took up again: the first one's headers don't fit its frames."""
+    joined = b""
+    for name, size, later_ms in (("a.flv", (96, 128), 0), ("b.flv", (48, 64), 2000)):
+        data = write_video(tmp_path / name, size=size, codec_options={"bf": "0"}).read_bytes()
+        joined = joined or data[: int.from_bytes(data[5:9]) + 4]
+        for time_ms, tag in flv_tags(data):
+            if tag[0] == 9 and tag[12] < 2:  # video, and not its end
+                joined += tag[:4] + (time_ms + later_ms).to_bytes(3) + tag[7:]
+    path = tmp_path / "v.flv"
+    path.write_bytes(joined)
+    assert numbers(read(path, 100).pixels_FHWC) == [*range(50), *range(50)]
+    assert numbers(read(path, 5, 2.5, 3.1).pixels_FHWC) == [13, 16, 20, 23, 27]
 
 
 def test_an_open_file_reads_like_a_path(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Every frame, in the order in which the codec gives them: the way for streams whose packets do not say what they hold.
 
 Old AVI files store no times of showing, VP8 has packets that show nothing, an edited stream may begin before its first
-keyframe, of two recordings in one file (`cat a.ts b.ts`) the second begins its times anew. The first pass counts the
-frames and notes their times, the second takes those that are wanted.
+keyframe, of two recordings in one file (`cat a.ts b.ts`) the second begins its times anew, a palette or new headers
+come with one packet and hold for those that follow. The first pass counts the frames and notes their times, the second
+takes those that are wanted.
 """
 
 from __future__ import annotations

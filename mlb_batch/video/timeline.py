@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from mlb_batch.errors import RowError
@@ -47,7 +48,7 @@ class Timeline:
     time_base: Fraction
     origin: int  # the pts that is the video's start
     end: int  # the pts at which the last frame ends
-    trusted: bool  # packets' times are frames' times; else only reading every frame tells
+    trusted: bool  # packets' times are frames' times, a keyframe can be begun at; else only reading every frame tells
 
     @property
     def times_s(self) -> Floats:
@@ -82,6 +83,7 @@ class _Entry(NamedTuple):
     sealed: bool = False
     place: int = -1
     length: int = 0
+    resets: bool = False  # brings what the frames from here on are read with, and who comes from elsewhere lacks
     missing: bool = False
 
 
@@ -89,7 +91,7 @@ def scan(container: InputContainer, stream: VideoStream, deadline: Deadline) -> 
     """Reads the whole container once. Raises RowError where it neither holds nor promises a frame."""
     indexed = len(stream.index_entries)
     entries, last_end_s = _present(container, stream, deadline)
-    trusted = _times_are_the_frames(entries, container, stream)
+    trusted = _times_are_the_frames(entries, container, stream) and not any(entry.resets for entry in entries)
     entries += _promised(container, stream, entries, last_end_s, indexed)
     if all(entry.hidden for entry in entries):
         raise RowError("corrupt", "the container opens, but holds no frame")
@@ -102,17 +104,26 @@ def _present(container: InputContainer, stream: VideoStream, deadline: Deadline)
     entries: list[_Entry] = []
     last_end_s = 0.0
     half = 0  # packets at the end of which the file holds only a part
+    headers = stream.codec_context.extradata
     for packet in real_packets(container, container.streams if states_duration else [stream], deadline):
         duration = packet.duration or 0
         if packet.pts is not None:
             last_end_s = max(last_end_s, float((packet.pts + duration) * packet.time_base))
         if packet.stream_index == stream.index:
             half = half + 1 if packet.is_corrupt else 0
-            sealed = packet.has_sidedata("encryption_info")
+            sealed, resets = _side_data(packet, headers)
             at = -1 if packet.pos is None else packet.pos
-            entry = (packet.pts, packet.dts, duration, packet.is_keyframe, packet.is_discard, sealed, at, packet.size)
-            entries.append(_Entry(*entry))
+            said = (packet.pts, packet.dts, duration, packet.is_keyframe, packet.is_discard)
+            entries.append(_Entry(*said, sealed, at, packet.size, resets))
     return entries[: len(entries) - half], last_end_s
+
+
+def _side_data(packet: Packet[Any], headers: bytes | None) -> tuple[bool, bool]:
+    """`sealed` and `resets`: by a palette, or by headers that are not the first ones (a live stream repeats those)."""
+    if next(packet.iter_sidedata(), None) is None:
+        return False, False  # asking by name takes as long as all else that is done with a packet
+    anew = packet.has_sidedata("new_extradata") and bytes(packet.get_sidedata("new_extradata")) != headers
+    return packet.has_sidedata("encryption_info"), anew or packet.has_sidedata("palette")
 
 
 def _times_are_the_frames(entries: list[_Entry], container: InputContainer, stream: VideoStream) -> bool:
