@@ -45,6 +45,13 @@ def programme(path: Path) -> Path:
     return write_video(path.with_suffix(".mpg"), frames=100, codec="mpeg2video", codec_options={"bf": "2"})
 
 
+def slowing(path: Path) -> Path:
+    """Pictures further apart towards the end: the header adds up times of decoding, which with B-frames end earlier."""
+    times_ms = [*range(0, 2000, 40), *range(2000, 6500, 450)]
+    options = {"x264-params": "b-adapt=0:scenecut=0"}
+    return write_video(path.with_suffix(".mp4"), frames=60, times_ms=times_ms, codec_options=options)
+
+
 MADE: list[tuple[Callable[[Path], Path], float, list[int]]] = [
     (plain, 4.0, list(range(100))),
     (live, 4.0, list(range(100))),
@@ -52,6 +59,7 @@ MADE: list[tuple[Callable[[Path], Path], float, list[int]]] = [
     (old, 4.0, list(range(100))),
     (fragments, 4.0, list(range(100))),
     (programme, 4.0, list(range(100))),
+    (slowing, 6.5, list(range(60))),
 ]
 
 

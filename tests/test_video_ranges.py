@@ -14,6 +14,8 @@ from video_files import CORPUS, HEAVY, MODEL_SIZE, corpus, flip, write_video
 
 from mlb_batch.errors import RowError
 from mlb_batch.video import Frames, Limits, Sampling, Wanted, read_frames
+from mlb_batch.video.frames import Known
+from mlb_batch.video.length import lasting_s
 from mlb_batch.video.parts import MOST_BYTES, Parts, Range, merged
 from mlb_batch.video.remote import _missing
 
@@ -102,6 +104,15 @@ def test_where_every_frame_lies_decides_what_is_brought(tmp_path: Path) -> None:
         whole, parts, share = both(path, tmp_path, 4)
         check(whole, parts)
         assert share < 0.3, name
+
+
+def test_how_long_it_lasts_is_known_by_the_index(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", 800, times_ms=[n * n for n in range(800)], codec_options=HEAVY)
+    holes = Holes(path, tmp_path)
+    with holes.parts() as parts:
+        lasts_s = lasting_s(parts.path, Limits(), parts, Known())
+    assert lasts_s == lasting_s(path, Limits(), None, Known()) > 799**2 / 1000
+    assert holes.share < 0.2
 
 
 def test_what_is_read_on_and_on_is_brought_in_larger_pieces_up_to_the_largest(tmp_path: Path) -> None:

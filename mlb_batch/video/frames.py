@@ -80,6 +80,13 @@ class Known:
     needs_whole: bool = False
 
 
+def known_index(parts: Parts, limits: Limits, deadline: Deadline, known: Known) -> Timeline | None:
+    if known.listed is None and not known.needs_whole:
+        known.listed = listed(parts, limits, deadline)
+        known.needs_whole = known.listed is None
+    return known.listed
+
+
 def known_packets(video: Video, known: Known) -> Timeline:
     if known.timeline is None:
         with opened(video.source, video.limits) as (container, stream):
@@ -95,12 +102,10 @@ def known_frames(video: Video, known: Known) -> tuple[Timeline, Trouble]:
 
 def _from_parts(clip: Wanted, parts: Parts, deadline: Deadline, known: Known) -> Frames | None:
     """None where the file is not as its index says, or has none: then only the whole of it tells."""
-    if known.listed is None and not known.needs_whole:
-        known.listed = listed(parts, clip.limits, deadline)
-    known.needs_whole = True  # unless what follows goes well
-    timeline = known.listed
+    timeline = known_index(parts, clip.limits, deadline, known)
     if timeline is None:
         return None
+    known.needs_whole = True  # unless what follows goes well
     wanted = _wanted(timeline, clip)
     parts.bring(needed(timeline, wanted, parts.size))
     film = _Film(clip.size, clip.allocate, len(wanted))

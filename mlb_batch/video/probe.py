@@ -24,14 +24,14 @@ def probe(source: Source, limits: Limits | None = None) -> Header:
             codec=context.name,
             width=context.width,
             height=context.height,
-            duration_s=pictures_s(container, stream),
+            duration_s=_pictures_s(container, stream),
             average_fps=float(stream.average_rate) if stream.average_rate else None,
             frames=stream.frames or None,
             num_bytes=size_of(source),
         )
 
 
-def pictures_s(container: InputContainer, stream: VideoStream) -> float | None:
+def _pictures_s(container: InputContainer, stream: VideoStream) -> float | None:
     """As far as there are pictures: the container's own duration is that of its longest stream, often the sound."""
     longest_s = None if container.duration is None else container.duration / av.time_base
     end_s = _end_of_pictures_s(container, stream)
