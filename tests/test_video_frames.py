@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from PIL import ExifTags, Image, ImageOps
 from video_files import (
     CORPUS,
     HEAVY,
@@ -266,6 +268,27 @@ def test_turned_pictures_stand_upright(turn: str, tmp_path: Path) -> None:
     expected = sum(int(bit) << place for place, bit in enumerate(shown(bits_44, *meant).ravel()))
     assert numbers(frames.pixels_FHWC)[1] == expected
     assert frames.pixels_FHWC.shape[1:3] == ((48, 64) if meant[0] else (64, 48))
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_pictures_with_exif_are_read_and_stand_upright(orientation: int | None, tmp_path: Path) -> None:
+    """As cameras write them into Motion JPEG: a kind of side data that PyAV has no name for."""
+    exif, upright = Image.Exif(), []
+    exif[ExifTags.Base.Make] = "a camera"
+    if orientation:
+        exif[ExifTags.Base.Orientation] = orientation
+    with av.open(str(tmp_path / "v.avi"), "w") as out:
+        video = out.add_stream("mjpeg", rate=25)
+        video.width, video.height, video.pix_fmt = 128, 96, "yuvj420p"
+        for number in range(30):
+            Image.fromarray(picture(number, 96, 128)).save(jpeg := io.BytesIO(), "jpeg", quality=95, exif=exif)
+            upright.append(np.asarray(ImageOps.exif_transpose(Image.open(jpeg))))
+            packet = av.Packet(jpeg.getvalue())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), video, True
+            out.mux(packet)
+    frames = read_frames(tmp_path / "v.avi", Wanted(Sampling(8), FrameSize(48), Limits()))
+    assert numbers(frames.pixels_FHWC) == [numbers(upright[n][None])[0] for n in np.linspace(0, 29, 8, dtype=int)]
 
 
 @pytest.mark.parametrize("hours", [3, pytest.param(24, marks=pytest.mark.slow)])

@@ -56,7 +56,10 @@ class ToRGB:
 
 def upright(image: Image.Image, frame: av.VideoFrame) -> Image.Image:
     """The frame's picture, turned and mirrored as its display matrix says."""
-    side_data: Any = frame.side_data  # PyAV's own types don't know what is in it
+    try:
+        side_data: Any = frame.side_data  # PyAV's own types don't know what is in it
+    except ValueError:  # it has no name for a kind that lies there, like Exif, and knows no mirrors elsewhere
+        return image.rotate(frame.rotation, expand=True) if frame.rotation % 90 == 0 else image
     if "DISPLAYMATRIX" not in side_data:
         return image
     axes_22 = np.frombuffer(side_data["DISPLAYMATRIX"], np.int32, 9).reshape(3, 3)[:2, :2].astype(float)
