@@ -708,6 +708,14 @@ def test_clips_cover_the_part_without_slivers(
     assert len(spans) == 1 or length_s > (0.1 + overlap) * every_s - 1e-6
 
 
+@pytest.mark.parametrize("every_s", [0.1, 0.7, 1.1, 2.2, 2.4, 9.6])
+@pytest.mark.parametrize("start_s", [None, 0.1])
+def test_a_clip_ends_to_the_bit_where_the_next_one_begins(every_s: float, start_s: float | None) -> None:
+    """Else a frame between them is in no clip."""
+    spans = clip_spans(300.0, ClipsSpec(every_s=every_s), start_s)
+    assert all(finish_s == begin_s for (_, finish_s), (begin_s, _) in itertools.pairwise(spans))
+
+
 def test_a_header_that_claims_years_does_not_fill_the_memory() -> None:
     with pytest.raises(RowError, match="16,666,667 clips; of one") as told:
         clip_spans(1e9, ClipsSpec(every_s=60))

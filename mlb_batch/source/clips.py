@@ -32,7 +32,7 @@ def clip_spans(
     spans: list[tuple[float, float]] = []
     for n in range(count):
         begin_s = first_s + n * step_s
-        finish_s = begin_s + clips.every_s
+        finish_s = first_s + (n + 1) * step_s + clips.overlap_s  # to the bit where the next one begins, if they touch
         if last_s - finish_s < JOIN_SHARE * clips.every_s:
             return [*spans, (begin_s, last_s)]
         spans.append((begin_s, finish_s))
