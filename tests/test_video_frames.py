@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,17 @@ def test_fps_takes_what_is_on_screen_and_caps(tmp_path: Path) -> None:
     assert numbers(read(path, 32, strategy="fps", fps=2.0).pixels_FHWC) == [0, 12, 25, 37, 50, 62, 75, 87]
     assert numbers(read(path, 3, strategy="fps", fps=2.0).pixels_FHWC) == [0, 49, 99]
     assert numbers(read(path, 200, strategy="fps", fps=1000.0).pixels_FHWC) == list(range(100))
+
+
+def test_a_clip_begins_with_the_frame_that_is_shown_at_its_start(tmp_path: Path) -> None:
+    """To the bit, which it is not where the length of a tick is rounded before it is multiplied."""
+    path = write_video(tmp_path / "v.mp4", frames=150, fps=10, size=(16, 16))
+    every, known = Wanted(Sampling(1000), MODEL_SIZE, Limits()), Known()
+    assert read_frames(path, every, known=known).times_s == tuple(n / 10 for n in range(150))
+    for n in range(150):
+        assert numbers(
+            read_frames(path, replace(every, start_s=n / 10, end_s=(n + 1) / 10), known=known).pixels_FHWC
+        ) == [n]
 
 
 def test_a_clip_between_two_frames_is_the_one_on_screen(tmp_path: Path) -> None:

@@ -190,10 +190,10 @@ def sequential_times(path: Path) -> tuple[np.ndarray, float]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         base = Fraction(container.start_time or 0, av.time_base)
-        ticks = np.array([frame.pts for frame in _frames(container)], np.int64)
-        start = min(float(base), float(ticks.min() * stream.time_base))
         # the codec's order is the order of showing, whatever the times say
-        return np.sort(ticks) * float(stream.time_base) - start, start
+        shown = sorted(frame.pts * stream.time_base for frame in _frames(container))
+        start = min(base, shown[0])
+        return np.array([float(one - start) for one in shown]), float(start)
 
 
 def sequential_pictures(path: Path, wanted: Sequence[int], size: tuple[int, int]) -> np.ndarray:

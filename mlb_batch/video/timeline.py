@@ -52,7 +52,9 @@ class Timeline:
 
     @property
     def times_s(self) -> Floats:
-        return np.asarray((self.pts[self.shown] - self.origin) * float(self.time_base), np.float64)
+        """Rounded once: 3.7 is 3.7, and so is in the clip that starts there."""
+        ticks = (self.pts[self.shown] - self.origin).astype(np.float64)
+        return ticks * self.time_base.numerator / self.time_base.denominator
 
     @property
     def duration_s(self) -> float:
