@@ -27,7 +27,7 @@ def clip_frames(times_s: Floats, end_of_video_s: float, start_s: float | None, e
     """Indices of the clip's frames. Times are sorted. Empty where the clip lies outside the video."""
     start = 0 if start_s is None else int(np.searchsorted(times_s, start_s, side="left"))
     end = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s, side="left"))
-    if start >= end and start_s is not None and start_s < end_of_video_s:
+    if start >= end and (start_s or 0.0) < end_of_video_s:
         start, end = max(0, start - 1), max(1, start)
     return np.arange(start, end, dtype=np.int64)
 
