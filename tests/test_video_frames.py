@@ -440,6 +440,13 @@ def test_headers_that_change_on_the_way_are_followed(tmp_path: Path) -> None:
     assert numbers(read(path, 5, 2.5, 3.1).pixels_FHWC) == [13, 16, 20, 23, 27]
 
 
+def test_frames_between_two_whose_times_are_told_stand_evenly(tmp_path: Path) -> None:
+    """A programme stream tells one time in several frames, the more seldom the smaller they are."""
+    path = write_video(tmp_path / "v.vob", frames=100, codec_options={"bf": "2"})
+    np.testing.assert_allclose(read(path, 100).times_s, np.arange(100) / 25, atol=0.001)
+    assert numbers(read(path, 5, 1.999, 2.199).pixels_FHWC) == [50, 51, 52, 53, 54]
+
+
 def test_an_open_file_reads_like_a_path(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv")
     with path.open("rb") as file:

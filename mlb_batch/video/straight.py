@@ -79,10 +79,21 @@ def _frames(video: Video, trouble: Trouble) -> Iterator[VideoFrame]:
 
 def _known_times(times: list[int | None], announced: Timeline) -> Ints:
     """In the codec's order."""
-    if None in times:
-        known = announced.pts[announced.shown]
-        return known[: len(times)] if len(times) <= len(known) else np.arange(len(times), dtype=np.int64)
-    return np.array(times, np.int64)
+    there = np.flatnonzero([t is not None for t in times])
+    if len(there) > 1:
+        return _spread(there, np.array([times[n] for n in there], np.int64), len(times))
+    known = announced.pts[announced.shown]
+    return known[: len(times)] if len(times) <= len(known) else np.arange(len(times), dtype=np.int64)
+
+
+def _spread(there: Ints, known: Ints, frames: int) -> Ints:
+    """MPEG-PS tells the time of one frame of several: those between two such stand evenly, those behind go on alike."""
+    steps = np.diff(known) / np.diff(there)
+    usual = np.median(np.abs(steps))
+    steps = np.append(np.where(steps > 0, steps, usual), usual)  # times that fall begin anew: nothing lies between
+    each = np.arange(frames)
+    before = np.maximum(np.searchsorted(there, each, side="right") - 1, 0)
+    return np.rint(known[before] + (each - there[before]) * steps[before]).astype(np.int64)
 
 
 def _begins_anew(pts: Ints) -> Ints:
