@@ -74,10 +74,18 @@ def test_headers_that_are_noise_are_corrupt(tmp_path: Path) -> None:
     assert error_class(lambda: read(path)) == "corrupt"
 
 
-@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm", "v.avi", "v.flv"])
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm", "v.avi", "v.flv", "v.ivf", "v.mxf", "v.rm"])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_a_file_that_was_cut_is_never_whole(name: str, share: float, tmp_path: Path) -> None:
-    codec = {"v.webm": "libvpx", "v.avi": "mjpeg", "v.flv": "flv"}.get(name, "libx264")
+    codecs = {
+        "v.webm": "libvpx",
+        "v.avi": "mjpeg",
+        "v.flv": "flv",
+        "v.ivf": "libvpx",
+        "v.mxf": "mpeg2video",
+        "v.rm": "rv20",
+    }
+    codec = codecs.get(name, "libx264")
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     options = {"options": {"movflags": "faststart"}} if name == "v.mp4" else {}
     whole = write_video(tmp_path / name, frames=200, codec=codec, pix_fmt=pix_fmt, **options)

@@ -26,7 +26,7 @@ from mlb_batch.video.sampling import Floats, Ints
 Bools = npt.NDArray[np.bool_]
 
 # Formats whose headers state a duration of their own; elsewhere FFmpeg estimates one from the very data that are left.
-STATES_DURATION = {"matroska,webm", "flv", "asf"}
+STATES_DURATION = {"matroska,webm", "flv", "asf", "ivf", "rm", "mxf"}
 # Formats that store no presentation times: with B-frames, a packet's time is then not its frame's.
 TIMELESS = {"avi", "mpegvideo", "m4v"}
 CUT_SHARE = 0.05  # headers are this much off in healthy files
