@@ -52,6 +52,13 @@ def test_a_codec_that_nobody_knows(tmp_path: Path) -> None:
     assert error_class(lambda: read(path)) == "unsupported_codec"
 
 
+def test_colours_that_cannot_be_turned_into_rgb(tmp_path: Path) -> None:
+    """An error that says why is better than a caption of false colours."""
+    path = write_video(tmp_path / "v.mp4", codec_options={"x264-params": "colormatrix=YCgCo"})
+    with pytest.raises(RowError, match=r"unsupported_codec: .* colours into RGB: 0 of 8"):
+        read(path)
+
+
 def test_encrypted(tmp_path: Path) -> None:
     assert error_class(lambda: read(write_encrypted(tmp_path / "v.mp4"))) == "encrypted"
 

@@ -130,13 +130,13 @@ def _from_whole(clip: Wanted, video: Video, known: Known) -> Frames:
         film = _Film(clip.size, clip.allocate, len(wanted))
         with suppress(NotAsListed):
             trouble = read_runs(video, timeline, wanted, film.put)
-            _refuse_unreadable(timeline, wanted, len(film.ranks), trouble)
+            _refuse_unreadable(timeline, wanted, film, trouble)
             return _frames(clip, video.source, timeline, wanted, film)
     timeline, trouble = known_frames(video, known)
     wanted = _wanted(timeline, clip)
     film = _Film(clip.size, clip.allocate, len(wanted))
     read_positions(video, wanted, film.put)
-    _refuse_unreadable(timeline, wanted, len(film.ranks), trouble)
+    _refuse_unreadable(timeline, wanted, film, trouble)
     return _frames(clip, video.source, timeline, wanted, film)
 
 
@@ -179,6 +179,7 @@ class _Film:
         self._array_FHWC: Pixels | None = None
         self._got: set[int] = set()
         self.flawed = False
+        self.unconvertible = False
 
     def put(self, rank: int, frame: VideoFrame) -> None:
         size = self._size
@@ -191,8 +192,9 @@ class _Film:
                 self._array_FHWC = self._allocate((self._wanted, *pixels_HWC.shape))
         except MemoryError as error:
             raise RowError("out_of_memory", f"a {frame.width}x{frame.height} frame does not fit") from error
-        except av.FFmpegError:
-            return  # a damaged header made up a format that cannot be converted: not read
+        except av.FFmpegError:  # not read: a format that a damaged header made up, or colours that swscale doesn't know
+            self.unconvertible = True
+            return
         self._array_FHWC[rank] = pixels_HWC
         self._got.add(rank)
         self.flawed |= frame.is_corrupt  # a picture of which FFmpeg had not all, and made up the rest
@@ -210,7 +212,8 @@ class _Film:
         return self._array_FHWC[: len(self._got)]
 
 
-def _refuse_unreadable(timeline: Timeline, wanted: Ints, got: int, trouble: Trouble) -> None:
+def _refuse_unreadable(timeline: Timeline, wanted: Ints, film: _Film, trouble: Trouble) -> None:
+    got = len(film.ranks)
     if got and got >= READABLE_SHARE * len(wanted):
         return
     ordinals = timeline.shown[wanted]
@@ -223,4 +226,6 @@ def _refuse_unreadable(timeline: Timeline, wanted: Ints, got: int, trouble: Trou
         raise RowError("too_large", "the pictures have more pixels than the limit allows")
     if trouble.unsupported:
         raise RowError("unsupported_codec", f"FFmpeg cannot read this kind of the codec: {message}")
+    if film.unconvertible and not trouble.errors:
+        raise RowError("unsupported_codec", f"FFmpeg cannot turn the video's colours into RGB: {message}")
     raise RowError("truncated" if got else "corrupt", f"the video's data are damaged: {message}")
