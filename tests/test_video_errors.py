@@ -133,6 +133,13 @@ def test_an_index_that_was_cut_off_is_truncated(tmp_path: Path) -> None:
         assert error_class(lambda s=share: read(cut(whole, tmp_path / "c.mp4", s))) == "truncated"
 
 
+def test_fragments_that_were_cut_in_their_index_are_truncated(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "v.mp4", options={"movflags": "frag_keyframe+empty_moov"})
+    _, start, end = next(box for box in top_boxes(whole) if box[0] == b"moof")
+    path = cut(whole, tmp_path / "cut.mp4", (start + 0.9 * (end - start)) / whole.stat().st_size)
+    assert error_class(lambda: read(path)) == error_class(lambda: probe(path)) == "truncated"
+
+
 @pytest.mark.parametrize("length", [1 << 62, 1 << 63, (1 << 64) - 1])
 def test_a_box_longer_than_any_file_is_typed(length: int, tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"

@@ -92,9 +92,10 @@ def _unopenable(source: Source, error: av.FFmpegError) -> RowError:
     """What to call a file that no demuxer of ours opens."""
     head = _head(source)
     if head[4:8] in ISO_BOXES:
-        if _has_whole_moov(source):
+        lacking = _cut_away(source)
+        if lacking is None:
             return RowError("corrupt", f"an MP4 file whose headers cannot be read ({error.strerror})")
-        return RowError("truncated", "an MP4 file without its index (moov): the end of the file is missing")
+        return RowError("truncated", f"an MP4 file without {lacking}: the end of the file is missing")
     if head.startswith(MAGICS) or (head.startswith(b"RIFF") and head[8:12] == b"AVI ") or head[0:189:188] == b"GG":
         return RowError("corrupt", f"a video file whose headers cannot be read ({error.strerror})")
     return RowError("not_video", "not a video file that FFmpeg can read")
@@ -112,9 +113,13 @@ def _read_at(source: Source, offset: int, length: int) -> bytes:
     return source.read(length)
 
 
-def _has_whole_moov(source: Source) -> bool:
+def _cut_away(source: Source) -> str | None:
+    """What an MP4 file whose end is missing cannot be opened without; None where its end is there."""
     end = size_of(source)
-    return any(kind == b"moov" and last <= end for kind, _, last in top_boxes(source))
+    whole = {kind: last <= end for kind, _, last in top_boxes(source)}
+    if not whole.get(b"moov"):
+        return "its index (moov)"
+    return None if all(whole.values()) else "the whole of its last box"
 
 
 def top_boxes(source: Source) -> Iterator[tuple[bytes, int, int]]:
