@@ -602,6 +602,13 @@ def test_globs_and_prefixes_of_a_folder(clips: Path, monkeypatch: pytest.MonkeyP
     assert all(video.problem is None and video.video_id == video.uri for video in videos(glob_job("clips")))
 
 
+def test_below_a_prefix_every_kind_of_video_is_found_and_sound_is_not(tmp_path: Path) -> None:
+    kinds = sorted(f"v{ending}" for ending in (".asf", ".dv", ".ivf", ".mov", ".rm", ".rmvb", ".ts", ".VOB", ".wmv"))
+    for name in (*kinds, "v.ogg", "v.mp3", "v.srt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert names(glob_job(str(tmp_path)), str(tmp_path)) == kinds
+
+
 def test_what_the_job_writes_below_its_own_input_is_no_video(clips: Path) -> None:
     (clips / "out/annotations").mkdir(parents=True)
     (clips / "out/annotations/part-000000.parquet").write_bytes(b"PAR1")

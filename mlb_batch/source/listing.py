@@ -1,8 +1,8 @@
 """A glob or a prefix as a list of uris.
 
 A glob takes what it matches, whatever its name. A prefix takes every file below it that is named like a video, so that
-a README or thumbnails beside the videos are no errors. The names are held in memory (storage lists them so): beyond
-some hundred thousand files a manifest is the better input.
+a README or thumbnails beside the videos are no errors (an .ogg is sound, as a rule). The names are held in memory
+(storage lists them so): beyond some hundred thousand files a manifest is the better input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlb_batch.storage_errors import error_kind, foreign_errors, root_line
 # fmt: off
 VIDEO_ENDINGS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".flv", ".3gp", ".3g2",
-    ".gif", ".wmv", ".ogv", ".mxf",
+    ".gif", ".wmv", ".asf", ".ogv", ".mxf", ".vob", ".rm", ".rmvb", ".dv", ".ivf",
 )
 # fmt: on
 
