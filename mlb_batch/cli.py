@@ -40,8 +40,10 @@ def plan(job: Job, sets: Sets = None, as_json: AsJson = False, replan: Replan = 
     spec = JobSpec.load(job, sets or ())  # first: a mistake in the file is said before anything heavy is loaded
     from mlb_batch.planning import describe
     from mlb_batch.planning import plan as price
+    from mlb_batch.quality.rivals import refuse_costly_rivals
 
     priced = price(spec, replan)
+    refuse_costly_rivals(spec)
     if not as_json:
         say(describe(priced))
     answer(priced.to_json(), as_json)

@@ -874,6 +874,19 @@ def test_a_canarys_rival_prunes_for_as_many_operations_as_the_job(
     assert random_.planned.prefill == pytest.approx(own.planned.prefill, rel=0.01)
 
 
+@pytest.mark.parametrize("frames", (10, 12))
+def test_a_canarys_rival_of_the_same_cost_gets_the_last_step_and_meets_the_floor(
+    frames: int, clips_folder: Path, tmp_path: Path
+) -> None:
+    """The share that the job spends, as a float, may lie a little below it."""
+    given: dict[str, Any] = {"frames": {"count": frames}}
+    whole = plan(job(clips_folder, tmp_path / "out", budget={"ratio": 0.5}, **given)).budget
+    for spent in (whole.floor, whole.planned):
+        spec = job(clips_folder, tmp_path / "out", budget={"pflops": spent / 1e15 * (1 + 1e-9)}, **given)
+        assert plan(spec).budget.planned == spent
+        assert plan(rival(spec, "random", str(tmp_path / "random"))).budget.planned == spent
+
+
 def test_a_canarys_rival_of_a_job_that_spends_more_than_unpruned_keeps_all(clips_folder: Path, tmp_path: Path) -> None:
     """Two prompts that prune for themselves share nothing; no ratio is above 1."""
     prompts = [CAPTION, {"id": "d", "kind": "qa", "text": "Why?"}]

@@ -16,7 +16,7 @@ from rich.console import Console
 from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
 
 from mlb_batch import JobSpec, plan, run
-from mlb_batch.errors import JobError, SpecError
+from mlb_batch.errors import BudgetError, JobError, SpecError
 from mlb_batch.ledger import read_current, verify
 from mlb_batch.planning import freeze
 from mlb_batch.progress import describe, latest
@@ -158,6 +158,7 @@ def test_a_job_with_a_canary_holds_its_output_from_its_first_pass_to_its_last(
 
 @pytest.mark.parametrize(("method", "ratio", "asked"), [("none", 1.0, ["random"]), ("random", 0.5, ["none"])])
 def test_a_canary_holds_no_method_against_itself(tmp_path: Path, method: str, ratio: float, asked: list[str]) -> None:
+    clips(tmp_path / "videos", 1)
     job = spec(tmp_path, prune={"method": method}, budget={"ratio": ratio},
                canary={"share": 0.5, "against": ["none", "random"]})  # fmt: skip
     ran: list[str] = []
@@ -172,6 +173,7 @@ def test_a_canary_holds_no_method_against_itself(tmp_path: Path, method: str, ra
 
 def test_a_canary_that_compared_nothing_lets_nothing_through(tmp_path: Path) -> None:
     """No video fell into its share, or all unpruned answers ended as errors."""
+    clips(tmp_path / "videos", 1)
     job = spec(tmp_path, **PRUNED, canary={"share": 0.02, "least_agreement": 0.9})
 
     def annotate(one: JobSpec, share: float) -> dict[str, Any]:
@@ -180,6 +182,28 @@ def test_a_canary_that_compared_nothing_lets_nothing_through(tmp_path: Path) -> 
     with pytest.raises(JobError, match=r"in its 2\.0% of the videos no answer .*raise canary\.share"):
         canary(job, partial(annotate, job), annotate)
     assert latest(str(tmp_path / "out"))["state"] == "failed"
+
+
+@pytest.mark.parametrize("budget", [{"ratio": 0.3}, {"pflops": 3.2e-7}])
+def test_a_rival_that_cannot_meet_the_budget_is_refused_before_anything_runs(
+    budget: dict[str, float], tmp_path: Path
+) -> None:
+    """It was found out when the job's share of videos, and the unpruned one, had been run: at every attempt."""
+    clips(tmp_path / "videos", 2)
+    changes = {"prune": {"method": "density"}, "frames": {"count": 8}, "budget": budget}
+    path = job_file(tmp_path, **changes, canary={"share": 0.5, "against": ["none", "adatp"]})
+    told = r"canary\.against: adatp can't meet this budget: budget\.ratio: .* is below the floor of this job"
+    with pytest.raises(BudgetError, match=told):
+        canary(JobSpec.load(path), lambda job, share: pytest.fail("nothing is to be run"))
+    assert mlb_batch("plan", str(path))[0] == 2
+    assert plan(spec(tmp_path, **changes, canary={"share": 0.0, "against": ["adatp"]})).clips == 2
+
+
+def test_a_job_below_its_own_floor_is_told_of_that_and_of_no_rival(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
+    job = spec(tmp_path, **PRUNED | {"budget": {"ratio": 0.01}}, canary={"share": 0.5})
+    with pytest.raises(BudgetError, match=r"^budget\.ratio: 0\.01 is below the floor"):
+        canary(job, lambda job, share: pytest.fail("nothing is to be run"))
 
 
 def test_a_limit_without_the_unpruned_answers_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mlb_batch.errors import JobError
 from mlb_batch.ledger import RunFolder
 from mlb_batch.progress import failed
 from mlb_batch.quality.agreement import Key, Row, agreement, answers, pairs
-from mlb_batch.quality.rivals import rival, rival_output
+from mlb_batch.quality.rivals import refuse_costly_rivals, rival, rival_output
 from mlb_batch.spec import JobSpec
 
 Annotate = Callable[..., dict[str, Any]]  # a job (unless it is this one), and `share`: of its videos; its summary
@@ -21,6 +21,7 @@ Annotate = Callable[..., dict[str, Any]]  # a job (unless it is this one), and `
 
 def canary(spec: JobSpec, annotate: Annotate, annotate_rival: Annotate) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What was found; and the summary of the part that was stopped, where one was."""
+    refuse_costly_rivals(spec)
     share = spec.canary.share
     own = annotate(share=share)
     if own["stopped"]:

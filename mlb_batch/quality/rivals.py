@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from mlb_batch.errors import BudgetError
 from mlb_batch.planning import plan
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import join
@@ -27,6 +29,22 @@ def rival_output(spec: JobSpec, method: str) -> str:
     return join(spec.output.uri, f"canary/{method}")
 
 
+def refuse_costly_rivals(spec: JobSpec) -> None:
+    """Before anything runs: a method with a floor above what the job spends would end the canary after the job's own
+    pass. `none` has no floor.
+    """
+    if not spec.canary.share:
+        return
+    for method in (name for name in spec.canary_rivals if name != "none"):
+        other = rival(spec, method, rival_output(spec, method))
+        try:
+            plan(other)
+        except BudgetError as error:
+            plan(spec)  # where the job's own budget is below its floor, that is what is to be said
+            told = f"canary.against: {method} can't meet this budget: {error}; or take {method} out of canary.against"
+            raise BudgetError(told) from None
+
+
 def _budget(spec: JobSpec, method: str) -> dict[str, Any]:
     if method == "none":
         return {"ratio": 1.0}
@@ -40,4 +58,5 @@ def _budget(spec: JobSpec, method: str) -> dict[str, Any]:
 
 
 def _share(planned: int, vanilla: int) -> float:
-    return min(1.0, planned / vanilla) if vanilla else 1.0
+    # The next float above: the nearest may lie below, and the last step of what was planned would be out of reach.
+    return min(1.0, math.nextafter(planned / vanilla, 2.0)) if vanilla else 1.0
