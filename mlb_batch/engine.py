@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +62,6 @@ class Engine:
 
     def load(self, grants: Grants | None = None) -> Captioner:
         """The weights come from the copy of the node that this is called on."""
-        from mlb_batch.planning import pricer_of
         from mlb_batch.vlm.captioner import Captioner, Settings
 
         means = self._setup()
@@ -71,7 +69,7 @@ class Engine:
             method=self.method,
             keep=self.keep,
             content=self.content,
-            grant=partial(grants.keep, pricer_of(self.spec, means)) if grants else None,
+            grant=grants.keep if grants else None,
             max_new_tokens=self.spec.generate.max_new_tokens,
             expected_new_tokens=self.expected_new_tokens,
             temperature=self.spec.generate.temperature,

@@ -21,11 +21,14 @@ from mlb_batch.chain import settling
 from mlb_batch.chain.feed import looked_up
 from mlb_batch.chain.parts import Part
 from mlb_batch.chain.spent import spent_on
+from mlb_batch.cost import calibration
 from mlb_batch.cost.allocate import ContentRule
-from mlb_batch.cost.schedule import WHOLE
+from mlb_batch.cost.calibration import Calibration
+from mlb_batch.cost.schedule import WHOLE, ClipShape
+from mlb_batch.engine import Engine
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import DoneIds, Ledger, RunFolder, annotation_id, verify
-from mlb_batch.planning import plan
+from mlb_batch.planning import plan, pricer_of, setup
 from mlb_batch.progress import latest
 from mlb_batch.source import inspect
 from mlb_batch.spec import JobSpec
@@ -212,6 +215,31 @@ def test_a_run_that_resumes_sets_aside_the_floors_of_the_clips_that_are_left(tmp
     made = settling.grants(job, priced, found, ledger, stop)
     assert made is not None
     assert [ray.get(made._purse.grant.remote(key, 300, 100)) for key in ("third", "fourth")] == [True, False]
+
+
+@pytest.mark.usefixtures("own_calibrations")
+def test_a_captioner_prices_by_the_rates_of_the_driver(tmp_path: Path) -> None:
+    """On another node nobody has calibrated anything: captioners ended there as they were loaded."""
+    clips(tmp_path / "videos", 1)
+    budget = {"gpu_hours": 1, "allocation": "content"}
+    job = spec(tmp_path, prune={"method": "unique"}, frames={"count": 8}, budget=budget)
+    measured = Calibration(
+        device="GPU", kind="cuda", model="tiny", revision=setup(job).checkpoint.revision, dtype="bfloat16",
+        bytes_per_number=2, batch=8, vision_flops_per_s=10**9, prefill_flops_per_s=10**9,
+        generate_bytes_per_s=10**8, measured_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    kept = calibration.save(measured)
+    priced, clip = plan(job), ClipShape(8, 4, 4, 8, 1, (12,))
+    pricer = pricer_of(job, setup(job))
+    assert pricer.measure.unit == "nanoseconds"
+    enough_for_one = replace(priced.budget, limit=pricer.clip(clip, WHOLE), content_floor=0)
+    priced = replace(priced, budget=enough_for_one, content=ContentRule(WHOLE, 0))
+    ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "run")
+    purse = settling.grants(job, priced, inspect(job), ledger, Stop(None))
+    kept.unlink()
+    captioner = Engine.of(job, priced).load(purse)
+    assert captioner.settings.grant is not None
+    assert [captioner.settings.grant(key, clip, WHOLE) for key in ("first", "second")] == [WHOLE, 0]
 
 
 @pytest.mark.slow

@@ -311,7 +311,7 @@ def test_time_and_price_follow_the_calibration(clips_folder: Path, tmp_path: Pat
     spec = job(clips_folder, tmp_path / "out", limits={"price_per_gpu_hour": 3.5})
     unknown = plan(spec)
     assert (unknown.gpu_hours, unknown.price) == (None, None)
-    assert "bench calibrate" in describe(unknown)
+    assert "bench calibrate --job JOB.yaml" in describe(unknown)
     device = calibrate(spec)
     priced = plan(spec)
     bill = priced.planned
@@ -400,7 +400,7 @@ def test_a_budget_below_the_floor_says_what_would_do(
 
 def test_bad_jobs_are_the_users_to_mend(clips_folder: Path, tmp_path: Path) -> None:
     for error, word, parts in (
-        (BudgetError, "bench calibrate", {"budget": {"gpu_hours": 1.0}}),
+        (BudgetError, "was never calibrated; run .*--job JOB.yaml", {"budget": {"gpu_hours": 1.0}}),
         (ModelError, "no device", {"model": {"id": "embedded:tiny", "device": "tpu"}}),
         (ModelError, "supported", {"model": {"id": str(foreign_model(tmp_path))}}),
         *(

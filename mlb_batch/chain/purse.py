@@ -30,15 +30,17 @@ class Purse:
 
 
 class Grants:
-    """A captioner's side of it: prices the clip, and asks."""
+    """A captioner's side of it: prices the clip, and asks. The pricer is the driver's: a calibrated device's rates lie
+    on the machine that planned, and maybe on no other.
+    """
 
-    def __init__(self, limit: int, floors: int, rule: ContentRule) -> None:
+    def __init__(self, limit: int, floors: int, rule: ContentRule, pricer: Pricer) -> None:
         # Costs nothing and outlives the workers. Should it die, what it granted is forgotten and the job ends.
         self._purse: Any = ray.remote(Purse).options(num_cpus=0).remote(limit, floors)
-        self._rule = rule
+        self._rule, self._pricer = rule, pricer
 
-    def keep(self, pricer: Pricer, key: str, clip: ClipShape, wanted: int) -> int:
-        prices = pricer.clip(clip, wanted), pricer.clip(clip, self._rule.floor)
+    def keep(self, key: str, clip: ClipShape, wanted: int) -> int:
+        prices = self._pricer.clip(clip, wanted), self._pricer.clip(clip, self._rule.floor)
         try:
             granted: bool = ray.get(self._purse.grant.remote(key, *prices))
         except ray.exceptions.RayError as error:  # no clip is to blame

@@ -26,7 +26,7 @@ from mlb_batch.chain.strikes import Strikes
 from mlb_batch.cost.allocate import Redundant
 from mlb_batch.engine import Engine
 from mlb_batch.ledger import DoneIds, Ledger
-from mlb_batch.planning import Plan, settle
+from mlb_batch.planning import Plan, planned_with, pricer_of, settle
 from mlb_batch.progress import Progress
 from mlb_batch.source import Inspection
 from mlb_batch.spec import JobSpec
@@ -89,4 +89,4 @@ def grants(spec: JobSpec, priced: Plan, found: Inspection, ledger: Ledger, stop:
     spent = budget.spent(sums)
     # Time is not in the rows: there the share of the annotations that are left stands in for it.
     limit = int(budget.limit * left) if spent is None else budget.limit - spent
-    return Grants(limit, int(budget.content_floor * left), priced.content)
+    return Grants(limit, int(budget.content_floor * left), priced.content, pricer_of(spec, planned_with(spec, priced)))

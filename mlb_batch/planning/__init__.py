@@ -12,10 +12,13 @@ build.py      plan(): all of it together
 text.py       describe(): the plan for people
 """
 
-from mlb_batch.planning.build import plan, pricer_of, settle
+from mlb_batch.planning.build import plan, planned_with, pricer_of, settle
 from mlb_batch.planning.frozen import freeze
 from mlb_batch.planning.record import Budget, Estimate, Layer, Plan
 from mlb_batch.planning.setup import Setup, setup
 from mlb_batch.planning.text import describe
 
-__all__ = ["Budget", "Estimate", "Layer", "Plan", "Setup", "describe", "freeze", "plan", "pricer_of", "settle", "setup"]
+__all__ = [
+    "Budget", "Estimate", "Layer", "Plan", "Setup", "describe", "freeze", "plan", "planned_with", "pricer_of", "settle",
+    "setup",
+]  # fmt: skip

@@ -72,8 +72,7 @@ def settle(spec: JobSpec, priced: Plan, measured: Sequence[Sequence[Redundant]])
     """
     if not measured:
         return priced
-    method = method_of(spec, paired=priced.pair_revision is not None)
-    means = pinned(spec, priced.revision, priced.pair_revision, method)
+    means = planned_with(spec, priced)
     pricer, budget = pricer_of(spec, means), priced.budget
     clips = [clip for video in measured for clip in video]
     if len(clips) >= priced.clips:
@@ -84,6 +83,11 @@ def settle(spec: JobSpec, priced: Plan, measured: Sequence[Sequence[Redundant]])
         sample = [*measured, *unlike]
         rule = solve_sample(pricer, sample, priced.videos, budget.planned, budget.limit, priced.keep)
     return with_content(spec, means, priced, rule)
+
+
+def planned_with(spec: JobSpec, priced: Plan) -> Setup:
+    method = method_of(spec, paired=priced.pair_revision is not None)
+    return pinned(spec, priced.revision, priced.pair_revision, method)
 
 
 def with_content(spec: JobSpec, means: Setup, priced: Plan, rule: ContentRule) -> Plan:
@@ -100,9 +104,10 @@ def _pricer(spec: JobSpec, means: Setup, device: Calibration | None) -> Pricer:
     budget = spec.budget
     timed = device if budget.kind == "gpu_hours" else None
     if budget.kind == "gpu_hours" and timed is None:
+        where = "" if spec.model.device == "auto" else f" on {spec.model.device}"
         raise BudgetError(
-            f"budget.gpu_hours: {means.checkpoint.name} was never calibrated on {spec.model.device}; run "
-            "`mlb-batch bench calibrate` with this job there, or give a ratio or pflops"
+            f"budget.gpu_hours: {means.checkpoint.name} was never calibrated{where}; run `mlb-batch bench calibrate "
+            "--job JOB.yaml` on what will run it, or give a ratio or pflops"
         )
     measure = Measure(budget.scope, budget.convention, spec.generate.max_new_tokens, timed)
     return Pricer(means.shape, means.method, measure, means.pair_shape)

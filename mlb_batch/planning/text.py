@@ -51,7 +51,7 @@ def _cost(plan: Plan) -> Iterator[Line]:
 
 def _spending(plan: Plan) -> Iterator[Line]:
     if plan.gpu_hours is None:
-        yield "time", "unknown: this model was not calibrated here; run `mlb-batch bench calibrate`"
+        yield "time", "unknown: this model was not calibrated here; run `mlb-batch bench calibrate --job JOB.yaml`"
     else:
         price = "" if plan.price is None else f", costing {plan.price:,.2f}"
         unpruned = f" ({plan.gpu_hours_vanilla:,.2f} unpruned)" if plan.gpu_hours_vanilla else ""
