@@ -251,12 +251,29 @@ def test_unreadable_headers_are_counted_and_priced_in_full(clips_folder: Path, t
     folder.mkdir()
     (folder / "good.mp4").write_bytes((clips_folder / "003.mp4").read_bytes())
     (folder / "text.mp4").write_text("not a video")
-    spec = job(folder, tmp_path / "out")
+    spec = job(folder, tmp_path / "out", budget={"pflops": 1.0})
     priced = plan(spec)
     assert (priced.videos, priced.unreadable) == (2, 1)
     tokens = setup(spec).shape.tokens_per_frame
     assert priced.visual_tokens == (3 + 16) * tokens
-    assert any("could not be read" in line for line in priced.warnings)
+    assert any("could not be read; their videos are priced at 16 frames" in line for line in priced.warnings)
+
+
+def test_a_ratio_is_of_what_can_be_read(clips_folder: Path, tmp_path: Path) -> None:
+    """Long videos that aren't there paid for the short ones: those kept more than the ratio allows."""
+    short = [{"uri": str(clips_folder / f"{frames:03}.mp4")} for frames in (3, 9)]
+    gone = [{"uri": str(clips_folder / f"gone{n}.mp4")} for n in range(3)]
+    alone, all_ = (
+        plan(job(clips_folder, tmp_path / "out", input=manifest(tmp_path / f"{len(rows)}.parquet", rows),
+                 budget={"ratio": 0.6}))
+        for rows in (short, short + gone)
+    )  # fmt: skip
+    assert (all_.videos, all_.prompts, all_.unreadable) == (5, 5, 3)
+    assert (all_.keep, all_.clips, all_.budget, all_.planned) == (alone.keep, 2, alone.budget, alone.planned)
+    told = [line for line in all_.warnings if line not in alone.warnings]
+    assert len(told) == 1 and "3 headers could not be read; their videos have no part in the ratio" in told[0]
+    nothing = plan(job(clips_folder, tmp_path / "out", input=manifest(tmp_path / "gone.parquet", gone)))
+    assert (nothing.clips, nothing.unreadable) == (3, 3), "all that there is to go by"
 
 
 def test_prompts_that_cannot_be_asked_cost_nothing(clips_folder: Path, tmp_path: Path) -> None:

@@ -40,18 +40,21 @@ def advice(plan: Plan, found: Findings) -> tuple[str, ...]:
 
 
 def _source(plan: Plan, found: Findings) -> Iterator[str]:
+    seen = found.case.survey.seen
     if plan.unreadable:
+        priced = any(one.clips for one in seen if not one.readable)
+        how = f"are priced at {found.spec.frames.count} frames" if priced else "have no part in the ratio"
         yield (
-            f"{count(plan.unreadable)} headers could not be read; their videos are priced at {found.spec.frames.count} "
-            "frames, and will end in errors/ if they can't be read at all"
+            f"{count(plan.unreadable)} headers could not be read; their videos {how}, and will end in errors/ if they "
+            "can't be read at all"
         )
-    untimed = found.case.scaled(sum(one.readable and not one.timed for one in found.case.survey.seen))
+    untimed = found.case.scaled(sum(one.readable and not one.timed for one in seen))
     if untimed and found.spec.budget.kind == "pflops_per_hour_of_video":
         yield f"{count(untimed)} videos don't say how long they are: they add nothing to a budget by the hour"
     if untimed and found.spec.clips:
         yield f"{count(untimed)} videos don't say how long they are: each is planned as one clip, and cut when read"
-    seen = found.case.survey.seen
-    if unaskable := found.case.scaled(sum(one.asked - sum(len(clip.suffixes) for clip in one.clips) for one in seen)):
+    askable = sum(len(clip.suffixes) for one in seen if one.readable for clip in one.clips)
+    if unaskable := found.case.scaled(sum(one.asked for one in seen if one.readable) - askable):
         yield f"{count(unaskable)} prompts can't be asked of this model (empty, or too long), and will end in errors/"
     if plan.problems:
         yield f"{count(plan.problems)} annotations can't be made, as the input itself shows, and will end in errors/"

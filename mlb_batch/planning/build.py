@@ -118,7 +118,9 @@ def _surveyed(spec: JobSpec, means: Setup, prompter: Prompter, inspection: Inspe
         return len(prompter.asked(means.method, prompt.kind, prompt.text, prompt.choices))
 
     layout = Layout(spec.frames, spec.clips, means.shape.side, len(prompter.prefix), means.shape.trailer)
-    return survey(videos(spec, inspection), layout, length)
+    found = survey(videos(spec, inspection), layout, length)
+    # A ratio is of what is answered: at the sampling's full count, broken videos would let all others keep more.
+    return found.without_unreadable() if spec.budget.kind == "ratio" else found
 
 
 def expected_new_tokens(spec: JobSpec) -> int:

@@ -91,7 +91,7 @@ class Plan:
     frame_resize: tuple[int, int] | int  # what becomes of a frame: to (height, width), or its shortest edge to this
     frame_crop: tuple[int, int] | None  # ... and then the middle of it
     videos: int
-    unreadable: int  # headers that could not be read; priced at the sampling's full count
+    unreadable: int  # headers that could not be read; a ratio leaves them out, else priced at the sampling's full count
     problems: int  # annotations that can't be made at all, as the input itself shows
     hours: float
     clips: int

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from queue import SimpleQueue
 
@@ -64,6 +64,12 @@ class Survey:
     @property
     def complete(self) -> bool:
         return len(self.seen) == self.videos
+
+    def without_unreadable(self) -> Survey:
+        """The same videos, of which those whose headers can't be read have no clips to price; as it is where none can."""
+        if not any(one.readable for one in self.seen):
+            return self
+        return replace(self, seen=tuple(one if one.readable else replace(one, clips=()) for one in self.seen))
 
     def histogram(self) -> Counter[ClipShape]:
         return Counter(clip for one in self.seen for clip in one.clips)
