@@ -870,6 +870,21 @@ def test_videos_that_do_not_say_how_long_they_are(clips_folder: Path, tmp_path: 
     assert any("planned as one clip, and cut when read" in line for line in cut.warnings)
 
 
+def test_a_header_that_claims_too_much_adds_a_day_to_the_hours_and_is_said(clips_folder: Path, tmp_path: Path) -> None:
+    """It took the keep of the whole job to the top, and the bill with it."""
+    videos = Path(shutil.copytree(clips_folder, tmp_path / "videos"))
+    hourly = job(videos, tmp_path / "out", budget={"pflops_per_hour_of_video": 1e-3})
+    true = plan(hourly)
+    assert not any("hours that this budget" in line or "claim a day" in line for line in true.warnings)
+    write_video(videos / "lies.mp4", frames=3, times_ms=[0, 40, 30 * 3_600_000])
+    lied = plan(hourly)
+    assert lied.hours == pytest.approx(true.hours + 24)
+    for told in ("1 videos claim a day or more", "one video is 99.97 % of the hours", "does not last 24.00 hours"):
+        assert any(told in line for line in lied.warnings), lied.warnings
+    by_ratio = plan(job(videos, tmp_path / "out"))
+    assert not any("one video is" in line for line in by_ratio.warnings), "no other kind goes by the hours"
+
+
 def test_what_a_checkpoint_asks_for_in_vain_is_said(clips_folder: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(folder(Spec()), tmp_path / "model"))
     assert not any(

@@ -9,18 +9,21 @@ from fractions import Fraction
 
 from mlb_batch import tiny
 from mlb_batch.amounts import amount, count, percent
+from mlb_batch.cost.budget import MS_PER_HOUR
 from mlb_batch.cost.calibration import NANO, fitting
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.solve import largest
 from mlb_batch.planning.record import Plan
 from mlb_batch.planning.setup import Setup
 from mlb_batch.planning.solving import Case, shared_selection
+from mlb_batch.planning.survey import MOST_MS
 from mlb_batch.spec import JobSpec
 from mlb_batch.vlm.defaults import not_applied
 
 FLOOR_SHARE = Fraction(1, 2)  # of the budget, spent before the first visual token is kept; any whole number times it
 OUTSIDE_SHARE = 0.5  # of the pruned job, in parts that pruning does not make cheaper
 MUCH_BETTER = 1.25  # times the tokens that another choice would keep
+MOST_OF_IT = 0.5  # of the hours, in one video
 TIME_GAP = 1.5  # how much more of vanilla's time than of its FLOPs a plan takes
 
 
@@ -48,10 +51,9 @@ def _source(plan: Plan, found: Findings) -> Iterator[str]:
             f"{count(plan.unreadable)} headers could not be read; their videos {how}, and will end in errors/ if they "
             "can't be read at all"
         )
-    untimed = found.case.scaled(sum(one.readable and not one.timed for one in seen))
-    if untimed and found.spec.budget.kind == "pflops_per_hour_of_video":
-        yield f"{count(untimed)} videos don't say how long they are: they add nothing to a budget by the hour"
-    if untimed and found.spec.clips:
+    if found.spec.budget.kind == "pflops_per_hour_of_video":
+        yield from _lengths(found)
+    if found.spec.clips and (untimed := _untimed(found)):
         yield f"{count(untimed)} videos don't say how long they are: each is planned as one clip, and cut when read"
     askable = sum(len(clip.suffixes) for one in seen if one.readable for clip in one.clips)
     if unaskable := found.case.scaled(sum(one.asked for one in seen if one.readable) - askable):
@@ -65,6 +67,25 @@ def _source(plan: Plan, found: Findings) -> Iterator[str]:
         )
     if found.spec.frames.strategy == "keyframes":
         yield "headers don't say how many keyframes there are: the plan takes the sampling's full count"
+
+
+def _lengths(found: Findings) -> Iterator[str]:
+    """What the hours rest on that are paid for."""
+    seen, whole = found.case.survey.seen, found.case.video_ms
+    if untimed := _untimed(found):
+        yield f"{count(untimed)} videos don't say how long they are: they add nothing to a budget by the hour"
+    if endless := found.case.scaled(sum(one.video_ms == MOST_MS for one in seen)):
+        yield f"{count(endless)} videos claim a day or more: each adds a day, and no more, to a budget by the hour"
+    longest = max((one.video_ms for one in seen), default=0)
+    if len(seen) > 1 and longest > MOST_OF_IT * whole:
+        yield (
+            f"one video is {percent(longest / whole)} of the hours that this budget is for, by what its header claims: "
+            f"where it does not last {longest / MS_PER_HOUR:,.2f} hours, leave it out"
+        )
+
+
+def _untimed(found: Findings) -> int:
+    return found.case.scaled(sum(one.readable and not one.timed for one in found.case.survey.seen))
 
 
 def _model(plan: Plan, found: Findings) -> Iterator[str]:

@@ -28,6 +28,7 @@ SAMPLE = 2_000  # of more, these
 # Each has a child process of its own, which takes a quarter of a second to start. Headers in storage are waited for.
 PROBERS_LOCAL, PROBERS_REMOTE = 2, 16
 VIDEOS_PER_PROBER = 50
+MOST_MS = 86_400_000  # that a video counts for in a budget by the hour: a header can claim any duration
 MOST_CACHED_PROMPTS = 100_000
 
 Lengths = Callable[[Prompt], int]  # a prompt's tokens behind the visual ones; RowError where it can't be asked
@@ -66,7 +67,7 @@ class Survey:
         return len(self.seen) == self.videos
 
     def without_unreadable(self) -> Survey:
-        """The same videos, of which those whose headers can't be read have no clips to price; as it is where none can."""
+        """Videos whose headers can't be read have no clips to price, unless there are no others."""
         if not any(one.readable for one in self.seen):
             return self
         return replace(self, seen=tuple(one if one.readable else replace(one, clips=()) for one in self.seen))
@@ -153,7 +154,7 @@ def _seen(video: Video, header: Look | None, layout: Layout, lengths: Lengths) -
     return Seen(
         clips=tuple(clips) if suffixes else (),
         asked=max(1, len(frames)) * len(video.prompts),
-        video_ms=round(1000 * sum(end - start for start, end in _spans(video, header, None))),
+        video_ms=min(MOST_MS, round(1000 * sum(end - start for start, end in _spans(video, header, None)))),
         num_bytes=header.num_bytes if header else 0,
         readable=header is not None,
         timed=header is not None and bool(header.duration_s),
