@@ -476,6 +476,17 @@ def test_prompts_that_keep_nearly_all_are_not_told_to_share(clips_folder: Path, 
     assert not any("prune.select=per_video would keep" in line for line in priced.warnings)
 
 
+def test_prompts_that_keep_all_for_themselves_are_told_what_it_costs(clips_folder: Path, tmp_path: Path) -> None:
+    """A generous budget buys the same unpruned prefill for each of them."""
+    prompts = [{"id": str(i), "kind": "caption", "text": f"Question {i}?"} for i in range(4)]
+    parts = {"prune": {"method": "fastv"}, "budget": {"pflops": 1.0}}
+    priced = plan(job(clips_folder, tmp_path / "out", prompts=prompts, **parts))
+    assert priced.keep == WHOLE and priced.planned.llm > priced.vanilla.llm
+    assert len([line for line in priced.warnings if "of one unpruned prefill" in line]) == 1
+    alone = plan(job(clips_folder, tmp_path / "out", **parts))
+    assert not any("of one unpruned prefill" in line for line in alone.warnings)
+
+
 # Frozen schedules and fingerprints.
 
 

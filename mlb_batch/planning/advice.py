@@ -111,7 +111,7 @@ def _sharing(plan: Plan, found: Findings) -> Iterator[str]:
     shared = shared_selection(found.case.pricer)
     if not many or not shared or plan.planned.llm == 0:
         return
-    if plan.planned.llm >= plan.vanilla.llm and plan.keep < WHOLE:
+    if plan.planned.llm > plan.vanilla.llm or (plan.planned.llm == plan.vanilla.llm and plan.keep < WHOLE):
         yield (
             f"pruning for each prompt costs {percent(plan.planned.llm / plan.vanilla.llm)} of one unpruned prefill "
             "that the prompts of a clip share; set prune.select=per_video, or prune.method=none with ratio 1"
