@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlb_batch.amounts import percent
 from mlb_batch.columns import BILL
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
@@ -150,6 +151,10 @@ def to_text(numbers: dict[str, Any]) -> str:
             f"cost         {sums['flops_executed'] / 1e15:.4g} PFLOPs executed, {sums['flops_planned'] / 1e15:.4g} "
             f"planned, {sums['flops_vanilla'] / 1e15:.4g} unpruned ({share:.1%})"
         )
+    last = numbers["last_run"] or {}
+    if last.get("flops_budget"):
+        share = last["flops_spent_of_budget"] / last["flops_budget"]
+        lines.append(f"budget       the newest run spent {percent(share)} of its own")
     lines.append(f"time         reading {sums['read_s']:.1f} s, model {sums['model_s']:.1f} s (summed over rows)")
     for name, one in errors["by_class"].items():
         lines.append(f"  {name}: {one['count']:,}")

@@ -75,7 +75,8 @@ def opened(folder: Path, passthrough: pa.Schema | None = None, **changes: Any) -
     out.write_spec(spec.as_written())
     out.write_json("plan", {**plan(spec).to_json(), "fingerprint": FINGERPRINT})
     summary = {"fingerprint": FINGERPRINT, "expected": 424, "annotated": 400, "errors": 24, "wall_s": 61.0,
-               "annotations_per_s": 6.5, "starved_by": "model", "gpu_busy_share": 0.9, "stopped": ""}  # fmt: skip
+               "annotations_per_s": 6.5, "starved_by": "model", "gpu_busy_share": 0.9, "stopped": "",
+               "flops_spent_of_budget": 60 * 10**9}  # fmt: skip
     out.write_json("summary", summary)
     return Ledger(str(folder / "out"), FINGERPRINT, RUN, passthrough)
 

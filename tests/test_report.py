@@ -148,6 +148,27 @@ def test_the_newest_run_is_shown_whether_it_has_ended_or_not(output: str, tmp_pa
     assert report(output)["unfinished_run"] == "20260103-run" and report(output)["last_run"]["expected"] == 1
 
 
+def test_what_every_night_spent_is_held_against_its_own_budget(tmp_path: Path) -> None:
+    """Two nights that kept theirs, each with a video of its own, were shown as one that spent 199 %."""
+    out, page = str(tmp_path / "out"), tmp_path / "page.html"
+    clips(tmp_path / "videos", 1)
+    night = {**plan(spec(tmp_path)).to_json(), "fingerprint": FINGERPRINT}
+    limit = night["budget"]["limit"]
+    for n, spent in enumerate((limit, 3 * limit // 4, 0)):  # on the last night nothing is new
+        run_id = f"2026010{n + 1}-run"
+        RunFolder(out, run_id).write_json("plan", night)
+        summary = {"fingerprint": FINGERPRINT, "expected": 1, "flops_budget": limit, "flops_spent_of_budget": spent}
+        RunFolder(out, run_id).write_json("summary", summary)
+        if spent:
+            Ledger(out, FINGERPRINT, run_id).commit([annotation(n, flops_prefill=spent, flops_executed=spent)], [])
+        share = ("100 %", "75 %", "0 %")[n]
+        assert f"budget       the newest run spent {share} of its own" in to_text(report(out))
+    write_page(out, page)
+    shown = re.sub("<[^>]+>", " ", page.read_text())
+    assert re.search(r"Budget spent\s+75 %", shown) and re.search(r"The budget\s+of run 20260102-run", shown)
+    assert "175 %" not in shown
+
+
 def test_an_unfinished_run_among_several_fingerprints_asks_for_one(tmp_path: Path) -> None:
     for fingerprint in (FINGERPRINT, "fedcba9876543210"):
         Ledger(str(tmp_path), fingerprint, "run-1").commit([annotation(1, fingerprint)], [])

@@ -15,14 +15,13 @@ from typing import Any
 import yaml
 
 from mlb_batch.columns import ANNOTATION_COLUMNS
-from mlb_batch.cost.budget import paid
 from mlb_batch.errors import OutputError, UserError
 from mlb_batch.ledger.parts import undisturbed, written_columns
 from mlb_batch.ledger.runs import RunFolder
 from mlb_batch.page import sections
 from mlb_batch.page.cards import MOST_ROWS, Clip, Index, Row, chosen, clips, index
 from mlb_batch.page.gallery import MOST_CHARS, MOST_FAILED, Gallery, gallery
-from mlb_batch.page.runs import Run, newest_runs, throughput
+from mlb_batch.page.runs import Run, newest_runs, newest_spending, throughput
 from mlb_batch.page.thumbs import MOST_FRAMES, MOST_PICTURES, Picture, pictures
 from mlb_batch.page.words import escaped
 from mlb_batch.report import report
@@ -72,7 +71,7 @@ def _rows(store: Store, fingerprint: str) -> tuple[Index, list[Clip], list[Row]]
 def page(numbers: Mapping[str, Any], job: Job, runs: Sequence[Run], found: Index, shown: Gallery) -> str:
     newest = next((run for run in runs if any(commit[0] == run.run_id for commit in found.commits)), None)
     steps = throughput(newest, found.commits) if newest else []
-    spent = _spent(numbers, job.plan)
+    spent = newest_spending(runs)
     body = [
         sections.tiles(numbers, spent, newest),
         sections.asked(job.told, job.text, job.plan, numbers, job.environment),
@@ -107,14 +106,6 @@ def _pictures(job: Job, some: Sequence[Clip]) -> dict[int, Picture]:
     if spec is None:
         return {clip.key: Picture(problem="the run left no job file to read videos by") for clip in some}
     return dict(zip([clip.key for clip in some], pictures(spec, job.plan, some), strict=True))
-
-
-def _spent(numbers: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[int, int, str] | None:
-    """Paid so far, the limit, and their unit; None where the rows don't say it (time is in no row)."""
-    if not plan or plan["budget"]["unit"] == "nanoseconds" or not plan["budget"]["limit"]:
-        return None
-    budget = plan["budget"]
-    return paid(budget["scope"], budget["convention"], numbers["sums"]), budget["limit"], budget["unit"]
 
 
 def _gallery_note(numbers: Mapping[str, Any], shown: Gallery) -> str:

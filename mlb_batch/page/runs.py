@@ -40,6 +40,15 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """What one run paid of its own budget. The rows of many nights came out of as many purses, each for its input."""
+
+    run_id: str
+    paid: int
+    budget: dict[str, Any]  # of its plan
+
+
+@dataclass(frozen=True)
 class Step:
     """From one commit to the next."""
 
@@ -62,6 +71,15 @@ def _read(output_uri: str, run_id: str) -> Run:
         folder.read_json("progress") or {},
         folder.read_json("environment") or {},
     )
+
+
+def newest_spending(runs: Sequence[Run]) -> Spending | None:
+    """Of the newest run that paid for anything; None where the budget is time, which is in no row."""
+    for run in runs:
+        paid, budget = (run.summary or run.progress).get("flops_spent_of_budget"), run.plan.get("budget")
+        if paid and budget and budget["limit"]:
+            return Spending(run.run_id, paid, budget)
+    return None
 
 
 def throughput(run: Run, commits: Commits) -> list[Step]:

@@ -9,7 +9,7 @@ from mlb_batch.amounts import amount, count, percent
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.errors import RETRYABLE
 from mlb_batch.page.charts import bar, ceiling, steps
-from mlb_batch.page.runs import Run, Step
+from mlb_batch.page.runs import Run, Spending, Step
 from mlb_batch.page.words import MEANING, escaped
 from mlb_batch.progress import clock
 
@@ -38,7 +38,7 @@ def _not_answered(numbers: Json) -> str:
     return f"{said}{_many(unresolved, 'further answer')} {verb} as errors of {_many(kinds, 'kind')}."
 
 
-def tiles(numbers: Json, spent: tuple[int, int, str] | None, newest: Run | None) -> str:
+def tiles(numbers: Json, spent: Spending | None, newest: Run | None) -> str:
     sums, errors = numbers["sums"], numbers["errors"]
     executed = amount(sums["flops_executed"], "FLOPs")
     tile = [
@@ -47,7 +47,8 @@ def tiles(numbers: Json, spent: tuple[int, int, str] | None, newest: Run | None)
         ("Compute", _with_unit(executed), f"of {amount(sums['flops_vanilla'], 'FLOPs')} unpruned", ""),
     ]
     if spent:
-        tile.append(("Budget spent", percent(spent[0] / spent[1]), f"of {amount(spent[1], spent[2])}", ""))
+        limit, unit = spent.budget["limit"], spent.budget["unit"]
+        tile.append(("Budget spent", percent(spent.paid / limit), f"of {amount(limit, unit)}, by the newest run", ""))
     if newest and "annotations_per_s" in newest.summary:
         rate = newest.summary["annotations_per_s"]
         tile.append(
@@ -110,7 +111,7 @@ def _prompt(prompt: Json) -> str:
             f"{escaped(said)}{choices}</li>")  # fmt: skip
 
 
-def budget(numbers: Json, plan: Json, spent: tuple[int, int, str] | None) -> str:
+def budget(numbers: Json, plan: Json, spent: Spending | None) -> str:
     """Budget against bill, by part: the plan's whole input beside the rows that are here."""
     sums = numbers["sums"]
     executed = {part: sums[f"flops_{part}"] for part, _ in PARTS}
@@ -120,7 +121,7 @@ def budget(numbers: Json, plan: Json, spent: tuple[int, int, str] | None) -> str
         bills = [("Unpruned", whole, plan["vanilla"]), ("Planned", whole, plan["planned"]), *bills]
     most = max(sum(bill.values()) for _, _, bill in bills)
     lines = [_bill_bar(name, what, bill, most) for name, what, bill in bills]
-    meter = "" if not spent else _meter(*spent, plan)
+    meter = "" if not spent else _meter(spent)
     note = (
         "<p class='hint'>Planned for the answers that are here, with generation at its expected length: "
         f"{amount(sums['flops_planned'], 'FLOPs')}. Unpruned they would cost "
@@ -132,14 +133,15 @@ def budget(numbers: Json, plan: Json, spent: tuple[int, int, str] | None) -> str
                     f'{meter}<ul class="bars">{"".join(lines)}</ul>{_bill_table(bills)}{note}')  # fmt: skip
 
 
-def _meter(paid: int, limit: int, unit: str, plan: Json) -> str:
-    what = "prefill and scoring" if plan["budget"]["scope"] == "llm" else "all parts"
-    if plan["budget"]["convention"] == "paper":
+def _meter(spent: Spending) -> str:
+    what = "prefill and scoring" if spent.budget["scope"] == "llm" else "all parts"
+    if spent.budget["convention"] == "paper":
         what = "the papers' multiply-adds"
+    paid, limit, unit = spent.paid, spent.budget["limit"], spent.budget["unit"]
     length = max(paid, limit)
     return (
         '<ul class="bars"><li><div class="name"><span><strong>The budget</strong> '
-        f"({what})</span><span>{amount(paid, unit)} of {amount(limit, unit)}, "
+        f"of run {escaped(spent.run_id, 60)} ({what})</span><span>{amount(paid, unit)} of {amount(limit, unit)}, "
         f"{percent(paid / limit)}</span></div>{bar([('used', paid)], length + length // 50, limit)}</li></ul>"
     )
 
