@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlb_batch.amounts import percent
+from mlb_batch.amounts import amount, percent
 from mlb_batch.columns import BILL
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
@@ -146,10 +146,12 @@ def to_text(numbers: dict[str, Any]) -> str:
             f"expected     {check['expected']:,}, accounted for {check['accounted']:,}, lost {check['lost']:,}"
         )
     if sums["flops_vanilla"]:
-        share = sums["flops_executed"] / sums["flops_vanilla"]
+        told = ("executed", "planned", "vanilla")
+        executed, planned, unpruned = (amount(sums[f"flops_{name}"], "FLOPs") for name in told)
+        share = percent(sums["flops_planned"] / sums["flops_vanilla"])
         lines.append(
-            f"cost         {sums['flops_executed'] / 1e15:.4g} PFLOPs executed, {sums['flops_planned'] / 1e15:.4g} "
-            f"planned, {sums['flops_vanilla'] / 1e15:.4g} unpruned ({share:.1%})"
+            f"cost         {executed} executed; at the expected length of answers {planned} planned, {share} of "
+            f"{unpruned} unpruned"
         )
     last = numbers["last_run"] or {}
     if last.get("flops_budget"):

@@ -91,7 +91,7 @@ def good(n: int, path: Path, times_s: list[float]) -> list[dict[str, Any]]:
     clip = {"uri": str(path), "video_version": "", "clip_start_s": 0.0, "clip_end_s": 99.0, "frames_read": len(times_s),
             "frame_times_s": times_s, "title": f"take {n}", "choice": ""}  # fmt: skip
     cost = {"flops_executed": 250, "flops_vision": 50, "flops_prefill": 100, "flops_scoring": 50, "flops_generate": 50,
-            "flops_vanilla": 1_000}  # fmt: skip
+            "flops_planned": 400, "flops_vanilla": 1_000}  # fmt: skip
     cost = {name: mega * 10**6 for name, mega in cost.items()} | {"num_visual_tokens": 64, "num_kept_tokens": 8}
     caption = annotation(n, **clip, **cost, prompt_id="caption", prompt="Describe the video.")
     answer = annotation(
@@ -147,7 +147,7 @@ def test_what_was_asked_what_it_cost_and_what_went_wrong(chromium: Browser, fini
     assert page.complaints() == [] and page.requests() == [finished.as_uri()]
     assert count(page) == "212 of 212 clips"
     lead = text_of(page, ".lead")
-    assert "400 answers about 200 videos" in lead and "12.5 %" in lead and "25 %" in lead and "6 kinds" in lead
+    assert "400 answers about 200 videos" in lead and "12.5 %" in lead and "40 %" in lead and "6 kinds" in lead
     assert "Describe the video." in text_of(page, "#asked") and "adatp" in text_of(page, "#asked")
     bill = text_of(page, "#budget")
     assert "100 GFLOPs" in bill and "60 GFLOPs of " in bill and "Scoring" in bill, "spent by the budget's own measure"

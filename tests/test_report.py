@@ -169,6 +169,18 @@ def test_what_every_night_spent_is_held_against_its_own_budget(tmp_path: Path) -
     assert "175 %" not in shown
 
 
+def test_short_answers_make_no_unpruned_job_a_pruned_one(tmp_path: Path) -> None:
+    """What is planned and unpruned counts answers of the expected length, and those that came may be shorter."""
+    out = str(tmp_path / "unpruned")
+    row = annotation(1, flops_executed=6 * 10**12, flops_planned=10**13, flops_vanilla=10**13)
+    Ledger(out, FINGERPRINT, "run-1").commit([row], [])
+    wanted = "cost         6 TFLOPs executed; at the expected length of answers 10 TFLOPs planned, 100 % of 10 TFLOPs"
+    assert wanted in to_text(report(out))
+    write_page(out, tmp_path / "page.html")
+    shown = (tmp_path / "page.html").read_text()
+    assert "<strong>100 %</strong> of unpruned compute" in shown and '"cost":"100 %"' in shown and "60 %" not in shown
+
+
 def test_an_unfinished_run_among_several_fingerprints_asks_for_one(tmp_path: Path) -> None:
     for fingerprint in (FINGERPRINT, "fedcba9876543210"):
         Ledger(str(tmp_path), fingerprint, "run-1").commit([annotation(1, fingerprint)], [])

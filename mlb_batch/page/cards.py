@@ -103,7 +103,7 @@ def clips(store: Store, fingerprint: str, wanted: list[int], passthrough: tuple[
 SHOWN = (
     "annotation_id", "video_id", "uri", "video_version", "clip_start_s", "clip_end_s", "prompt_id", "kind", "prompt",
     "text", "choice", "status", "frames_read", "frame_times_s", "num_visual_tokens", "num_kept_tokens",
-    "flops_executed", "flops_vanilla",
+    "flops_planned", "flops_vanilla",
 )  # fmt: skip
 
 

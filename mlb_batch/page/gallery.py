@@ -118,7 +118,7 @@ def _answer(row: Row, prompts: dict[str, int], of_answer: Mapping[str, int]) -> 
     if row["status"] != "ok":
         told["status"] = row["status"]
     if row["flops_vanilla"]:
-        told["cost"] = percent(row["flops_executed"] / row["flops_vanilla"])
+        told["cost"] = percent(row["flops_planned"] / row["flops_vanilla"])
     if row["annotation_id"] in of_answer:
         told["selection"] = of_answer[row["annotation_id"]]
     return told

@@ -23,8 +23,8 @@ def lead(numbers: Json) -> str:
     said = f"<strong>{_many(numbers['annotations'], 'answer')}</strong> about {_many(numbers['videos'], 'video')}"
     if sums["num_visual_tokens"]:
         said += f", from {percent(sums['num_kept_tokens'] / sums['num_visual_tokens'])} of the visual tokens"
-    if sums["flops_vanilla"]:
-        said += f", at <strong>{percent(sums['flops_executed'] / sums['flops_vanilla'])}</strong> of unpruned compute"
+    if sums["flops_vanilla"]:  # both with answers of the expected length: those that came may be shorter
+        said += f", at <strong>{percent(sums['flops_planned'] / sums['flops_vanilla'])}</strong> of unpruned compute"
     return f"{said}. {_not_answered(numbers)}"
 
 
@@ -40,11 +40,12 @@ def _not_answered(numbers: Json) -> str:
 
 def tiles(numbers: Json, spent: Spending | None, newest: Run | None) -> str:
     sums, errors = numbers["sums"], numbers["errors"]
-    executed = amount(sums["flops_executed"], "FLOPs")
+    told = ("executed", "planned", "vanilla")
+    executed, planned, unpruned = (amount(sums[f"flops_{name}"], "FLOPs") for name in told)
     tile = [
         ("Answers", count(numbers["annotations"]), _counts(numbers["by_kind"]), ""),
         ("Videos", count(numbers["videos"]), _counts(numbers["by_status"]), ""),
-        ("Compute", _with_unit(executed), f"of {amount(sums['flops_vanilla'], 'FLOPs')} unpruned", ""),
+        ("Compute", _with_unit(executed), f"{planned} planned, {unpruned} unpruned", ""),
     ]
     if spent:
         limit, unit = spent.budget["limit"], spent.budget["unit"]
@@ -124,7 +125,7 @@ def budget(numbers: Json, plan: Json, spent: Spending | None) -> str:
     meter = "" if not spent else _meter(spent)
     note = (
         "<p class='hint'>Planned for the answers that are here, with generation at its expected length: "
-        f"{amount(sums['flops_planned'], 'FLOPs')}. Unpruned they would cost "
+        f"{amount(sums['flops_planned'], 'FLOPs')}. Unpruned, and as long, they would cost "
         f"{amount(sums['flops_vanilla'], 'FLOPs')}. Failed attempts are in no bar. In the papers' measure: "
         f"{amount(sums['macs_paper_executed'], 'multiply-adds')} of "
         f"{amount(sums['macs_paper_vanilla'], 'multiply-adds')}.</p>"
