@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+_NANO = 10**9
 _PREFIXES = ((10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
@@ -11,8 +12,15 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def many(number: int, noun: str) -> str:
+    """1 video; 2,000 videos."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(share: float) -> str:
-    """Three digits, and never 100 % for what is less."""
+    """Three digits, or all before the point; and never 100 % for what is less."""
+    if share >= 9.995:  # three digits would be 1e+03
+        return f"{100 * share:,.0f} %"
     text = f"{100 * share:.3g}"
     return f"{math.floor(share * 10_000) / 100:.2f} %" if text == "100" and share < 1 else f"{text} %"
 
@@ -27,8 +35,13 @@ def amount(number: int, unit: str) -> str:
     return f"{number} {unit}"
 
 
+def hours(number: float) -> str:
+    """Of a fraction of an hour, its minutes or seconds."""
+    return _time(round(number * 3600 * _NANO))
+
+
 def _time(nanoseconds: int) -> str:
-    for size, name in ((3600 * 10**9, "hours"), (60 * 10**9, "minutes")):
+    for size, name in ((3600 * _NANO, "hours"), (60 * _NANO, "minutes")):
         if nanoseconds >= size:
             return f"{nanoseconds / size:,.2f} {name}"
-    return f"{nanoseconds / 10**9:.2f} seconds"
+    return f"{nanoseconds / _NANO:.2f} seconds"

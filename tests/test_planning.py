@@ -256,7 +256,7 @@ def test_unreadable_headers_are_counted_and_priced_in_full(clips_folder: Path, t
     assert (priced.videos, priced.unreadable) == (2, 1)
     tokens = setup(spec).shape.tokens_per_frame
     assert priced.visual_tokens == (3 + 16) * tokens
-    assert any("could not be read; their videos are priced at 16 frames" in line for line in priced.warnings)
+    assert any("the headers of 1 video could not be read (priced at 16 frames)" in line for line in priced.warnings)
 
 
 def test_a_ratio_is_of_what_can_be_read(clips_folder: Path, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_ratio_is_of_what_can_be_read(clips_folder: Path, tmp_path: Path) -> N
     assert (all_.videos, all_.prompts, all_.unreadable) == (5, 5, 3)
     assert (all_.keep, all_.clips, all_.budget, all_.planned) == (alone.keep, 2, alone.budget, alone.planned)
     told = [line for line in all_.warnings if line not in alone.warnings]
-    assert len(told) == 1 and "3 headers could not be read; their videos have no part in the ratio" in told[0]
+    assert len(told) == 1 and "the headers of 3 videos could not be read (left out of the ratio)" in told[0]
     nothing = plan(job(clips_folder, tmp_path / "out", input=manifest(tmp_path / "gone.parquet", gone)))
     assert (nothing.clips, nothing.unreadable) == (3, 3), "all that there is to go by"
 
@@ -343,6 +343,11 @@ def test_time_and_price_follow_the_calibration(clips_folder: Path, tmp_path: Pat
     assert priced.gpu_hours == pytest.approx(seconds / 3600, rel=1e-6)
     assert priced.price == pytest.approx(3.5 * seconds / 3600, rel=1e-6)
     assert priced.gpu_hours_vanilla is not None and priced.gpu_hours < priced.gpu_hours_vanilla
+    said = describe(priced)
+    assert re.search(
+        r"^time +[\d.]+ (minutes|seconds) of NVIDIA Test \([\d.]+ (minutes|seconds) unpruned\)", said, re.M
+    )
+    assert re.search(r"^videos +6, 19\.50 seconds$", said, re.M)
     assert priced.fingerprint == unknown.fingerprint  # measuring a device changes no text
 
 
@@ -664,7 +669,7 @@ def test_a_sample_states_an_interval_that_holds_the_truth(
     monkeypatch.setattr(survey, "SAMPLE", 150)
     sampled = plan(spec)
     assert sampled.estimate is not None and sampled.estimate.sampled_videos == 150
-    assert sampled.videos == 600
+    assert sampled.videos == 600 and sampled.estimate.clips == (600, 600)
     low, high = sampled.estimate.vanilla
     assert low <= full.budget.vanilla <= high and low <= sampled.budget.vanilla <= high
     low_h, high_h = sampled.estimate.hours
@@ -846,7 +851,7 @@ def test_one_prompt_without_room_is_said_and_priced_at_nothing(clips_folder: Pat
     long = plan(job(clips_folder, tmp_path / "out", input=given, prompts=prompts, model="embedded:tiny-image",
                     prune={"method": "mlb-g"}))  # fmt: skip
     assert (long.prompts, long.planned, long.keep) == (short.prompts + 1, short.planned, short.keep)
-    assert any(line.startswith("1 prompts can't be asked") for line in long.warnings)
+    assert any(line.startswith("1 prompt can't be asked") for line in long.warnings)
     assert not any("can't be asked" in line for line in short.warnings)
 
 
@@ -876,9 +881,9 @@ def test_videos_that_do_not_say_how_long_they_are(clips_folder: Path, tmp_path: 
         plan(job(streamed, tmp_path / "out", input=given_, budget=hourly))
     shutil.copy(clips_folder / "080.mp4", streamed / "b.mp4")
     priced = plan(job(streamed, tmp_path / "out", input=given_, budget=hourly))
-    assert any("1 videos don't say how long" in line for line in priced.warnings)
+    assert any("1 video without a length in the header: nothing" in line for line in priced.warnings)
     cut = plan(job(streamed, tmp_path / "out", input=given_, clips={"every_s": 1.0}))
-    assert any("planned as one clip, and cut when read" in line for line in cut.warnings)
+    assert any("planned as one clip each, and cut when read" in line for line in cut.warnings)
 
 
 def test_a_header_that_claims_too_much_adds_a_day_to_the_hours_and_is_said(clips_folder: Path, tmp_path: Path) -> None:
@@ -886,11 +891,11 @@ def test_a_header_that_claims_too_much_adds_a_day_to_the_hours_and_is_said(clips
     videos = Path(shutil.copytree(clips_folder, tmp_path / "videos"))
     hourly = job(videos, tmp_path / "out", budget={"pflops_per_hour_of_video": 1e-3})
     true = plan(hourly)
-    assert not any("hours that this budget" in line or "claim a day" in line for line in true.warnings)
+    assert not any("hours that this budget" in line or "a day or more" in line for line in true.warnings)
     write_video(videos / "lies.mp4", frames=3, times_ms=[0, 40, 30 * 3_600_000])
     lied = plan(hourly)
     assert lied.hours == pytest.approx(true.hours + 24)
-    for told in ("1 videos claim a day or more", "one video is 99.97 % of the hours", "does not last 24.00 hours"):
+    for told in ("1 video of a day or more", "one video is 99.97 % of the hours", "does not last 24.00 hours"):
         assert any(told in line for line in lied.warnings), lied.warnings
     by_ratio = plan(job(videos, tmp_path / "out"))
     assert not any("one video is" in line for line in by_ratio.warnings), "no other kind goes by the hours"

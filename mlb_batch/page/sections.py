@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mlb_batch.amounts import amount, count, percent
+from mlb_batch.amounts import amount, count, hours, many, percent
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.errors import RETRYABLE
 from mlb_batch.page.charts import bar, ceiling, steps
@@ -20,7 +20,7 @@ Json = Mapping[str, Any]
 def lead(numbers: Json) -> str:
     """The page in a few sentences."""
     sums = numbers["sums"]
-    said = f"<strong>{_many(numbers['annotations'], 'answer')}</strong> about {_many(numbers['videos'], 'video')}"
+    said = f"<strong>{many(numbers['annotations'], 'answer')}</strong> about {many(numbers['videos'], 'video')}"
     if sums["num_visual_tokens"]:
         said += f", from {percent(sums['num_kept_tokens'] / sums['num_visual_tokens'])} of the visual tokens"
     if sums["flops_vanilla"]:  # both with answers of the expected length: those that came may be shorter
@@ -35,7 +35,7 @@ def _not_answered(numbers: Json) -> str:
         return said or "Nothing is unresolved."
     kinds = len(numbers["errors"]["by_class"])
     verb = "ends" if unresolved == 1 else "end"
-    return f"{said}{_many(unresolved, 'further answer')} {verb} as errors of {_many(kinds, 'kind')}."
+    return f"{said}{many(unresolved, 'further answer')} {verb} as errors of {many(kinds, 'kind')}."
 
 
 def tiles(numbers: Json, spent: Spending | None, newest: Run | None) -> str:
@@ -60,7 +60,7 @@ def tiles(numbers: Json, spent: Spending | None, newest: Run | None) -> str:
                 "",
             )
         )
-    tile.append(("Unresolved", count(errors["unresolved"]), f"{_many(errors['failed_attempts'], 'failed attempt')}",
+    tile.append(("Unresolved", count(errors["unresolved"]), f"{many(errors['failed_attempts'], 'failed attempt')}",
                  "bad" if errors["unresolved"] else ""))  # fmt: skip
     shown = (f'<div class="{css}"><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>'
              for name, value, more, css in tile)  # fmt: skip
@@ -87,7 +87,7 @@ def _facts(spec: Json, plan: Json, numbers: Json) -> Iterator[tuple[str, str]]:
     yield "Output", escaped(numbers["output"])
     if plan:
         about = "about " if plan["estimate"] else ""
-        yield "Planned for", f"{_many(plan['videos'], 'video')}, {about}{plan['hours']:,.2f} hours"
+        yield "Planned for", f"{many(plan['videos'], 'video')}, {about}{hours(plan['hours'])}"
         yield "Model", f"{escaped(plan['model'])} <small>({escaped(plan['revision'][:12])})</small>"
         yield "Frames", f"at most {count(plan['frames'])} a clip"
         select = "one selection for all prompts" if plan["select"] == "per_video" else "one selection a prompt"
@@ -221,9 +221,9 @@ def _error_class(name: str, one: Json, most: int) -> str:
         for example in one["examples"]
     )
     return (
-        f"<li><h3><span>{escaped(name)}</span><span>{_many(one['count'], 'answer')}</span></h3>"
+        f"<li><h3><span>{escaped(name)}</span><span>{many(one['count'], 'answer')}</span></h3>"
         f"{bar([('failed', one['count'])], most, thin=True)}<p>{MEANING.get(name, '')} {again}</p>"
-        f"<details><summary>{_many(len(one['examples']), 'example')}</summary><ul>{examples}</ul></details></li>"
+        f"<details><summary>{many(len(one['examples']), 'example')}</summary><ul>{examples}</ul></details></li>"
     )
 
 
@@ -239,7 +239,3 @@ def _section(name: str, title: str, body: str) -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{escaped(name, 40)} {number:,}" for name, number in counts.items())
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

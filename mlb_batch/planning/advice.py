@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mlb_batch import tiny
-from mlb_batch.amounts import amount, count, percent
+from mlb_batch.amounts import amount, count, hours, many, percent
 from mlb_batch.cost.budget import MS_PER_HOUR
 from mlb_batch.cost.calibration import NANO, fitting
 from mlb_batch.cost.schedule import WHOLE, ClipShape
@@ -46,20 +46,21 @@ def _source(plan: Plan, found: Findings) -> Iterator[str]:
     seen = found.case.survey.seen
     if plan.unreadable:
         priced = any(one.clips for one in seen if not one.readable)
-        how = f"are priced at {found.spec.frames.count} frames" if priced else "have no part in the ratio"
+        how = f"priced at {found.spec.frames.count} frames" if priced else "left out of the ratio"
         yield (
-            f"{count(plan.unreadable)} headers could not be read; their videos {how}, and will end in errors/ if they "
-            "can't be read at all"
+            f"the headers of {many(plan.unreadable, 'video')} could not be read ({how}); what can't be read at all "
+            "will end in errors/"
         )
     if found.spec.budget.kind == "pflops_per_hour_of_video":
         yield from _lengths(found)
     if found.spec.clips and (untimed := _untimed(found)):
-        yield f"{count(untimed)} videos don't say how long they are: each is planned as one clip, and cut when read"
+        yield f"{many(untimed, 'video')} without a length in the header: planned as one clip each, and cut when read"
     askable = sum(len(clip.suffixes) for one in seen if one.readable for clip in one.clips)
     if unaskable := found.case.scaled(sum(one.asked for one in seen if one.readable) - askable):
-        yield f"{count(unaskable)} prompts can't be asked of this model (empty, or too long), and will end in errors/"
+        yield f"{many(unaskable, 'prompt')} can't be asked of this model (empty, or too long), and will end in errors/"
     if plan.problems:
-        yield f"{count(plan.problems)} annotations can't be made, as the input itself shows, and will end in errors/"
+        said = "can't be made, as the input itself shows, and will end in errors/"
+        yield f"{many(plan.problems, 'annotation')} {said}"
     if plan.estimate:
         yield (
             f"{count(plan.estimate.sampled_videos)} of {count(plan.videos)} videos were probed: the numbers are "
@@ -73,14 +74,14 @@ def _lengths(found: Findings) -> Iterator[str]:
     """What the hours rest on that are paid for."""
     seen, whole = found.case.survey.seen, found.case.video_ms
     if untimed := _untimed(found):
-        yield f"{count(untimed)} videos don't say how long they are: they add nothing to a budget by the hour"
+        yield f"{many(untimed, 'video')} without a length in the header: nothing is added to a budget by the hour"
     if endless := found.case.scaled(sum(one.video_ms == MOST_MS for one in seen)):
-        yield f"{count(endless)} videos claim a day or more: each adds a day, and no more, to a budget by the hour"
+        yield f"{many(endless, 'video')} of a day or more, by the header: a day each is added to a budget by the hour"
     longest = max((one.video_ms for one in seen), default=0)
     if len(seen) > 1 and longest > MOST_OF_IT * whole:
         yield (
             f"one video is {percent(longest / whole)} of the hours that this budget is for, by what its header claims: "
-            f"where it does not last {longest / MS_PER_HOUR:,.2f} hours, leave it out"
+            f"where it does not last {hours(longest / MS_PER_HOUR)}, leave it out"
         )
 
 
@@ -158,7 +159,7 @@ def _hours(plan: Plan, found: Findings) -> Iterator[str]:
             "model.device, or calibrate again on the device that will run it"
         )
     if budget.scope == "llm" and plan.gpu_hours and plan.gpu_hours > budget.limit / NANO / 3600:
-        whole = amount(round(plan.gpu_hours * 3600 * NANO), "nanoseconds")
+        whole = hours(plan.gpu_hours)
         yield f"the budget counts the language model's prefill alone; the job takes {whole} in all (see scope: total)"
     if budget.convention == "paper":
         yield "a budget in gpu_hours is measured time: convention paper has no bearing on it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle, islice
@@ -263,7 +264,7 @@ def _estimate(case: Case, solved: Solved) -> Estimate:
     def interval(amounts: Sequence[int]) -> tuple[int, int]:
         ones = [1] * len(amounts)
         _, low, high = ratio_total(amounts, ones, case.survey.videos, case.survey.videos, TWO_SIDED_99)
-        return max(0, int(low)), int(high) + 1
+        return max(0, int(low)), math.ceil(high)
 
     low_ms, high_ms = interval([one.video_ms for one in seen])
     return Estimate(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mlb_batch.amounts import amount, count, percent
+from mlb_batch.amounts import amount, count, hours, percent
 from mlb_batch.cost.flops import Bill
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.planning.record import Layer, Plan
 
 Line = tuple[str, str]
+LEAST_PRICE = 0.01
 
 
 def describe(plan: Plan) -> str:
@@ -21,7 +22,7 @@ def describe(plan: Plan) -> str:
 
 def _job(plan: Plan) -> Iterator[Line]:
     about = "about " if plan.estimate else ""
-    yield "videos", f"{count(plan.videos)}, {about}{plan.hours:,.2f} hours"
+    yield "videos", f"{count(plan.videos)}, {about}{hours(plan.hours)}"
     yield "clips", f"{about}{count(plan.clips)} of at most {plan.frames} frames"
     yield "annotations", f"{about}{count(plan.prompts)}"
     yield "tokens", f"{about}{count(plan.visual_tokens)} visual, {count(plan.text_tokens)} text"
@@ -30,7 +31,7 @@ def _job(plan: Plan) -> Iterator[Line]:
         low, high = plan.estimate.hours
         few, many = plan.estimate.clips
         trust = percent(plan.estimate.confidence)
-        yield "interval", f"{trust}: {low:,.2f} to {high:,.2f} hours, {count(few)} to {count(many)} clips"
+        yield "interval", f"{trust}: {hours(low)} to {hours(high)}, {count(few)} to {count(many)} clips"
 
 
 def _cost(plan: Plan) -> Iterator[Line]:
@@ -53,10 +54,14 @@ def _spending(plan: Plan) -> Iterator[Line]:
     if plan.gpu_hours is None:
         yield "time", "unknown: this model was not calibrated here; run `mlb-batch bench calibrate --job JOB.yaml`"
     else:
-        price = "" if plan.price is None else f", costing {plan.price:,.2f}"
-        unpruned = f" ({plan.gpu_hours_vanilla:,.2f} unpruned)" if plan.gpu_hours_vanilla else ""
-        yield "time", f"{plan.gpu_hours:,.2f} hours of {plan.device}{unpruned}{price}"
+        price = "" if plan.price is None else f", costing {_price(plan.price)}"
+        unpruned = f" ({hours(plan.gpu_hours_vanilla)} unpruned)" if plan.gpu_hours_vanilla else ""
+        yield "time", f"{hours(plan.gpu_hours)} of {plan.device}{unpruned}{price}"
     yield "read", f"{amount(plan.bytes_read, 'B')}, written about {amount(plan.bytes_written, 'B')}"
+
+
+def _price(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= LEAST_PRICE or not amount else f"less than {LEAST_PRICE}"
 
 
 def _schedule(plan: Plan) -> Iterator[Line]:
