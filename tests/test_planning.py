@@ -667,6 +667,7 @@ def test_a_sample_states_an_interval_that_holds_the_truth(
     assert full.estimate is None and full.prompts == 1200
     monkeypatch.setattr(survey, "PROBE_ALL", 200)
     monkeypatch.setattr(survey, "SAMPLE", 150)
+    monkeypatch.setattr(solving, "WIDE", 0.1)
     sampled = plan(spec)
     assert sampled.estimate is not None and sampled.estimate.sampled_videos == 150
     assert sampled.videos == 600 and sampled.estimate.clips == (600, 600)
@@ -681,6 +682,26 @@ def test_a_sample_states_an_interval_that_holds_the_truth(
     assert sampled.keep <= full.keep and truth >= 0.8 * full.budget.limit
     assert plan(spec).keep == sampled.keep
     assert f"{sampled.estimate.sampled_videos} of 600 videos were probed" in describe(sampled)
+
+
+def test_a_sample_of_unlike_videos_is_made_larger_and_the_plan_says_what_it_leaves(
+    many: dict[str, Any], clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = plan(job(clips_folder, tmp_path / "out", **many))
+    spec = job(clips_folder, tmp_path / "out", budget={"pflops": 0.5 * whole.budget.vanilla / 1e15}, **many)
+
+    def sampled(most: int, first: int) -> tuple[Plan, int]:
+        monkeypatch.setattr(survey, "PROBE_ALL", most)
+        monkeypatch.setattr(survey, "SAMPLE", first)
+        made = plan(spec)
+        assert made.estimate is not None
+        return made, made.estimate.sampled_videos
+
+    (few, of_few), (more, of_more) = sampled(30, 20), sampled(400, 20)
+    assert (of_few, of_more) == (30, 400) and sampled(500, 450)[1] == 450, "more where the first say too little"
+    assert few.keep < more.keep and few.budget.use < 0.9 < more.budget.use
+    told = [[line for line in one.warnings if "of the budget is planned to be spent" in line] for one in (few, more)]
+    assert [len(lines) for lines in told] == [1, 0] and f"{100 * few.budget.use:.3g} %" in told[0][0]
 
 
 @pytest.mark.parametrize("kind", ["pflops", "gpu_hours"])

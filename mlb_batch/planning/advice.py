@@ -24,6 +24,7 @@ FLOOR_SHARE = Fraction(1, 2)  # of the budget, spent before the first visual tok
 OUTSIDE_SHARE = 0.5  # of the pruned job, in parts that pruning does not make cheaper
 MUCH_BETTER = 1.25  # times the tokens that another choice would keep
 MOST_OF_IT = 0.5  # of the hours, in one video
+NEARLY_ALL = 0.9  # of the budget: where a sample's bound leaves more of it unspent, the plan says so
 TIME_GAP = 1.5  # how much more of vanilla's time than of its FLOPs a plan takes
 
 
@@ -142,12 +143,24 @@ def _budget(plan: Plan, found: Findings) -> Iterator[str]:
             f"the budget is the floor of the videos that were probed; all of them may cost up to "
             f"{percent(plan.estimate.planned[1] / budget.limit)} of it, and nothing can be left out: give more"
         )
+    if plan.estimate and not plan.reused and budget.use < NEARLY_ALL and _bound(plan, found):
+        yield (
+            f"{percent(budget.use)} of the budget is planned to be spent: the videos are so unlike that no more keeps "
+            "all of them within it with 99 % confidence, by those that were probed; give more, or plan fewer at a time"
+        )
     if not found.means.method.traits.exact:
         yield "spend: cap may stay below the budget on clips that repeat themselves; the report says by how much"
     if budget.allocation == "content" and plan.content is None:
         yield "allocation content: the keep shown is the one that `equal` gives; the run solves each clip's own first"
     if budget.kind == "gpu_hours":
         yield from _hours(plan, found)
+
+
+def _bound(plan: Plan, found: Findings) -> bool:
+    """Whether the sample itself would afford more: its upper bound does not."""
+    case = found.case
+    allowed, low = case.limit(case.pricer.vanilla(case.clips)), case.pricer.job(found.clips, 0)
+    return low <= allowed and largest(lambda at: case.pricer.job(found.clips, at), allowed, low).at > plan.keep
 
 
 def _hours(plan: Plan, found: Findings) -> Iterator[str]:

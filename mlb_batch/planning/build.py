@@ -23,7 +23,7 @@ from mlb_batch.planning.frozen import Solved, thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
 from mlb_batch.planning.record import Budget, Estimate, Layer, Plan
 from mlb_batch.planning.setup import Setup, method_of, pinned, setup
-from mlb_batch.planning.solving import Case, fewer, per_video, solve, vanilla_per_video
+from mlb_batch.planning.solving import Case, fewer, per_video, solve, telling, vanilla_per_video
 from mlb_batch.planning.survey import Layout, Survey, survey
 from mlb_batch.planning.tally import ScheduleOf, nanoseconds, tally
 from mlb_batch.source import Inspection, Prompt, videos
@@ -44,8 +44,7 @@ def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = No
     device = load(means.checkpoint.revision, spec.model.device, spec.model.dtype)
     prompter = Prompter(means.checkpoint)
     _refuse_without_room(means, prompter)
-    found = _surveyed(spec, means, prompter, inspection)
-    case = Case(spec.budget, _pricer(spec, means, device), found, spec.frames.count)
+    case = _case(spec, means, _pricer(spec, means, device), prompter, inspection)
     key = key_of(spec, means)
     frozen = None if replan else thaw(spec, key)
     return _assembled(spec, means, case, device, key, frozen or solve(case), reused=frozen is not None)
@@ -114,14 +113,18 @@ def _pricer(spec: JobSpec, means: Setup, device: Calibration | None) -> Pricer:
     return Pricer(means.shape, means.method, measure, means.pair_shape)
 
 
-def _surveyed(spec: JobSpec, means: Setup, prompter: Prompter, inspection: Inspection | None) -> Survey:
+def _case(spec: JobSpec, means: Setup, pricer: Pricer, prompter: Prompter, inspection: Inspection | None) -> Case:
     def length(prompt: Prompt) -> int:
         return len(prompter.asked(means.method, prompt.kind, prompt.text, prompt.choices))
 
     layout = Layout(spec.frames, spec.clips, means.shape.side, len(prompter.prefix), means.shape.trailer)
-    found = survey(videos(spec, inspection), layout, length)
+
+    def case(found: Survey) -> Case:
+        return Case(spec.budget, pricer, found, spec.frames.count)
+
+    found = survey(videos(spec, inspection), layout, length, lambda sample: telling(case(sample)))
     # A ratio is of what is answered: at the sampling's full count, broken videos would let all others keep more.
-    return found.without_unreadable() if spec.budget.kind == "ratio" else found
+    return case(found.without_unreadable() if spec.budget.kind == "ratio" else found)
 
 
 def expected_new_tokens(spec: JobSpec) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mlb_batch.cost.budget import FOR_THE_WHOLE_JOB, amount_of, limit
-from mlb_batch.cost.estimate import ONE_SIDED_99, ratio_total
+from mlb_batch.cost.estimate import ONE_SIDED_99, TWO_SIDED_99, ratio_total
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.solve import Pricer, largest
 from mlb_batch.cost.total import Histogram
@@ -21,6 +21,7 @@ from mlb_batch.spec_parts import BudgetSpec
 # which a tenth of their tokens fits; where none does, the most at which anything fits.
 LADDER = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16, 1 / 32)
 WORTH_KEEPING = WHOLE // 10
+WIDE = 0.05  # half of the 99 % interval of a sample's cost, of that cost: the bound would leave as much unspent
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,13 @@ def per_video(case: Case, frames: int, keep: int) -> tuple[list[int], list[int]]
 def vanilla_per_video(case: Case) -> list[int]:
     vanilla = {clip: case.pricer.vanilla_clip(clip) for clip in case.clips}
     return [sum(vanilla[clip] for clip in one.clips) for one in case.survey.seen]
+
+
+def telling(case: Case) -> bool:
+    """Whether the surveyed videos say what all of them cost, unpruned, to within a few per cent."""
+    costs = vanilla_per_video(case)
+    whole, low, _ = ratio_total(costs, [1] * len(costs), len(costs), case.survey.videos, TWO_SIDED_99)
+    return whole - low <= WIDE * whole
 
 
 def _share(case: Case, one: Seen, vanilla: int) -> int:

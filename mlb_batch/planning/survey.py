@@ -24,7 +24,7 @@ from mlb_batch.storage import local_path
 from mlb_batch.video import Limits, Prober
 
 PROBE_ALL = 5_000  # up to so many videos, every header is probed
-SAMPLE = 2_000  # of more, these
+SAMPLE = 2_000  # of more, these; as many as of few, where these say too little
 # Each has a child process of its own, which takes a quarter of a second to start. Headers in storage are waited for.
 PROBERS_LOCAL, PROBERS_REMOTE = 2, 16
 VIDEOS_PER_PROBER = 50
@@ -87,16 +87,25 @@ class Layout:
     trailer: int
 
 
-def survey(videos: Iterable[Video], layout: Layout, lengths: Lengths) -> Survey:
+def survey(videos: Iterable[Video], layout: Layout, lengths: Lengths, telling: Callable[[Survey], bool]) -> Survey:
+    """`telling`: whether a sample says enough of all videos."""
     kept, count, problems = _counted(videos)
     cached = lru_cache(maxsize=MOST_CACHED_PROMPTS)(lengths)
-    looks = looks_at([video.uri for video in kept])
-    seen = tuple(_seen(video, header, layout, cached) for video, header in zip(kept, looks, strict=True))
-    return Survey(count, problems, seen)
+    if count <= PROBE_ALL:
+        return Survey(count, problems, _looked_at(kept, layout, cached))
+    sample = Survey(count, problems, _looked_at(kept[:SAMPLE], layout, cached))
+    if telling(sample):
+        return sample
+    return replace(sample, seen=sample.seen + _looked_at(kept[SAMPLE:], layout, cached))
+
+
+def _looked_at(some: Sequence[Video], layout: Layout, lengths: Lengths) -> tuple[Seen, ...]:
+    looks = looks_at([video.uri for video in some])
+    return tuple(_seen(video, header, layout, lengths) for video, header in zip(some, looks, strict=True))
 
 
 def _counted(videos: Iterable[Video]) -> tuple[list[Video], int, int]:
-    """The videos to probe, in a fixed order: all of few, else those whose hashes are the smallest."""
+    """The videos that may be probed, in a fixed order: all of few, else those whose hashes are the smallest."""
     heap: list[tuple[int, int, Video]] = []
     count = problems = 0
     for video in videos:
@@ -109,8 +118,7 @@ def _counted(videos: Iterable[Video]) -> tuple[list[Video], int, int]:
             heapq.heappush(heap, entry)
         elif entry[0] > heap[0][0]:
             heapq.heapreplace(heap, entry)
-    chosen = [video for _, _, video in sorted(heap, key=lambda entry: -entry[0])]
-    return chosen if count <= PROBE_ALL else chosen[:SAMPLE], count, problems
+    return [video for _, _, video in sorted(heap, key=lambda entry: -entry[0])], count, problems
 
 
 def _lot(video: Video) -> int:
