@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 from deadly_clip import SAME, read
@@ -137,6 +138,43 @@ def test_a_chain_that_breaks_in_any_way_ends_the_job() -> None:
     with arriving(broken) as arrivals, pytest.raises(JobError, match="it has no such name"):
         while arrivals.take(1.0) is not None:
             pass
+
+
+def refuses(table: pa.Table) -> pa.Table:
+    raise ValueError("no room on /scratch")
+
+
+class Divides:
+    def __call__(self, table: pa.Table) -> pa.Table:
+        raise ZeroDivisionError("of an actor")
+
+
+class Looks:
+    def __call__(self, table: pa.Table) -> pa.Table:
+        raise KeyError("no such column")
+
+
+@pytest.mark.parametrize(
+    "step, said",
+    [
+        (refuses, "the chain broke: ValueError: no room on /scratch; run the same"),
+        (Divides, "the chain broke: ZeroDivisionError: of an actor; run the same"),
+        (Looks, "the chain broke: KeyError: 'no such column'; run the same"),
+    ],
+)
+def test_what_broke_the_chain_is_said_in_its_own_words(step: Any, said: str) -> None:
+    """Not in those that Ray writes behind them."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with DataContext.current(data_context(MOST_A_LOOK)):
+        compute = ActorPoolStrategy(size=1) if isinstance(step, type) else None
+        broken = ray.data.from_arrow(pa.table({"a": [1]})).map_batches(
+            step, batch_format="pyarrow", num_cpus=0.5, compute=compute
+        )
+        with arriving(broken) as arrivals, pytest.raises(JobError) as caught:
+            while arrivals.take(1.0) is not None:
+                pass
+    assert str(caught.value).startswith(said)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def run_of(place: str, *batches: Sequence[str], deadly: str, forget: bool = False) -> dict[str, int]:

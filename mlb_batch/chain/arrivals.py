@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import queue
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from mlb_batch.work import items
 TICK_S = 1.0
 PARTING_S = 5.0  # for what is on its way, so that Ray Data ends while Ray is there
 AHEAD = 4  # tables; when the driver falls behind, the chain waits
+# Ray's own, behind the message of whatever a step raised; with \n written out where that is a KeyError's.
+ADVICE = re.compile(r"(?:\n|\\n|)Failed to apply UDF transform after .*?to be transient\.", re.DOTALL)
 
 
 class Arrivals:
@@ -115,10 +118,10 @@ def _translated(error: BaseException) -> MlbBatchError:
     """
     cause = getattr(error, "cause", None)
     ours = next((one for one in (cause, error) if isinstance(one, MlbBatchError)), None)
-    lines = [line.strip() for line in str(ours or error).splitlines() if line.strip()]
+    lines = [line.strip() for line in ADVICE.sub("", str(ours or error)).splitlines() if line.strip()]
     if isinstance(ours, MlbBatchError) and lines:
         kind = UserError if isinstance(ours, UserError) else JobError
-        translated = kind(lines[0])  # Ray writes advice of its own behind a message
+        translated = kind(lines[0])
     else:
         broke = lines[-1] if lines else type(error).__name__
         translated = JobError(f"the chain broke: {broke}; run the same command to resume")
