@@ -6,7 +6,7 @@ spec = JobSpec.load("job.yaml"); p = plan(spec); summary = run(spec)
 run.py         the whole way of a job; chain/: what holds it together, on Ray
 stages.py      its two steps, over video/ and vlm/; work.py: what travels between them
 spec.py        what a job file may say; spec_parts.py: its keys; spec_text.py, spec_types.py: how it is read
-source/        what there is to annotate
+source/        what there is to annotate; stored_file.py: a file that is read as it comes, wherever it is
 planning/      what it will cost, by cost/ and the methods of prune/; engine.py: the plan as a model that answers
 books/         what arrived, what waits, how it ended; rows.py: an answer as a row of columns.py
 ledger/        the output, on storage.py (and storage_errors.py, web.py)

@@ -20,17 +20,15 @@ import fsspec
 
 from mlb_batch.errors import JobError, OutputError
 from mlb_batch.storage_errors import (
+    answered,
     error_kind,
     first_line,
-    foreign_errors,
-    outage,
-    patience_s,
-    patiently,
-    refusal,
+    own_patience_s,
     refuses_all,
 )
 from mlb_batch.web import guarded_client
 
+WEB_PATIENCE_S = 10.0  # a host on the web that is gone may be gone for good
 CLIENT_TRIES = 6
 ANSWER_S = 10.0  # how long a server may be silent
 DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
@@ -73,6 +71,14 @@ def local_path(uri: str) -> Path | None:
     except RuntimeError:  # what pathlib has for it
         raise OutputError(f"{uri}: this machine knows no home folder of that name; write the path in full") from None
     return Path(os.path.normpath(path.absolute()))  # without following links: it is a name
+
+
+def patience_for(uri: str, most_s: float | None = None) -> float:
+    """How long its storage is waited for; a disk of this machine not at all."""
+    if local_path(uri) is not None:
+        return 0.0
+    most_s = own_patience_s() if most_s is None else most_s
+    return min(most_s, WEB_PATIENCE_S) if scheme_of(uri) in ("http", "https") else most_s
 
 
 def join(uri: str, name: str) -> str:
@@ -313,14 +319,4 @@ class RemoteStore:
             raise JobError(f"{self.uri}: no such bucket or container: {first_line(error)}") from error
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
-        try:
-            return patiently(call, patience_s())
-        except foreign_errors() as error:
-            kind = error_kind(error)
-            if kind == "exists":
-                raise FileExistsError(str(error)) from error
-            if kind == "missing":
-                raise FileNotFoundError(str(error)) from error
-            if kind == "refused":
-                raise refusal(self.uri, error) from error
-            raise outage(self.uri, error, patience_s()) from error
+        return answered(self.uri, call, own_patience_s())

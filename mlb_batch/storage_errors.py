@@ -28,7 +28,7 @@ class _Patience(threading.local):
 _patience = _Patience()
 
 
-def patience_s() -> float:
+def own_patience_s() -> float:
     """How long this thread waits for small files."""
     return _patience.most_s
 
@@ -65,6 +65,21 @@ def patiently(
     raise AssertionError("pauses never end")
 
 
+def answered(uri: str, call: Callable[[], _T], patience_s: float = PATIENCE_S) -> _T:
+    """The call's result; FileExistsError or FileNotFoundError by the server's word, and JobError for all else."""
+    try:
+        return patiently(call, patience_s)
+    except foreign_errors() as error:
+        kind = error_kind(error)
+        if kind == "exists":
+            raise FileExistsError(str(error)) from error
+        if kind == "missing":
+            raise FileNotFoundError(str(error)) from error
+        if kind == "refused":
+            raise refusal(uri, error) from error
+        raise outage(uri, error, patience_s) from error
+
+
 def soon(call: Callable[[], _T]) -> Callable[[], _T]:
     """For `patiently`: a read of little that gets no answer is left to itself and done again, with twice the time."""
     limit_s = FIRST_ANSWER_S / 2
@@ -95,12 +110,17 @@ def _pauses() -> Iterator[float]:
 
 def refusal(uri: str, error: BaseException) -> JobError:
     remedy = "check the credentials, and that the bucket exists"
-    return JobError(f"{uri}: the storage refused: {first_line(error)}; {remedy}, then run the same command to resume")
+    return JobError(f"{uri}: the storage refused: {_said(error)}; {remedy}, then run the same command to resume")
 
 
 def outage(uri: str, error: BaseException, patience_s: float) -> JobError:
     waited = f"{uri}: the storage didn't answer well for {patience_s:.0f} s"
-    return JobError(f"{waited}: {first_line(error)}; run the same command again to resume")
+    return JobError(f"{waited}: {_said(error)}; run the same command again to resume")
+
+
+def _said(error: BaseException) -> str:
+    """On the web, clients call every failure a missing file, and name no more than that."""
+    return root_line(error) if isinstance(error, FileNotFoundError) else first_line(error)
 
 
 @cache
@@ -140,6 +160,8 @@ def error_kind(error: BaseException) -> str:
         return "exists"
     if isinstance(error, PermissionError) or words & _ALL_REFUSED or "PermissionError" in words:
         return "refused"
+    if status_of(error) in (401, 403):
+        return "refused"
     return "missing" if isinstance(error, FileNotFoundError) and _is_missing(error) else "hiccup"
 
 
@@ -158,11 +180,11 @@ def status_of(error: BaseException) -> int | None:
 
 
 def _own_status(error: BaseException) -> int | None:
-    """As botocore, aiohttp and azure keep it."""
+    """As botocore, aiohttp, azure and httpx keep it."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    numbers = (getattr(error, name, None) for name in ("status", "status_code"))
+    numbers = (getattr(one, name, None) for one in (error, response) for name in ("status", "status_code"))
     return next((number for number in numbers if isinstance(number, int)), None)
 
 

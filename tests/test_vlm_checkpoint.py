@@ -146,17 +146,9 @@ def test_pickled_weights_behind_a_uri_are_not_even_copied(place: Path, tmp_path:
     assert not list(resolve(f"memory:/{root}").folder.glob("*.bin"))
 
 
-@pytest.mark.parametrize(
-    ("uri", "said"),
-    [
-        ("gs://bucket/model", "gs:// needs the package gcsfs"),
-        ("http://127.0.0.1:9/model", "model.id: http://127.0.0.1:9/model can't be fetched: "),
-    ],
-)
-def test_a_storage_that_gives_no_model_is_one_line(uri: str, said: str) -> None:
-    with pytest.raises(UserError, match=r"\A[^\n]*\Z") as raised:
-        resolve(uri)
-    assert said in str(raised.value)
+def test_a_storage_that_nothing_here_can_open_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"\A[^\n]*gs:// needs the package gcsfs[^\n]*\Z"):
+        resolve("gs://bucket/model")
 
 
 def test_an_unknown_architecture_is_named_and_so_is_the_model(place: Path) -> None:

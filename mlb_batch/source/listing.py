@@ -11,7 +11,8 @@ from mlb_batch.errors import InputError
 from mlb_batch.source.uris import is_glob
 from mlb_batch.spec_parts import InputSpec
 from mlb_batch.storage import CLIENT_TRIES, filesystem, local_path, scheme_of
-from mlb_batch.storage_errors import error_kind, foreign_errors, root_line
+from mlb_batch.storage_errors import root_line
+from mlb_batch.stored_file import asked
 
 # fmt: off
 VIDEO_ENDINGS = (
@@ -44,13 +45,13 @@ def _listed(place: str) -> list[str]:
 
 
 def _names(place: str) -> list[str]:
-    fs, path = filesystem(place, CLIENT_TRIES)
+    fs, path = filesystem(place, CLIENT_TRIES)  # fsspec's own walk passes over a folder that it can't list
     try:
         if is_glob(place):
-            found = fs.glob(path, detail=True)
+            found = asked(place, lambda: fs.glob(path, detail=True))
             return sorted(name for name, info in found.items() if info["type"] != "directory")
-        return sorted(name for name in fs.find(path) if name.lower().endswith(VIDEO_ENDINGS))
-    except foreign_errors() as error:
-        if error_kind(error) == "missing":
-            return []
+        return sorted(name for name in asked(place, lambda: fs.find(path)) if name.lower().endswith(VIDEO_ENDINGS))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
         raise InputError(f"input.videos: {place}: can't be listed: {root_line(error)}") from None

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from mlb_batch.errors import InputError
 from mlb_batch.outside import mended
-from mlb_batch.storage import CLIENT_TRIES, filesystem
-from mlb_batch.storage_errors import error_kind, first_line, foreign_errors, root_line
+from mlb_batch.storage import filesystem
+from mlb_batch.storage_errors import first_line, root_line
+from mlb_batch.stored_file import StoredFile
 
 Row = dict[str, Any]
 BATCH_ROWS = 128  # a file of a few kilobytes can hold a megabyte in every row
@@ -27,14 +28,14 @@ Report = Callable[[str], None]
 
 @contextmanager
 def opened(uri: str) -> Iterator[IO[bytes]]:
-    """The manifest's bytes; what goes wrong with its storage is the user's to mend."""
+    """The manifest's bytes. InputError for what the user can mend: that it is missing, or damaged."""
+    fs, path = filesystem(uri)
     try:
-        fs, path = filesystem(uri, CLIENT_TRIES)
-        with fs.open(path, "rb") as file:
-            yield file
-    except foreign_errors() as error:
-        if error_kind(error) == "missing":
-            raise InputError(f"input.manifest: {uri}: no such file") from None
+        with StoredFile(uri, fs, path) as file:
+            yield cast(IO[bytes], file)
+    except FileNotFoundError:
+        raise InputError(f"input.manifest: {uri}: no such file") from None
+    except OSError as error:
         raise InputError(f"input.manifest: {uri}: can't be read: {root_line(error)}") from None
 
 

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TypeVar
 
 from mlb_batch.errors import RowError
-from mlb_batch.storage import local_path, scheme_of
+from mlb_batch.storage import patience_for, scheme_of
 from mlb_batch.storage_errors import (
     causes,
     error_kind,
@@ -27,8 +27,6 @@ from mlb_batch.storage_errors import (
     soon,
     status_of,
 )
-
-WEB_PATIENCE_S = 10.0  # a host on the web that is gone may be gone for good
 
 _T = TypeVar("_T")
 
@@ -89,7 +87,7 @@ def asked(uri: str, call: Callable[[], _T], patience_s: float, clock: Clock | No
         clock.go_on()
         return answer
 
-    patience_s = 0.0 if local_path(uri) is not None else min(patience_s, WEB_PATIENCE_S) if on_web else patience_s
+    patience_s = patience_for(uri, patience_s)
     try:
         return patiently(one_try, patience_s, _may_pass)
     except foreign_errors() as error:
@@ -123,7 +121,7 @@ def row_error(error: BaseException) -> RowError:
         return RowError("not_found", first_line(error))
     if any(type(one).__name__ == "FileExpired" for one in causes(error)) or status == 412:  # s3fs reads with If-Match
         return RowError("changed_during_read", "the object was overwritten while it was read")
-    if status in (401, 403) or error_kind(error) == "refused":
+    if error_kind(error) == "refused":
         return RowError("forbidden", root_line(error))
     if error_kind(error) == "missing":
         return RowError("not_found", "no such file")

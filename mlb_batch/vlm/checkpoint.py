@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from mlb_batch import tiny
 from mlb_batch.cache import made_once
 from mlb_batch.cost.shapes import ModelShape, model_shape
-from mlb_batch.errors import ModelError
-from mlb_batch.storage import CLIENT_TRIES, filesystem
-from mlb_batch.storage_errors import error_kind, foreign_errors, root_line
+from mlb_batch.errors import JobError, ModelError
+from mlb_batch.storage import filesystem
+from mlb_batch.storage_errors import causes, status_of
+from mlb_batch.stored_file import StoredFile, asked
 
 _EMBEDDED = "embedded:"
 _INDEX = "model.safetensors.index.json"
@@ -26,6 +28,7 @@ _CONTENT = (".safetensors", ".json", ".jinja", ".model", ".txt")
 _VERSION = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 # What a hub download brings: weights that carry no code, and the small files beside them.
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+_COPIED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -114,33 +117,40 @@ def _content_hash(folder: Path) -> str:
 
 def _downloaded(uri: str) -> Path:
     """A remote folder, copied once a machine; the listing's sizes and versions are its name, so a new one is new."""
-    fs, root = filesystem(uri, CLIENT_TRIES)
+    fs, root = filesystem(uri)
     try:
-        found = [f for f in fs.ls(root, detail=True) if f["type"] == "file" and not f["name"].endswith(_PICKLED)]
+        listed = asked(uri, lambda: fs.ls(root, detail=True))
+        found = [f for f in listed if f["type"] == "file" and not f["name"].endswith(_PICKLED)]
         listing = sorted((f["name"], f["size"], *(str(f.get(key)) for key in _VERSION)) for f in found)
         if listing:
             digest = hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
-            return made_once("models", digest, lambda folder: _copy(fs, [name for name, *_ in listing], folder))
-    except foreign_errors() as error:
-        if error_kind(error) != "missing":
-            remedy = "check the address, the credentials and the room in the cache"
-            raise ModelError(f"model.id: {uri} can't be fetched: {root_line(error)}; {remedy}") from None
+            return made_once("models", digest, lambda folder: _copy(uri, fs, [name for name, *_ in listing], folder))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ModelError(f"model.id: {uri} can't be fetched: {error}; check the room in the cache") from None
     raise ModelError(f"model.id: nothing is at {uri}; give the folder that holds config.json")
 
 
-def _copy(fs: Any, names: Sequence[str], folder: Path) -> None:
+def _copy(uri: str, fs: Any, names: Sequence[str], folder: Path) -> None:
     for name in names:
-        fs.get_file(name, str(folder / Path(name).name))
+        with StoredFile(uri, fs, name) as file, (folder / Path(name).name).open("wb") as copy:
+            shutil.copyfileobj(file, copy, _COPIED_AT_ONCE)
 
 
 def _from_hub(id: str, revision: str) -> Checkpoint:
     """Downloaded once a machine; the commit that `revision` names now is what the job means from then on."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
         folder = Path(snapshot_download(id, revision=revision, allow_patterns=_WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:  # ValueError: it is no hub id
-        raise ModelError(f"model.id: {id!r} is no folder here, and the hub did not give it: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: it is no hub id
+        offline = any(isinstance(one, OfflineModeIsEnabled) for one in causes(error))
+        status = status_of(error)
+        said = f"model.id: {id!r} is no folder here, and the hub did not give it: {' '.join(str(error).split())[:300]}"
+        if isinstance(error, OSError) and not offline and (status is None or status == 429 or status >= 500):
+            raise JobError(f"{said}; run the same command again to resume") from error
+        raise ModelError(said) from error
     found = _local(id, folder)
     return Checkpoint(id, folder, found.config, folder.name)  # snapshots are named by their commit
