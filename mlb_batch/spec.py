@@ -87,12 +87,15 @@ class JobSpec(Part):
         anchored, so it is here: whoever follows it later stands in another folder.
         """
         places = self.input.model_dump(mode="json", include={"manifest", "videos", "allow"})
-        return spec_text.without_webhook(spec_text.with_places(self._as_written, places))
+        return spec_text.without_webhook(spec_text.with_places(self._written(), places))
 
     def changed(self, **parts: Any) -> JobSpec:
         """The same job with some of its top-level keys replaced."""
-        written = yaml.safe_load(self._as_written) if self._as_written else self.model_dump(mode="json")
-        return self.from_dict({**written, **parts})
+        return self.from_dict({**yaml.safe_load(self._written()), **parts})
+
+    def _written(self) -> str:
+        """One that its constructor made, and no file, is written by its values."""
+        return self._as_written or spec_text.dump_yaml(self.model_dump(mode="json"))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

@@ -102,6 +102,14 @@ def test_a_job_as_it_is_kept_can_be_run_again(word: str, tmp_path: Path) -> None
     assert JobSpec.load(tmp_path / "kept.yaml") == spec and spec.name == word
 
 
+def test_a_job_that_no_file_was_read_for_is_kept_too() -> None:
+    parts: dict[str, Any] = {**yaml.safe_load(LEAST), "notify": {"webhook": "https://example.com/secret"}}
+    spec = JobSpec(**parts)
+    kept = yaml.safe_load(spec.as_written())
+    assert kept.pop("notify") == {"webhook": "https://example.com/..."}
+    assert JobSpec.from_dict({**kept, "notify": parts["notify"]}).model_dump() == spec.model_dump()
+
+
 def test_settings_are_applied_over_the_file(tmp_path: Path) -> None:
     spec = load(
         tmp_path,
