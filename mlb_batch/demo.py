@@ -53,6 +53,8 @@ def demo(folder: Path) -> dict[str, Any]:
         console.print("The embedded model is small: its card says what it can and can't.")
     console.print(f"Annotating {CLIPS} clips with {spec.model.id} on this machine ...")
     summary = run(spec)
+    if summary["stopped"]:
+        return summary
     console.print(answers(spec.output.uri, summary["fingerprint"], truth(folder)))
     console.print(conclusion(summary))
     return summary

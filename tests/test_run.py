@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 from ray.data import DataContext
+from rich.console import Console
 from small_jobs import PROMPTS, classes, clips, ids, manifest, spec, table, texts
 from video_files import cut, write_audio, write_bomb, write_encrypted, write_video
 
@@ -20,6 +21,7 @@ from mlb_batch.chain.parts import Part
 from mlb_batch.chain.pools import pools
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS
+from mlb_batch.demo import demo, prepared
 from mlb_batch.errors import BudgetError, ClusterError, InputError, OutputError
 from mlb_batch.ledger import Lease, Ledger, read_current, verify
 from mlb_batch.planning import plan
@@ -377,3 +379,10 @@ def test_reading_and_captioning_are_steps_of_their_own(tmp_path: Path) -> None:
         line.split(":")[0].split(maxsplit=2)[2] for line in done.stats().splitlines() if line.startswith("Operator")
     ]
     assert steps == ["ReadVideoSource", "MapBatches(ReadFrames)", "MapBatches(Caption)"]
+
+
+def test_a_demo_that_is_stopped_before_its_first_answer_says_so(tmp_path: Path) -> None:
+    with prepared(tmp_path, Console(quiet=True)).open("a", encoding="utf-8") as job_file:
+        job_file.write("limits: {deadline_h: 1.0e-9}\n")
+    summary = demo(tmp_path)
+    assert (summary["stopped"], summary["rows_written"]) == ("deadline", 0)
