@@ -88,24 +88,34 @@ def parse_yaml(text: str, where: str) -> Any:
         raise SpecError(f"{where}: not valid YAML: it is nested too deep, or holds itself") from None
 
 
-def read(path: Path, sets: Iterable[str]) -> dict[str, Any]:
+# Each kind of file: the keys that the other has not, and its command.
+_KINDS = {
+    "a job file": (("input", "prompts"), "mlb-batch run"),
+    "an evaluation file": (("benchmark", "methods", "bias"), "mlb-batch evaluate"),
+}
+
+
+def read(path: Path, sets: Iterable[str], kind: str = "a job file") -> dict[str, Any]:
     """A YAML file, with `key.sub=value` settings applied over it."""
-    data = _read_yaml(path)
+    data = _read_yaml(path, kind)
     for setting in sets:
         _apply_setting(data, setting)
     return data
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, kind: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such job file") from None
+        raise SpecError(f"{path}: no such file; {kind} is wanted") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: can't read the job file: {error}") from None
-    data = parse_yaml(text, str(path))
+        raise SpecError(f"{path}: can't be read: {error}") from None
+    data, own = parse_yaml(text, str(path)), _KINDS[kind][0]
     if not isinstance(data, dict):
-        raise SpecError(f"{path}: a job file is a mapping of keys like input, prompts and output")
+        raise SpecError(f"{path}: {kind} is a mapping of keys like {', '.join(own)} and output")
+    for other, (keys, command) in _KINDS.items():
+        if data.keys() & keys and not data.keys() & own:
+            raise SpecError(f"{path}: this is {other}; use {command}")
     return data
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from mlb_batch import reference
 from mlb_batch.errors import SpecError
+from mlb_batch.evaluate.spec import EvalSpec
 from mlb_batch.spec import JobSpec
 from mlb_batch.spec_parts import OutputSpec
 from mlb_batch.spec_text import fill_template, template_names
@@ -108,6 +109,19 @@ def test_a_job_that_no_file_was_read_for_is_kept_too() -> None:
     kept = yaml.safe_load(spec.as_written())
     assert kept.pop("notify") == {"webhook": "https://example.com/..."}
     assert JobSpec.from_dict({**kept, "notify": parts["notify"]}).model_dump() == spec.model_dump()
+
+
+def test_a_file_of_the_other_kind_is_told_by_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.yaml"
+    path.write_text("methods: [none]\noutput: out\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="this is an evaluation file; use mlb-batch evaluate"):
+        JobSpec.load(path)
+    path.write_text(LEAST, encoding="utf-8")
+    with pytest.raises(SpecError, match="this is a job file; use mlb-batch run"):
+        EvalSpec.load(path)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(SpecError, match="an evaluation file is a mapping of keys like benchmark, methods"):
+        EvalSpec.load(path)
 
 
 def test_settings_are_applied_over_the_file(tmp_path: Path) -> None:
@@ -228,12 +242,12 @@ def test_several_mistakes_are_one_line_each(tmp_path: Path) -> None:
 
 
 def test_what_is_no_job_file(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no such job file"):
+    with pytest.raises(SpecError, match="no such file; a job file is wanted"):
         JobSpec.load(tmp_path / "none.yaml")
     assert "line 2: not valid YAML" in mistake(tmp_path, "input: [\n}")
     assert "a job file is a mapping" in mistake(tmp_path, "- a\n- b\n")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SpecError, match="can't read the job file"):
+    with pytest.raises(SpecError, match="can't be read"):
         JobSpec.load(tmp_path / "binary.yaml")
     assert "not valid YAML" in mistake(tmp_path, "input: !!python/object/apply:os.system ['true']")
 

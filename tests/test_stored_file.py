@@ -104,7 +104,7 @@ def test_a_store_that_is_unwell_is_nobodys_mistake(
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(None, "errors.JobError: model.id: "), (503, "errors.JobError: model.id: "), (404, "errors.ModelError: ")],
+    [(None, "errors.JobError: 'owner"), (503, "errors.JobError: 'owner"), (404, "errors.ModelError: model.id: 'owner")],
 )
 def test_a_hub_that_is_down_is_not_a_hub_that_has_no_such_model(
     status: int | None, said: str, tmp_path: Path, store: Store

@@ -100,6 +100,13 @@ def test_what_is_nowhere_is_refused(id: str) -> None:
         resolve(id)
 
 
+def test_a_model_is_named_by_the_key_that_names_it() -> None:
+    with pytest.raises(ModelError, match=r"\Amodel\.id: no embedded model is called 'big': use tiny or tiny-image"):
+        resolve("embedded:big")
+    with pytest.raises(ModelError, match=r"\Aprune\.feature_model: '/nowhere' is no folder"):
+        resolve("/nowhere", key="prune.feature_model")
+
+
 def test_the_revision_changes_with_every_byte_that_can_change_a_text(place: Path) -> None:
     seen = {resolve(str(place)).revision}
     small = ("config.json", "tokenizer.json", "chat_template.jinja", "preprocessor_config.json")

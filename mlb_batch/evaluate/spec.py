@@ -161,7 +161,7 @@ class EvalSpec(Part):
 
     @classmethod
     def load(cls, path: str | Path, sets: Iterable[str] = ()) -> EvalSpec:
-        return cls.from_dict(spec_text.read(Path(path), sets))
+        return cls.from_dict(spec_text.read(Path(path), sets, "an evaluation file"))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EvalSpec:

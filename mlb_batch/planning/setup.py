@@ -89,7 +89,7 @@ def _pair(spec: JobSpec, checkpoint: Checkpoint, revision: str) -> Checkpoint | 
 
 def _resolved_pair(name: str, revision: str) -> Checkpoint:
     try:
-        return resolve(name, revision)
+        return resolve(name, revision, key="prune.feature_model")
     except ModelError as error:
-        remedy = "set prune.feature_model to its folder, or to null for the language model's own attention"
-        raise ModelError(f"prune.feature_model: {error}; {remedy}") from None
+        remedy = "name its folder, or null for the language model's own attention"
+        raise ModelError(f"{error}; {remedy}") from None

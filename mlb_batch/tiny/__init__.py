@@ -27,7 +27,8 @@ _RECIPE = ("build.py", "architectures.py", "tokenizer.py", "words.py")
 def folder(name: str) -> Path:
     """The checkpoint folder of an embedded model, as a hub download would look."""
     if name not in NAMES:
-        raise ModelError(f"no embedded model is called {name!r}: use one of {', '.join(NAMES)}")
+        remedy = "use tiny or tiny-image; tiny-paired is a pair, for prune.feature_model"
+        raise ModelError(f"no embedded model is called {name!r}: {remedy}")
     return _packaged(name) if trained(name) else _cached_random(name)
 
 

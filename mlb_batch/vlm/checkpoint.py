@@ -50,8 +50,15 @@ class Checkpoint:
         return self.shape.vision.image_size
 
 
-def resolve(id: str, revision: str = "main") -> Checkpoint:
-    """embedded:tiny | a local folder | an fsspec uri | a hub id."""
+def resolve(id: str, revision: str = "main", key: str = "model.id") -> Checkpoint:
+    """embedded:tiny | a local folder | an fsspec uri | a hub id, which stands at `key` in the job."""
+    try:
+        return _found(id, revision)
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}") from None
+
+
+def _found(id: str, revision: str) -> Checkpoint:
     if id.startswith(_EMBEDDED):
         return _local(id, tiny.folder(id.removeprefix(_EMBEDDED)))
     if "://" in id:
@@ -59,20 +66,20 @@ def resolve(id: str, revision: str = "main") -> Checkpoint:
     if Path(id).is_dir():
         return _local(id, Path(id))
     if id.startswith((".", "/", "~")) or id.count("/") != 1:
-        raise ModelError(f"model.id: {id!r} is no folder here; give a folder, an fsspec uri or a hub id (owner/name)")
+        raise ModelError(f"{id!r} is no folder here; give a folder, an fsspec uri or a hub id (owner/name)")
     return _from_hub(id, revision)
 
 
 def _local(name: str, folder: Path) -> Checkpoint:
     config = folder / "config.json"
     if not config.is_file():
-        raise ModelError(f"model.id: {name!r} holds no config.json; point at a transformers checkpoint folder")
+        raise ModelError(f"{name!r} holds no config.json; point at a transformers checkpoint folder")
     if not any(folder.glob("*.safetensors")):
         pickled = [p.name for p in folder.iterdir() if p.suffix in _PICKLED]
         found = f" (it has {', '.join(pickled)}: pickled weights can run code and are refused)" if pickled else ""
-        raise ModelError(f"model.id: {name!r} holds no .safetensors weights{found}; convert them to safetensors")
+        raise ModelError(f"{name!r} holds no .safetensors weights{found}; convert them to safetensors")
     if not any((folder / weights).is_file() for weights in ("model.safetensors", _INDEX)):
-        raise ModelError(f"model.id: {name!r} holds neither model.safetensors nor {_INDEX}; give the weights that name")
+        raise ModelError(f"{name!r} holds neither model.safetensors nor {_INDEX}; give the weights that name")
     _refuse_damaged(name, folder)
     return Checkpoint(name, folder, read_json(config), _content_hash(folder))
 
@@ -95,13 +102,13 @@ def _refuse_damaged(name: str, folder: Path) -> None:
     if not isinstance(listed, dict):
         raise ModelError(f"{index}: its weight_map is no object; copy the checkpoint again")
     if missing := sorted(file for file in set(listed.values()) if not (folder / str(file)).is_file()):
-        raise ModelError(f"model.id: {name!r} has no {missing[0]}, which its index lists; copy the checkpoint again")
+        raise ModelError(f"{name!r} has no {missing[0]}, which its index lists; copy the checkpoint again")
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="np"):
                 pass
         except SafetensorError as error:
-            raise ModelError(f"model.id: {name!r}: {path.name} is damaged ({error}); copy it again") from None
+            raise ModelError(f"{name!r}: {path.name} is damaged ({error}); copy it again") from None
 
 
 def _content_hash(folder: Path) -> str:
@@ -128,8 +135,8 @@ def _downloaded(uri: str) -> Path:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise ModelError(f"model.id: {uri} can't be fetched: {error}; check the room in the cache") from None
-    raise ModelError(f"model.id: nothing is at {uri}; give the folder that holds config.json")
+        raise ModelError(f"{uri} can't be fetched: {error}; check the room in the cache") from None
+    raise ModelError(f"nothing is at {uri}; give the folder that holds config.json")
 
 
 def _copy(uri: str, fs: Any, names: Sequence[str], folder: Path) -> None:
@@ -148,7 +155,7 @@ def _from_hub(id: str, revision: str) -> Checkpoint:
     except (OSError, ValueError) as error:  # ValueError: it is no hub id
         offline = any(isinstance(one, OfflineModeIsEnabled) for one in causes(error))
         status = status_of(error)
-        said = f"model.id: {id!r} is no folder here, and the hub did not give it: {' '.join(str(error).split())[:300]}"
+        said = f"{id!r} is no folder here, and the hub did not give it: {' '.join(str(error).split())[:300]}"
         if isinstance(error, OSError) and not offline and (status is None or status == 429 or status >= 500):
             raise JobError(f"{said}; run the same command again to resume") from error
         raise ModelError(said) from error
