@@ -29,11 +29,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlb_batch.environment import VERSION as __version__
     from mlb_batch.planning import plan
     from mlb_batch.run import run
     from mlb_batch.spec import JobSpec
 
-__all__ = ["JobSpec", "plan", "run"]
+__all__ = ["JobSpec", "__version__", "plan", "run"]
 
 
 def _from(home: str, name: str) -> property:
@@ -49,7 +50,11 @@ def _from(home: str, name: str) -> property:
 class _Package(ModuleType):
     """Exports load when asked for: mlb_batch.cost must import where torch and ray are not even installed."""
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
     JobSpec = _from("mlb_batch.spec", "JobSpec")
+    __version__ = _from("mlb_batch.environment", "VERSION")
     plan = _from("mlb_batch.planning", "plan")
     run = _from("mlb_batch.run", "run")
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from mlb_batch.environment import VERSION
 from mlb_batch.errors import JobError, UserError
 from mlb_batch.spec import JobSpec
 from mlb_batch.spec_parts import MOST_FRAMES
@@ -24,6 +25,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Say which version this is.")] = False,
+) -> None:
+    if version:
+        answer({"version": VERSION})
+        raise typer.Exit
+
 
 Job = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The job's output.uri.")]

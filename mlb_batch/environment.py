@@ -18,6 +18,16 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+VERSION = _version("mlb-batch")
+
+
 def environment(nodes: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
@@ -25,10 +35,3 @@ def environment(nodes: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "nodes": [dict(node) for node in nodes],
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from yaml.representer import RepresenterError
 
 from mlb_batch import spec_text
 from mlb_batch.errors import SpecError
@@ -68,7 +69,12 @@ class JobSpec(Part):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobSpec:
-        written = spec_text.dump_yaml(dict(data))
+        if not isinstance(data, Mapping):
+            raise SpecError(f"{data!r} is no mapping of a job's keys; JobSpec.load reads a file")
+        try:
+            written = spec_text.dump_yaml(dict(data))
+        except RepresenterError as error:
+            raise SpecError(f"{error.args[-1]!r} is no plain value; write it as a text or a number") from None
         plain = spec_text.expand_environment(yaml.safe_load(written))
         try:
             spec = cls.model_validate(plain)

@@ -98,7 +98,7 @@ _KINDS = {
 def read(path: Path, sets: Iterable[str], kind: str = "a job file") -> dict[str, Any]:
     """A YAML file, with `key.sub=value` settings applied over it."""
     data = _read_yaml(path, kind)
-    for setting in sets:
+    for setting in [sets] if isinstance(sets, str) else sets:
         _apply_setting(data, setting)
     return data
 

@@ -16,6 +16,7 @@ from conftest import RAY_FOLDER
 from ledger_rows import FINGERPRINT, annotation
 from small_jobs import clips, job, job_file, mlb_batch
 
+import mlb_batch as mlb_batch_package
 from mlb_batch.books.ending import exit_code
 from mlb_batch.cli import app, ended
 from mlb_batch.errors import OutputError
@@ -180,6 +181,14 @@ def test_the_package_offers_its_three_names_without_loading_anything() -> None:
 def test_exit_codes(tmp_path: Path, errors: int, stopped: str, allowed: float | None, code: int) -> None:
     spec = JobSpec.from_dict(job(tmp_path, limits={"max_error_share": allowed}))
     assert exit_code(spec, {"errors": errors, "expected": 100, "stopped": stopped}) == code
+
+
+def test_the_package_is_a_command_and_says_which_version_it_is(here: Command) -> None:
+    code, told, _ = here("--version")
+    assert (code, told) == (0, {"version": mlb_batch_package.__version__}) and told["version"]
+    started = [sys.executable, "-m", "mlb_batch", "--version"]
+    assert json.loads(subprocess.run(started, check=True, capture_output=True, text=True).stdout) == told
+    assert set(mlb_batch_package.__all__) <= set(dir(mlb_batch_package))
 
 
 def test_the_demo_shows_its_answers_and_adds_nothing_the_second_time(tmp_path: Path) -> None:

@@ -124,6 +124,15 @@ def test_a_file_of_the_other_kind_is_told_by_its_keys(tmp_path: Path) -> None:
         EvalSpec.load(path)
 
 
+def test_what_is_no_mapping_of_plain_values_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"'job.yaml' is no mapping of a job's keys; JobSpec.load reads a file"):
+        JobSpec.from_dict("job.yaml")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"Path.* is no plain value"):
+        JobSpec.from_dict({**yaml.safe_load(LEAST), "output": tmp_path})
+    (tmp_path / "job.yaml").write_text(LEAST, encoding="utf-8")
+    assert JobSpec.load(tmp_path / "job.yaml", "budget.ratio=0.6").budget.ratio == 0.6  # one alone, as a list of it
+
+
 def test_settings_are_applied_over_the_file(tmp_path: Path) -> None:
     spec = load(
         tmp_path,
