@@ -307,6 +307,10 @@ def test_a_limit_is_of_rows_whatever_their_prompts(tmp_path: Path) -> None:
 def test_a_json_key_that_never_occurs_is_named(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a"}])
     assert "no row has a key 'title' (input.columns)" in mistakes(job(manifest, columns=["title"]))[0]
+    first, second = mistakes(job(manifest, id_column="vid"))
+    assert "no row has a key 'vid' (input.id_column)" in first and "row 1: vid is null" in second
+    manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a"}] * 100 + [{"uri": "a", "vid": "b"}])
+    assert "none of the first 21 rows has a key 'vid'" in mistakes(job(manifest, id_column="vid"))[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -137,6 +137,7 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     problems: list[str] = []
     keys, spans, policy = bytearray(), array("d"), UriPolicy.of(spec.input)
     types, met = table.ValueTypes(spec.input.columns), set[str]()
+    place = 0
     for place, row in table.rows(manifest, _wanted(spec), problems.append, met):
         found = list(_row_problems(spec.input, row))
         problems += [f"row {place}: {problem}" for problem in found]
@@ -149,8 +150,10 @@ def _check_rows(spec: JobSpec, declared: pa.Schema | None) -> Inspection:
     num_rows = len(keys) // KEY_BYTES
     if num_rows == 0 and not problems:
         problems.append("it holds no rows")
-    if not problems and declared is None:
-        problems += [f"no row has a key {name!r} ({_key_of(spec, name)})" for name in _wanted(spec) if name not in met]
+    if declared is None and place:
+        none = "no row" if len(problems) <= MOST_PROBLEMS else f"none of the first {place} rows"
+        unmet = [name for name in _wanted(spec) if name not in met]
+        problems = [*(f"{none} has a key {name!r} ({_key_of(spec, name)})" for name in unmet), *problems]
     if not problems:
         problems += _repeats(spec, keys, spans)
     if problems:
