@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlb_batch.cost.allocate import ContentRule
 from mlb_batch.spec import JobSpec
+from mlb_batch.storage import local_path
 from mlb_batch.video import FrameSize, Sampling
 
 if TYPE_CHECKING:
@@ -90,4 +90,5 @@ class Engine:
 
 def _anywhere(id: str | None) -> str | None:
     """A local folder as every process finds it, whatever folder it was started in; any other name as it is."""
-    return str(Path(id).absolute()) if id and Path(id).is_dir() else id
+    path = local_path(id) if id and "://" not in id else None
+    return str(path) if path is not None and path.is_dir() else id

@@ -100,6 +100,12 @@ def test_what_is_nowhere_is_refused(id: str) -> None:
         resolve(id)
 
 
+def test_a_model_in_the_users_home_is_found_from_anywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place.parent))
+    found = resolve(f"~/{place.name}")
+    assert (found.name, found.folder) == (f"~/{place.name}", place)
+
+
 def test_a_model_is_named_by_the_key_that_names_it() -> None:
     with pytest.raises(ModelError, match=r"\Amodel\.id: no embedded model is called 'big': use tiny or tiny-image"):
         resolve("embedded:big")

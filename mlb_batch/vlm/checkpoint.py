@@ -16,7 +16,7 @@ from mlb_batch import tiny
 from mlb_batch.cache import made_once
 from mlb_batch.cost.shapes import ModelShape, model_shape
 from mlb_batch.errors import JobError, ModelError
-from mlb_batch.storage import filesystem
+from mlb_batch.storage import filesystem, local_path
 from mlb_batch.storage_errors import causes, status_of
 from mlb_batch.stored_file import StoredFile, asked
 
@@ -63,8 +63,8 @@ def _found(id: str, revision: str) -> Checkpoint:
         return _local(id, tiny.folder(id.removeprefix(_EMBEDDED)))
     if "://" in id:
         return _local(id, _downloaded(id))
-    if Path(id).is_dir():
-        return _local(id, Path(id))
+    if (folder := local_path(id)) is not None and folder.is_dir():
+        return _local(id, folder)
     if id.startswith((".", "/", "~")) or id.count("/") != 1:
         raise ModelError(f"{id!r} is no folder here; give a folder, an fsspec uri or a hub id (owner/name)")
     return _from_hub(id, revision)
