@@ -254,10 +254,13 @@ def test_a_preview_shows_prompts_and_answers_as_they_are(tmp_path: Path) -> None
              "errors_by_class": {"none": {}, "fastv": {"not_found": 1, "timeout": 1}, "random": {}}}  # fmt: skip
     console = Console(file=io.StringIO(), width=160)
     console.print(side_by_side(found))
+    row["video_id"] = f"s3://bucket/{'folder/' * 20}1.mp4"
+    console.print(side_by_side(found))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for text in ("v[1]", "Is it [open] or [/closed]?", "a [red] ring :dog:", "\\x1b[31m", "1 answers"):
         assert text in shown
     assert "fastv: no answer to 2 (not_found 1, timeout 1)" in shown and "random: no" not in shown
+    assert "…" not in shown, "videos are told apart by how their uris end"
 
 
 def test_a_preview_without_answers_says_so_and_ends_as_a_job_would(tmp_path: Path) -> None:

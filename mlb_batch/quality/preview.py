@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mlb_batch.errors import SpecError
@@ -72,7 +72,7 @@ def side_by_side(found: dict[str, Any]) -> Table:
     titles = {"none": "unpruned", found["method"]: found["method"], "random": "random"}
     lost = {titles[m]: found["errors_by_class"][m] for m in methods if found["errors"][m]}
     why = (f"{title}: no answer to {_counts(by_class)}" for title, by_class in lost.items())
-    columns = ("video", "prompt", *(titles[m] for m in methods))
+    columns = (Column("video", overflow="fold"), "prompt", *(titles[m] for m in methods))  # uris differ at their ends
     table = Table(*columns, title=f"{len(found['rows'])} answers", caption="\n".join(why) or None)
     for row in found["rows"]:
         told = (row["video_id"], row["prompt"], *(row["answers"][m] for m in methods))
