@@ -170,6 +170,8 @@ def test_the_job_in_the_files_is_one_that_fits_its_cluster() -> None:
     text = access["ConfigMap"]["data"]["job.yaml"]
     spec = JobSpec.from_dict(yaml.safe_load(text))
     jsonschema.validate(yaml.safe_load(text), json.loads((DEPLOY / "job.schema.json").read_text()))
+    named = (spec.input.manifest, spec.model.id, spec.prune.feature_model)
+    assert all(str(uri).startswith("s3://INPUT_BUCKET/") for uri in named), "what it reads lies beside the videos"
     cluster = ray_job("rayjob.yaml")["rayClusterSpec"]
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     limits = {name: group["template"]["spec"]["containers"][0]["resources"]["limits"] for name, group in groups.items()}
