@@ -329,9 +329,10 @@ def part_of(annotation: Any) -> Any:
 def published_schema(schema: dict[str, Any], alternatives: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """The JSON schema with the short forms that JobSpec takes besides its parts."""
     properties = schema["properties"]
-    for key in ("output", "model"):
+    text, nothing = {"type": "string", "minLength": 1}, {"type": "null"}
+    for key, short in (("output", text), ("model", text), ("budget", nothing)):
         part = properties[key]
-        properties[key] = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": part["$ref"]}]}
+        properties[key] = {"anyOf": [short, {"$ref": part["$ref"]}]}
         properties[key].update({name: value for name, value in part.items() if name != "$ref"})
     for part, keys in alternatives.items():
         # At most one of the keys may be given with a value.

@@ -312,6 +312,7 @@ def test_every_key_is_explained_and_the_reference_is_the_one_of_the_code() -> No
         (WHOLE, True),
         (f"{LEAST}model: some/model\n", True),
         (f"{LEAST}cluster: {{read: {{concurrency: 3}}}}\n", True),
+        (f"{LEAST}budget:\n", True),
         (f"{LEAST}modle: a\n", False),
         (f"{LEAST}frames: {{count: x}}\n", False),
         (f"{LEAST}budget: {{ratio: 0.1, pflops: 2}}\n", False),
