@@ -31,7 +31,7 @@ test-slow: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py --minutes $(MINUTES)
 
-# Mutants of the public videos (../shared/videos) through the reader; goes on where it was stopped.
+# Mutants of real videos (of ../shared/videos, where those are) through the reader; goes on where it was stopped.
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz.py fuzz
 
