@@ -152,7 +152,7 @@ def test_what_was_asked_what_it_cost_and_what_went_wrong(chromium: Browser, fini
     bill = text_of(page, "#budget")
     assert "100 GFLOPs" in bill and "60 GFLOPs of " in bill and "Scoring" in bill, "spent by the budget's own measure"
     assert RUN in text_of(page, "#throughput") and page.value("document.querySelectorAll('svg.steps path').length") == 2
-    assert all(kind in text_of(page, "#errors") for kind in KINDS)
+    assert all(kind in text_of(page, "#errors") for kind in KINDS) and "retry.errors=true" in text_of(page, "#errors")
     assert page.value("document.querySelectorAll('#errors h3').length") == 6
 
 

@@ -215,7 +215,8 @@ def errors(numbers: Json) -> str:
 
 def _error_class(name: str, one: Json, most: int) -> str:
     passes = RETRYABLE.get(name)
-    again = "It may pass: other runs try, up to retry.attempts." if passes else "It stays until the input changes."
+    lasts = "It stays until the input changes, or a run tries again with <code>--set retry.errors=true</code>."
+    again = "It may pass: other runs try, up to retry.attempts." if passes else lasts
     examples = "".join(
         f"<li><code>{escaped(example['uri'], 400)}</code>{escaped(example['message'], 400)}</li>"
         for example in one["examples"]
