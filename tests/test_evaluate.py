@@ -123,6 +123,9 @@ def test_facts_of_a_caption() -> None:
     assert sorted(found.invented) == ["a blue square stays at the top right", "a red ring moves left"]
     assert sorted(found.missed) == ["a blue square stays at the top left", "a red circle flashes at the top left"]
     assert caption_facts(truth, truth).hits == 3 and caption_facts("", truth).said == 0
+    cut = caption_facts("A red ring moves left. A blue square st", truth, cut=True)
+    assert (cut.hits, cut.said, cut.invented, len(cut.missed)) == (1, 1, (), 2)
+    assert caption_facts("A red ri", truth, cut=True).said == 0
 
 
 # Intervals.
@@ -250,11 +253,12 @@ def cell(name: str, rule: str, ratio: float = 0.25) -> Cell:
     return Cell(name, "m", rule, rule, ratio, job())
 
 
-def answered(texts: dict[str, str], **numbers: float) -> Answers:
+def answered(texts: dict[str, str], finish_reason: str = "stop", **numbers: float) -> Answers:
     base = dict.fromkeys(("flops_executed", "flops_planned", "flops_vanilla", "flops_prefill", "flops_scoring",
                           "num_prompt_tokens", "num_new_tokens", "num_visual_tokens", "num_kept_tokens",
                           "frames_read"), 1) | {"read_s": 0.5, "model_s": 0.25} | numbers  # fmt: skip
-    return Answers({item: {**base, "text": text} for item, text in texts.items()}, {"lost": "not_found"})
+    said = {item: {**base, "text": text, "finish_reason": finish_reason} for item, text in texts.items()}
+    return Answers(said, {"lost": "not_found"})
 
 
 ITEMS = [
@@ -279,6 +283,14 @@ def compared(counting: Counting) -> dict[tuple[str, str, str], dict[str, Any]]:
     assert (spent["answered"], spent["unanswered"], spent["unanswered_by_class"]) == (4, 1, {"not_found": 1})
     assert spent["llm_flops_share"] == pytest.approx(4 * 27 / (4 * 101)) and spent["ungraded"] == 0
     return {(row["cell"], row["metric"], row["group"]): row for row in found}
+
+
+def test_half_a_sentence_of_a_caption_that_was_cut_invents_nothing() -> None:
+    said = {"told": "A red ring moves left. A blue ri"}
+    whole, cut = (results("made", cell("none", "none", 1.0), [ITEMS[4]], answers, None)[0]
+                  for answers in (answered(said), answered(said, finish_reason="length")))  # fmt: skip
+    assert (whole["hits"], whole["facts_said"], whole["invented"]) == (1, 2, ["a blue ri"])
+    assert (cut["hits"], cut["facts_said"], cut["invented"], cut["missed"]) == (1, 1, [], ["a blue ring moves left"])
 
 
 def test_answers_know_which_questions_they_were_given_to() -> None:

@@ -19,7 +19,7 @@ from mlb_batch.unresolved import unresolved
 
 _NUMBERS = ("flops_executed", "flops_planned", "flops_vanilla", "flops_prefill", "flops_scoring", "num_prompt_tokens",
             "num_new_tokens", "num_visual_tokens", "num_kept_tokens", "frames_read", "read_s", "model_s")  # fmt: skip
-_READ = ("annotation_id", "video_id", "uri", "prompt", "prompt_id", "text", *_NUMBERS)
+_READ = ("annotation_id", "video_id", "uri", "prompt", "prompt_id", "text", "finish_reason", *_NUMBERS)
 NOT_SCORED = -1.0
 Row = dict[str, Any]
 Said = Mapping[str, Mapping[str, Any]]  # what a cell said, by the item's id
@@ -153,9 +153,10 @@ def _marked(item: Item, aspect: str, answers: Answers, verdicts: Mapping[str, Ve
         if verdicts is not None and _aspects(item):
             marks["score"] = 0.0  # where its benchmark counts it at all
         return {**marks, "facts_true": caption_facts("", item.answer).true} if item.kind == "caption" else marks
-    said = answers.said[item.id]["text"]
+    row = answers.said[item.id]
+    said = row["text"]
     if item.kind == "caption":
-        found = caption_facts(said, item.answer)
+        found = caption_facts(said, item.answer, cut=row["finish_reason"] == "length")
         return {**marks, "hits": found.hits, "facts_said": found.said, "facts_true": found.true,
                 "invented": list(found.invented), "missed": list(found.missed)}  # fmt: skip
     if item.kind == "choice" or (item.kind == "open" and verdicts is None):

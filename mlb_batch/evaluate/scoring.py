@@ -87,7 +87,10 @@ def normalised(text: str) -> str:
     return " ".join(_NUMBERS[int(word)] if word.isdecimal() and int(word) < len(_NUMBERS) else word for word in telling)
 
 
-def caption_facts(said: str, truth: str) -> CaptionFacts:
+def caption_facts(said: str, truth: str, cut: bool = False) -> CaptionFacts:
+    """`cut`: it was ended by its length, in the middle of a sentence, which states nothing."""
+    if cut:
+        said = said[: said.rfind(".") + 1]
     told, known = Counter(facts(said)), Counter(facts(truth))
     return CaptionFacts(
         hits=(told & known).total(),
