@@ -184,6 +184,10 @@ def test_a_canary_that_compared_nothing_lets_nothing_through(tmp_path: Path) -> 
     assert latest(str(tmp_path / "out"))["state"] == "failed"
 
 
+def never(*_: JobSpec, share: float) -> dict[str, Any]:
+    pytest.fail(f"nothing is to be run, and {share} of the videos was")
+
+
 @pytest.mark.parametrize("budget", [{"ratio": 0.3}, {"pflops": 3.2e-7}])
 def test_a_rival_that_cannot_meet_the_budget_is_refused_before_anything_runs(
     budget: dict[str, float], tmp_path: Path
@@ -194,7 +198,7 @@ def test_a_rival_that_cannot_meet_the_budget_is_refused_before_anything_runs(
     path = job_file(tmp_path, **changes, canary={"share": 0.5, "against": ["none", "adatp"]})
     told = r"canary\.against: adatp can't meet this budget: budget\.ratio: .* is below the floor of this job"
     with pytest.raises(BudgetError, match=told):
-        canary(JobSpec.load(path), lambda job, share: pytest.fail("nothing is to be run"))
+        canary(JobSpec.load(path), never, never)
     assert mlb_batch("plan", str(path))[0] == 2
     assert plan(spec(tmp_path, **changes, canary={"share": 0.0, "against": ["adatp"]})).clips == 2
 
@@ -203,7 +207,7 @@ def test_a_job_below_its_own_floor_is_told_of_that_and_of_no_rival(tmp_path: Pat
     clips(tmp_path / "videos", 1)
     job = spec(tmp_path, **PRUNED | {"budget": {"ratio": 0.01}}, canary={"share": 0.5})
     with pytest.raises(BudgetError, match=r"^budget\.ratio: 0\.01 is below the floor"):
-        canary(job, lambda job, share: pytest.fail("nothing is to be run"))
+        canary(job, never, never)
 
 
 def test_a_limit_without_the_unpruned_answers_is_refused(tmp_path: Path) -> None:
