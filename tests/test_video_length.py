@@ -11,6 +11,10 @@ from video_files import MODEL_SIZE, numbers, write_video
 from mlb_batch.source.clips import clip_spans
 from mlb_batch.spec_parts import ClipsSpec
 from mlb_batch.video import Limits, Reader, Sampling, Wanted, probe, read_frames
+from mlb_batch.video.frames import Known, deadline_of
+from mlb_batch.video.length import lasting_s
+from mlb_batch.video.parts import Range, merged, nothing_of
+from mlb_batch.video.ranges import listed
 
 EVERY = Sampling(10_000)
 MPEG4 = {"codec": "mpeg4", "codec_options": {"bf": "2"}}
@@ -99,3 +103,15 @@ def test_one_frame_of_h264_in_mxf_is_that_frame(tmp_path: Path) -> None:
     for n in range(60):
         frames = read_frames(path, Wanted(EVERY, MODEL_SIZE, Limits(), n / 25 - 0.001, n / 25 + 0.02))
         assert numbers(frames.pixels_FHWC) == [n]
+
+
+def test_how_long_a_file_of_this_machine_lasts_is_found_without_its_pictures(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "heavy.mov", frames=100, codec="rawvideo", pix_fmt="rgb24")
+    asked: list[Range] = []
+    with nothing_of(path) as parts:
+        bring = parts.bring
+        parts.bring = lambda ranges: (asked.extend(ranges), bring(ranges))[-1]  # type: ignore[method-assign]
+        index = listed(parts, Limits(), deadline_of(Limits(), parts))
+    assert index is not None and index.duration_s == pytest.approx(4.0)
+    assert sum(end - start for start, end in merged(asked, 0)) < 0.2 * path.stat().st_size
+    assert lasting_s(path, Limits(), None, Known()) == index.duration_s
