@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from mlb_batch.bench.suite import NAMES
 from mlb_batch.environment import VERSION
 from mlb_batch.errors import JobError, UserError
 from mlb_batch.spec import JobSpec
@@ -200,7 +201,9 @@ def evaluate(
 
 @app.command()
 def bench(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[WHAT ...]", help="Benchmarks; none: all.")] = None,
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[WHAT ...]", help=f"Of {', '.join(NAMES)}; none: all.")
+    ] = None,
     shape: Annotated[str, typer.Option(help="tiny | mid | 7b | 34b, with random weights.")] = "tiny",
     rounds: Annotated[int, typer.Option(min=3, help="In each, everyone has a turn.")] = 3,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda.")] = "auto",

@@ -449,6 +449,26 @@ def test_threads_are_read_as_openmp_has_them(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
     with captioner_threads(torch.device("cpu")) as threads:
         assert threads == torch.get_num_threads() == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    with (
+        pytest.raises(SpecError, match=r"^OMP_NUM_THREADS: 'many' is no number"),
+        captioner_threads(torch.device("cpu")),
+    ):
+        pass
+
+
+def test_calibrating_says_figures_and_nothing_of_how_weights_are_loaded(
+    capfd: pytest.CaptureFixture[str], own_calibrations: None
+) -> None:
+    assert ended(lambda: app(["bench", "calibrate", "--frames", "2", "--new-tokens", "2", "--batch", "1"])) == 0
+    said = capfd.readouterr().err
+    assert "calibrate ..." in said and "Loading" not in said and "token_id" not in said
+
+
+def test_the_benchmarks_are_named_where_one_looks_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(lambda: app(["bench", "--help"])) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in NAMES)
 
 
 @pytest.mark.slow

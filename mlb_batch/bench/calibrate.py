@@ -91,13 +91,19 @@ def job_of(options: Options) -> JobSpec:
 def captioner_threads(device: torch.device, threads: int | None = None) -> Iterator[int]:
     """As many as Ray leaves to a captioner: on a CPU the one that its share of a core is rounded up to."""
     before = torch.get_num_threads()
-    alone = int((os.environ.get("OMP_NUM_THREADS") or "1").partition(",")[0])  # one number for each level of nesting
-    wanted = threads or (alone if device.type == "cpu" else before)
+    wanted = threads or (_alone() if device.type == "cpu" else before)
     torch.set_num_threads(wanted)
     try:
         yield wanted
     finally:
         torch.set_num_threads(before)
+
+
+def _alone() -> int:
+    given = (os.environ.get("OMP_NUM_THREADS") or "1").partition(",")[0]  # one number for each level of nesting
+    if not given.strip().isdecimal() or int(given) == 0:
+        raise SpecError(f"OMP_NUM_THREADS: {given!r} is no number of threads; set it to one, or give --threads")
+    return int(given)
 
 
 _NAMES = tuple(Rates.__dataclass_fields__)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from mlb_batch.bench.bed import Bed
 from mlb_batch.bench.machine import machine
@@ -20,6 +21,8 @@ from mlb_batch.vlm.load import pick_device
 
 
 def runner(options: Options) -> Callable[[str], dict[str, Any]]:
+    logging.set_verbosity_error()  # what transformers has to say of weights is no figure
+    logging.disable_progress_bar()
     if options.threads:
         torch.set_num_threads(options.threads)
 
