@@ -588,6 +588,22 @@ def test_clips_that_could_not_be_measured_are_left_their_part(clips_folder: Path
     assert 0.95 * 6 * equal <= 2 * few + 4 * many <= 6 * equal * priced.budget.limit / priced.budget.planned
 
 
+def test_videos_that_cannot_be_opened_take_nothing_from_those_that_were_measured(
+    clips_folder: Path, tmp_path: Path
+) -> None:
+    """They were counted as clips that never repeat themselves, for which half of the others' part was set aside."""
+    rows = [{"uri": str(clips_folder / f"{frames:03}.mp4")} for frames in LENGTHS]
+    rows += [{"uri": str(clips_folder / f"gone{n}.mp4")} for n in LENGTHS]
+    spec = job(clips_folder, tmp_path / "out", input=manifest(tmp_path / "m.parquet", rows),
+               budget={"pflops": 4e-6, "allocation": "content"})  # fmt: skip
+    priced, shape = plan(spec), asked_shape(spec, 16, [CAPTION["text"]])
+    assert (priced.unreadable, priced.clips) == (6, 12) and priced.keep < WHOLE
+    rule = settle(spec, priced, [[(shape, 0.5)]] * 6).content
+    part = priced.budget.limit * pricer(spec).clip(shape, priced.keep) / priced.budget.planned
+    assert rule is not None
+    assert 0.95 * part <= pricer(spec).clip(shape, rule.keep(0.5)) <= part
+
+
 def test_of_many_clips_those_that_were_measured_speak_for_the_others(tmp_path: Path) -> None:
     """A night on which half were not uploaded yet must not starve all later nights."""
     (tmp_path / "videos").mkdir()

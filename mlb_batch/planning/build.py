@@ -66,9 +66,9 @@ def settle(spec: JobSpec, priced: Plan, measured: Sequence[Sequence[Redundant]])
     themselves; as it is where that of none is.
 
     Clips that could not be measured (not uploaded yet, say) may come under this schedule later, so what was measured is
-    a sample of all. Few are filled up with clips that never repeat themselves, the dearest that there can be. To count
-    every missing one as that would leave most of the budget unspent for good, after one night of many; should they be
-    dearer than the sample says, the purse holds the limit.
+    a sample of all. Few are filled up with clips that never repeat themselves, the dearest that there can be, where the
+    missing ones could be opened. To count every missing one as that would leave most of the budget unspent for good,
+    after one night of many; should they be dearer than the sample says, the purse holds the limit.
     """
     if not measured:
         return priced
@@ -78,7 +78,7 @@ def settle(spec: JobSpec, priced: Plan, measured: Sequence[Sequence[Redundant]])
     if len(clips) >= priced.clips:
         rule = solve_all(pricer, clips, budget.limit, priced.keep)
     else:
-        missing = max(0, min(ENOUGH, priced.videos) - len(measured))
+        missing = max(0, min(ENOUGH, priced.videos - priced.unreadable) - len(measured))
         unlike = ([(clip, 0.0) for clip, _ in video] for video in islice(cycle(measured), missing))
         sample = [*measured, *unlike]
         rule = solve_sample(pricer, sample, priced.videos, budget.planned, budget.limit, priced.keep)
