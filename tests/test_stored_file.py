@@ -104,11 +104,12 @@ def test_a_store_that_is_unwell_is_nobodys_mistake(
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(None, "errors.JobError: 'owner"), (503, "errors.JobError: 'owner"), (404, "errors.ModelError: model.id: 'owner")],
+    [(503, "errors.JobError: 'owner"), (404, "errors.ModelError: model.id: 'owner"), (None, "errors.ModelError: ")],
 )
 def test_a_hub_that_is_down_is_not_a_hub_that_has_no_such_model(
     status: int | None, said: str, tmp_path: Path, store: Store
 ) -> None:
+    """Where none can be reached, it is as likely that a folder was meant: a mistake that trying again doesn't mend."""
     store.status, store.unwell = status or 200, range(1, 10**9)
     hub = store.uri if status else "http://127.0.0.1:9"
     settings = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "PATH": "/usr/bin"}

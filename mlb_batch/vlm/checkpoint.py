@@ -17,7 +17,7 @@ from mlb_batch.cache import made_once
 from mlb_batch.cost.shapes import ModelShape, model_shape
 from mlb_batch.errors import JobError, ModelError
 from mlb_batch.storage import filesystem, local_path
-from mlb_batch.storage_errors import causes, status_of
+from mlb_batch.storage_errors import status_of
 from mlb_batch.stored_file import StoredFile, asked
 
 _EMBEDDED = "embedded:"
@@ -148,16 +148,14 @@ def _copy(uri: str, fs: Any, names: Sequence[str], folder: Path) -> None:
 def _from_hub(id: str, revision: str) -> Checkpoint:
     """Downloaded once a machine; the commit that `revision` names now is what the job means from then on."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
         folder = Path(snapshot_download(id, revision=revision, allow_patterns=_WANTED))
     except (OSError, ValueError) as error:  # ValueError: it is no hub id
-        offline = any(isinstance(one, OfflineModeIsEnabled) for one in causes(error))
         status = status_of(error)
         said = f"{id!r} is no folder here, and the hub did not give it: {' '.join(str(error).split())[:300]}"
-        if isinstance(error, OSError) and not offline and (status is None or status == 429 or status >= 500):
+        if status is not None and (status == 429 or status >= 500):
             raise JobError(f"{said}; run the same command again to resume") from error
-        raise ModelError(said) from error
+        raise ModelError(said) from error  # also where no hub can be reached: as likely a name that is no folder
     found = _local(id, folder)
     return Checkpoint(id, folder, found.config, folder.name)  # snapshots are named by their commit
