@@ -19,6 +19,7 @@ import s3fs
 from mlb_batch.errors import InputError, JobError
 from mlb_batch.source import inspect
 from mlb_batch.spec import JobSpec
+from mlb_batch.storage_errors import patience_of
 from mlb_batch.vlm.checkpoint import resolve
 
 ROWS = 3000
@@ -62,13 +63,11 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """As a web server by its `uri`, and as S3 for whoever names a bucket; nobody waits for it for long."""
-    with Store() as one:
+    with Store() as one, patience_of(1.0):
         threading.Thread(target=one.serve_forever, args=(0.05,), daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", one.uri)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-        monkeypatch.setattr("mlb_batch.storage.PATIENCE_S", 1.0)
-        monkeypatch.setattr("mlb_batch.storage.WEB_PATIENCE_S", 1.0)
         monkeypatch.setattr("mlb_batch.source.listing.CLIENT_TRIES", 1)
         s3fs.S3FileSystem.clear_instance_cache()
         yield one
