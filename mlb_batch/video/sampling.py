@@ -1,7 +1,7 @@
 """Which frames of a clip are wanted: pure arithmetic on the frames' times.
 
-A clip is the frames whose times lie in [start, end); where none does, the one frame that is on screen at its start
-(before the first picture, as where sound begins earlier, the first).
+A clip is the frames whose times lie in [start, end), to a microsecond; where none does, the one frame that is on screen
+at its start (before the first picture, as where sound begins earlier, the first).
 
 uniform    The rule of LLaVA-OneVision's and LLaVA-NeXT's reference code: of the clip's n frames, in order of time,
            those at linspace(0, n - 1, count), rounded down. It counts frames, also where their rate varies, as the
@@ -22,11 +22,13 @@ from mlb_batch.video.values import Sampling
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+GRACE_S = 1e-6  # a clip from 3 * 0.1 begins with the frame that is shown at 0.3
+
 
 def clip_frames(times_s: Floats, end_of_video_s: float, start_s: float | None, end_s: float | None) -> Ints:
     """Indices of the clip's frames. Times are sorted. Empty where the clip lies outside the video."""
-    start = 0 if start_s is None else int(np.searchsorted(times_s, start_s, side="left"))
-    end = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s, side="left"))
+    start = 0 if start_s is None else int(np.searchsorted(times_s, start_s - GRACE_S, side="left"))
+    end = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s - GRACE_S, side="left"))
     if start >= end and (start_s or 0.0) < end_of_video_s:
         start, end = max(0, start - 1), max(1, start)
     return np.arange(start, end, dtype=np.int64)
@@ -61,7 +63,7 @@ def uniform(total: int, count: int) -> Ints:
 
 def _at_rate(times_s: Floats, start_s: float, end_s: float, fps: float) -> Ints:
     """The frames that are on screen at one of the ticks start, start + 1/fps, ... before the end."""
-    # a microsecond of grace: the tick at 3 * (1/3) belongs to the frame that is shown at 1.0
+    # the same grace: the tick at 3 * (1/3) belongs to the frame that is shown at 1.0
     ticks_before = np.ceil((np.append(times_s, end_s) - start_s) * fps - 1e-6)
     # the first tick always has a frame: the clip's first, even where it comes a little later
     ticks_before[0], ticks_before[1:] = 0, np.maximum(1, ticks_before[1:])
