@@ -30,6 +30,15 @@ def test_a_refusal_is_recorded_once_another_video_was_there() -> None:
     assert breaker.passed([refused]) == [] and breaker.rest() == [refused] and breaker.rest() == []
 
 
+def test_a_video_that_was_had_before_the_others_were_refused_tells_nothing() -> None:
+    """Keys that end: what was read until then is still being answered while refusals overtake it."""
+    breaker, refused, found = breaker_of(there=False), outcome("failed"), outcome("found")
+    assert breaker.passed([refused]) == []
+    assert breaker.passed([found]) == [found]
+    with pytest.raises(JobError, match="no other could"):
+        breaker.rest()
+
+
 def test_many_in_a_row_end_the_job_in_one_line() -> None:
     breaker = breaker_of()
     for _ in range(3):  # never in a row

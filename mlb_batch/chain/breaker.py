@@ -1,10 +1,10 @@
 """Ends a run whose storage gives it nothing, before its videos are written off as failed.
 
 Whether one object is refused or everything is, a single answer does not tell. So what failed in storage waits until
-another video could be had; where many videos fail one after the other and none can be had, the job ends, and nothing
-of them is recorded: the same command tries them again. At the end of the input (or where a few videos have so many rows
-that no more can wait) a video that could be had is asked for once more: if it still can be, the others are refused for
-themselves.
+another video could be had, also by then: it is asked for once more, and so is one at the end of the input (or where a
+few videos have so many rows that no more can wait). If it still can be had, the others are refused for themselves.
+Where many videos fail one after the other and none can be had, the job ends, and nothing of them is recorded: the same
+command tries them again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Breaker:
                 self._held.append(one)
             elif one.in_storage == "found":
                 self._known = next((row["uri"] for row in (*one.annotations, *one.errors)), self._known)
-                out += [*self._released(), one]
+                # It may have been read before the others were refused: only what is asked now tells.
+                out += [*(self._released() if self._held and self._has_it_still() else []), one]
             else:
                 out.append(one)
         if self._most is not None and len(self._refused()) >= self._most:
@@ -54,9 +55,12 @@ class Breaker:
 
     def rest(self) -> list[Outcome]:
         """What can be recorded when nothing more comes, or can wait. Raises JobError."""
-        if self._held and not (self._had and (not self._known or self._there(self._known))):
+        if self._held and not (self._had and self._has_it_still()):
             raise self._end()
         return self._released()
+
+    def _has_it_still(self) -> bool:
+        return not self._known or self._there(self._known)
 
     def _refused(self) -> set[str]:
         return {row["uri"] for one in self._held for row in one.errors}
