@@ -65,7 +65,7 @@ def patiently(
     raise AssertionError("pauses never end")
 
 
-def answered(uri: str, call: Callable[[], _T], patience_s: float = PATIENCE_S) -> _T:
+def answered(uri: str, call: Callable[[], _T], patience_s: float) -> _T:
     """The call's result; FileExistsError or FileNotFoundError by the server's word, and JobError for all else."""
     try:
         return patiently(call, patience_s)
@@ -88,13 +88,13 @@ def soon(call: Callable[[], _T]) -> Callable[[], _T]:
         nonlocal limit_s
         limit_s *= 2
         answer: Future[_T] = Future()
-        threading.Thread(target=_answered, args=(call, answer), daemon=True).start()
+        threading.Thread(target=_hand_over, args=(call, answer), daemon=True).start()
         return answer.result(limit_s)
 
     return within
 
 
-def _answered(call: Callable[[], _T], answer: Future[_T]) -> None:
+def _hand_over(call: Callable[[], _T], answer: Future[_T]) -> None:
     try:
         answer.set_result(call())
     except BaseException as error:
