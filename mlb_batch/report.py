@@ -157,6 +157,9 @@ def to_text(numbers: dict[str, Any]) -> str:
     if last.get("flops_budget"):
         share = last["flops_spent_of_budget"] / last["flops_budget"]
         lines.append(f"budget       the newest run spent {percent(share)} of its own")
+    if last.get("gpu_hours"):
+        price = "" if last["cost"] is None else f", {last['cost']:,.2f} at limits.price_per_gpu_hour"
+        lines.append(f"held         {last['gpu_hours']:.3g} GPU-hours by the newest run{price}")
     lines.append(f"time         reading {sums['read_s']:.1f} s, model {sums['model_s']:.1f} s (summed over rows)")
     for name, one in errors["by_class"].items():
         lines.append(f"  {name}: {one['count']:,}")

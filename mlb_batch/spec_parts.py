@@ -248,9 +248,9 @@ class OutputSpec(Part):
     uri: Output
     """A folder, `s3://`, `gs://` or `az://`. One run at a time works in it; the rows of each fingerprint lie apart."""
     target_file_mb: Count = 256
-    """No Parquet file grows beyond this."""
+    """No Parquet file grows beyond this, unless one row alone is larger."""
     commit_rows: Count = 256
-    """So many finished rows a kill can cost."""
+    """So many finished rows a kill can cost; those of half a minute are written too where they are fewer."""
 
     @model_validator(mode="after")
     def _outlasts_the_job(self) -> Self:

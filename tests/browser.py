@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -144,10 +143,6 @@ class Page:
         found = [str(e["params"]) for e in self._events() if e.get("method") == "Runtime.exceptionThrown"]
         logged = [e["params"]["entry"]["text"] for e in self._events() if e.get("method") == "Log.entryAdded"]
         return found + logged
-
-    def screenshot(self, path: Path, whole: bool = False) -> None:
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
-        path.write_bytes(base64.b64decode(data))
 
     def close(self) -> None:
         self._browser.call("Target.closeTarget", targetId=self._target)

@@ -11,16 +11,11 @@ _QWEN2_7B = {
     "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
     "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152000,
 }  # fmt: skip
-_YI_34B = {
-    "model_type": "llama", "hidden_size": 7168, "intermediate_size": 20480, "num_hidden_layers": 60,
-    "num_attention_heads": 56, "num_key_value_heads": 8, "vocab_size": 64064, "max_position_embeddings": 4096,
-}  # fmt: skip
 ONEVISION_7B = model_shape({"model_type": "llava_onevision", "text_config": _QWEN2_7B})
 LLAVA_VIDEO_7B = ONEVISION_7B  # the same tower and decoder; its frames are 13 rows of 13 tokens and a newline
 LLAVA_NEXT_7B = model_shape(
     {"model_type": "llava_next", "text_config": {"model_type": "llama", "max_position_embeddings": 4096}}
 )
-LLAVA_NEXT_34B = model_shape({"model_type": "llava_next", "text_config": _YI_34B})
 
 
 @st.composite

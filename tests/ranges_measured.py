@@ -101,10 +101,10 @@ def main() -> None:
         for count in (8, 32):
             for kind in dict.fromkeys(kind for kind, *_ in given):
                 some = [(f"s3://{bucket}/{path.name}", path, a, b) for one, path, a, b in given if one == kind]
-                compare(traffic, kind, some, count, stack)
+                compare(traffic, kind, some, count)
 
 
-def compare(traffic: Traffic, kind: str, some: list[tuple[str, Path, Any, Any]], count: int, stack: Any) -> None:
+def compare(traffic: Traffic, kind: str, some: list[tuple[str, Path, Any, Any]], count: int) -> None:
     size = sum(path.stat().st_size for _, path, _, _ in some)
     readers = {name: Reader(Sampling(count), MODEL_SIZE, Limits()) for name in ("whole", "own")}
     here = Reader(Sampling(count), MODEL_SIZE, Limits())

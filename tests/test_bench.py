@@ -32,7 +32,7 @@ from mlb_batch.bench.pipeline import pipeline
 from mlb_batch.bench.race import race, same
 from mlb_batch.bench.read import read
 from mlb_batch.bench.rounds import Spread, alternate, three_ratios
-from mlb_batch.bench.suite import ALL_TAKE, NAMES, TAKES, bench
+from mlb_batch.bench.suite import NAMES, TAKES, bench
 from mlb_batch.bench.yardstick import Yardstick
 from mlb_batch.chain.pools import BATCH_ON_CPU, MOST_ON_GPU
 from mlb_batch.cli import app, ended
@@ -370,7 +370,7 @@ def test_a_run_takes_about_the_time_that_was_planned(tmp_path: Path, ray_cluster
 
 @pytest.mark.slow
 def test_scale_counts_every_row_and_cannot_beat_its_captioners(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = dict(vision_flops_per_s=10**9, prefill_flops_per_s=10**9, generate_bytes_per_s=10**9)
     revision = resolve("embedded:tiny").revision
@@ -480,7 +480,7 @@ def test_the_pipeline_is_held_against_the_captioner_without_ray(ray_cluster: Non
     assert rates["ray"].low / rates["direct"].high <= ratio.low <= ratio.high <= rates["ray"].high / rates["direct"].low
 
 
-def test_the_command_prints_text_for_people_and_one_line_of_json(tmp_path: Path) -> None:
+def test_the_command_prints_text_for_people_and_one_line_of_json() -> None:
     code, figures, err = mlb_batch("bench", "vision", "--frames", "2", "--batch", "1")
     assert code == 0 and list(figures["benchmarks"]) == ["vision"] and figures["machine"]["threads"] >= 1
     assert "ratios / vanilla over transformers" in err
@@ -504,10 +504,14 @@ def test_an_option_that_none_of_the_benchmarks_takes_is_named_with_those_that_do
     ]
     with pytest.raises(SpecError, match=r"^bench read: --set goes with calibrate$"):
         bench(["read"], Options(sets=("frames.count=4",)), lambda _: None)
+    with pytest.raises(SpecError, match=r"^bench scale: --rounds goes with (?!.*scale).*pipeline$"):
+        bench(["scale"], Options(rounds=9), lambda _: None)
+    with pytest.raises(SpecError, match=r"^bench pipeline: --threads goes with (?!.*pipeline)"):
+        bench(["pipeline"], Options(threads=2), lambda _: None)
 
 
 def test_every_option_is_some_benchmark_s() -> None:
-    assert {one.name for one in fields(Options)} == ALL_TAKE.union(*TAKES.values())
+    assert {one.name for one in fields(Options)} == set[str]().union(*TAKES.values())
     assert Options().given == ()
 
 

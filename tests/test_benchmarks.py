@@ -382,6 +382,7 @@ def test_a_limit_takes_whole_videos_and_a_larger_one_keeps_them(tmp_path: Path) 
     one = prepared(public(tmp_path, limit=1), store, print).items
     two = prepared(public(tmp_path, limit=2), store, print).items
     assert len(one) == 2 and len(two) == 4 and {item.id for item in one} < {item.id for item in two}
+    assert {item.video for item in one} == {"v_v0.mp4"}, "the one that is there"
 
 
 @pytest.mark.usefixtures("one_there")

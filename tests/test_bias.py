@@ -12,6 +12,7 @@ from models import FAMILIES, Spec, checkpoint, eager, folder, pixels
 from mlb_batch.errors import InputError
 from mlb_batch.evaluate.bias import VARIANTS, lines, measure, picture, places_picture, table_rows
 from mlb_batch.evaluate.items import Item
+from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import JobSpec
 from mlb_batch.video.write import write_mp4
 from mlb_batch.vlm.bias import Gaze, Looked
@@ -77,7 +78,8 @@ def test_measuring_reads_videos_as_a_job_does_and_leaves_out_what_it_cannot(tmp_
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     items = [Item(name, f"{name}.mp4", "open", QUESTION, "x") for name in ("a", "b", "broken", "missing")]
     items.append(Item("out", "../elsewhere.mp4", "open", QUESTION, "x"))
-    found = measure("small", job(tmp_path), items, str(tmp_path))
+    policy = UriPolicy(str(tmp_path), (str(tmp_path),))
+    found = measure("small", job(tmp_path), items, policy)
     assert [one.variant for one in found] == list(VARIANTS) and {one.clips for one in found} == {2}
     for one in found:
         assert one.by_frame_LF.shape == (spec.layers, 4)
@@ -89,7 +91,7 @@ def test_measuring_reads_videos_as_a_job_does_and_leaves_out_what_it_cannot(tmp_
     for drawn in (picture(found), places_picture(found)):
         assert drawn.startswith("<svg") and "grey (2 clips)" in drawn
     with pytest.raises(InputError, match="can be read"):
-        measure("small", job(tmp_path), items[2:], str(tmp_path))
+        measure("small", job(tmp_path), items[2:], policy)
 
 
 def test_shares_are_of_the_attention_to_visual_tokens_alone() -> None:

@@ -15,7 +15,7 @@ from mlb_batch.books import Uncommitted
 from mlb_batch.books.ending import exit_code
 from mlb_batch.chain.feed import FLUSH_VIDEOS, SENT_TOGETHER, together, unfinished
 from mlb_batch.chain.parts import Part
-from mlb_batch.errors import JobError, OutputError
+from mlb_batch.errors import JobError
 from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger
 from mlb_batch.source import inspect
 from mlb_batch.spec_parts import RetrySpec
@@ -61,9 +61,7 @@ def works(folder: Path, history: History, *of: Part) -> list[Any]:
     return [work for part in of or (Part(),) for work in unfinished(job, found, history, part)]
 
 
-def history(
-    done: list[str] | None = None, attempts: dict[str, Attempt] | None = None, folder: Path = Path()
-) -> History:
+def history(done: list[str] | None = None, attempts: dict[str, Attempt] | None = None) -> History:
     return History(FINGERPRINT, DoneIds(done or ()), attempts or {}, RetrySpec())
 
 
@@ -129,13 +127,5 @@ def test_neighbours_about_one_clip_are_sent_together_a_few_at_a_time(tmp_path: P
 
 
 def test_outcomes_come_out_of_their_table_as_they_went_in() -> None:
-    outcome = Outcome([annotation(1)], [error(2)], Counts(1, 2, 3, 4), 0.5, 1.5, 2.5)
+    outcome = Outcome([annotation(1)], [error(2)], counts=Counts(1, 2, 3, 4), read_s=0.5, model_s=1.5, idle_s=2.5)
     assert list(items(item_table([outcome, Outcome()]))) == [outcome, Outcome()]
-
-
-def test_an_output_of_another_schema_is_refused(tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    Ledger(str(tmp_path), FINGERPRINT, "run").commit([annotation(1)], [])
-    with pytest.raises(OutputError):
-        Ledger(str(tmp_path), FINGERPRINT, "run", pa.schema([("title", pa.string())]))

@@ -217,8 +217,8 @@ def test_no_layer_waits_for_the_device(name: str, device: Device) -> None:
     said(FAMILIES["onevision"], name, "cuda", "bfloat16")
     inside = [stack for stack in device.waits if "decoder.py:layer" in stack]
     assert not inside, Counter(inside)
-    steps = Counter(stack[-1] for stack in device.waits if "generate.py:generate" in stack)
-    assert steps["generate.py:_taken"] <= NEW_TOKENS and steps["decoder.py:embed"] <= NEW_TOKENS, steps
+    steps = Counter(stack[-1] for stack in device.waits if any(one.startswith("generate.py:") for one in stack))
+    assert 0 < steps["generate.py:_taken"] <= NEW_TOKENS and steps["decoder.py:embed"] <= NEW_TOKENS, steps
     assert sum(steps.values()) <= 2 * NEW_TOKENS + 5, steps
 
 

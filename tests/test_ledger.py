@@ -319,7 +319,7 @@ def test_refused_credentials_are_one_line_at_once(s3: S3Server) -> None:
 
 @pytest.mark.parametrize("listens", [False, True])
 @pytest.mark.parametrize("call", ["read('a')", "replace('a', b'1')", "create('a', b'1')", "list('a')"])
-def test_a_storage_that_never_answers_ends_the_job(listens: bool, call: str, tmp_path: Path) -> None:
+def test_a_storage_that_never_answers_ends_the_job(listens: bool, call: str) -> None:
     """Nobody is at its port, or somebody who takes every request and says nothing."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -791,18 +791,6 @@ def test_a_million_rows_plan_in_a_minute_and_2_gb(clips_folder: Path, tmp_path: 
 # Words.
 
 
-def test_a_plan_goes_to_json_and_back(clips_folder: Path, tmp_path: Path) -> None:
-    spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
-    calibrate(spec)
-    priced = plan(spec)
-    settled = settle(spec, priced, [[(asked_shape(spec, 16, ["Why?"]), 0.5)]] * 6)
-    for one in (priced, settled):
-        written = json.loads(json.dumps(one.to_json()))
-        assert Plan.from_json(written) == one
-        del written["pair_revision"]  # as in the plans of earlier versions
-        assert Plan.from_json(written) == replace(one, pair_revision=None)
-
-
 def test_the_schedule_shown_is_the_engines(clips_folder: Path, tmp_path: Path) -> None:
     spec = job(clips_folder, tmp_path / "out", prune={"method": "adatp"}, budget={"ratio": 0.6},
                prompts=[CAPTION, {"id": "d", "kind": "qa", "text": "Why?"}])  # fmt: skip

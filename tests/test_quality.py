@@ -249,7 +249,7 @@ def test_a_preview_follows_the_schedule_that_the_job_has_solved(tmp_path: Path) 
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
-def test_a_preview_shows_prompts_and_answers_as_they_are(tmp_path: Path) -> None:
+def test_a_preview_shows_prompts_and_answers_as_they_are() -> None:
     """Brackets are markup to who draws the table: they were left out, or ended it."""
     texts = {"none": "a [red] ring :dog:", "fastv": "[/closed]", "random": "\x1b[31m"}
     row = {"video_id": "v[1]", "prompt_id": "p", "prompt": "Is it [open] or [/closed]?", "answers": texts}

@@ -574,7 +574,7 @@ def test_a_hundred_thousand_rows_stream_in_flat_memory(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_million_rows_stream_in_flat_memory(tmp_path: Path) -> None:
-    assert _grows_by_mb(tmp_path, 1_000_000) < 120, "16 bytes a row for the rule of ids, while it is sorted"
+    assert _grows_by_mb(tmp_path, 1_000_000) < 120, "32 bytes a row for the rule of ids, while it is sorted"
 
 
 # --- globs and prefixes

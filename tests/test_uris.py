@@ -150,7 +150,7 @@ def test_links_out_of_the_folder(tmp_path: Path) -> None:
     assert not refused(on_disk(linked), "b.mp4"), "the folder itself may be reached by a link"
 
 
-def test_the_default_is_the_manifests_own_bucket_or_folder(tmp_path: Path) -> None:
+def test_the_default_is_the_manifests_own_bucket_or_folder() -> None:
     assert not refused(UriPolicy.of(InputSpec(manifest="s3://bucket/deep/videos.csv")), "s3://bucket/a.mp4")
     assert refused(UriPolicy.of(InputSpec(manifest="https://host/videos.csv")), "https://host/a.mp4")
     assert base_of(InputSpec(videos="s3://bucket/a/b*/c?.mp4")) == "s3://bucket/a"

@@ -83,11 +83,15 @@ def test_light_modules_load_none_of_the_heavy_libraries(start: str) -> None:
 
 
 def test_only_the_chain_is_behind_run_and_stages() -> None:
-    """mlb_batch.chain is part of run.py and stages.py, not a way for others to reach Ray."""
-    users = {module for module in MODULES if any(within(name, ("mlb_batch.chain",)) for name in loaded_by(module))}
-    assert users <= {"mlb_batch.run", "mlb_batch.stages"} | {
-        name for name in MODULES if within(name, ("mlb_batch.chain",))
-    }
+    """mlb_batch.chain is part of run.py and stages.py; those that time it, or stay connected over several runs, import
+    it where they do, and nobody else reaches Ray through it.
+    """
+    chain, timing = ("mlb_batch.chain",), {f"mlb_batch.bench.{name}" for name in ("calibrate", "pipeline", "scale")}
+    inside = {name for name in MODULES if within(name, chain)}
+    at_once = {module for module in MODULES if any(within(name, chain) for name in loaded_by(module))}
+    assert at_once <= {"mlb_batch.run", "mlb_batch.stages"} | inside
+    ever = {module for module, path in MODULES.items() if any(within(name, chain) for name in imports(tree(path)))}
+    assert ever - at_once - inside <= {"mlb_batch.cli", "mlb_batch.engine"} | timing  # engine: for a type
 
 
 def test_there_are_no_import_cycles() -> None:

@@ -330,7 +330,7 @@ def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatc
         assert got == [("/hook", {"a": 1})]
 
 
-def test_it_is_never_sent_on(tmp_path: Path) -> None:
+def test_it_is_never_sent_on() -> None:
     with receiver() as (elsewhere, there), receiver(status=307, location=f"{elsewhere}/on") as (address, got):
         with pytest.raises(Undelivered, match="it answered 307, a redirect"):
             post(f"{address}/hook", {"a": 1})

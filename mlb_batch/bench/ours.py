@@ -22,8 +22,7 @@ from mlb_batch.errors import BudgetError
 from mlb_batch.prune import Pruning, make
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.decoder import Decoder
-from mlb_batch.vlm.generate import Sampling, generate
-from mlb_batch.vlm.generate import Sequence as Generated
+from mlb_batch.vlm.generate import Generated, Sampling, generate
 from mlb_batch.vlm.inputs import ClipInput
 from mlb_batch.vlm.meter import Meter
 from mlb_batch.vlm.prefill import prefill

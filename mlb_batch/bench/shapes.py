@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from mlb_batch.errors import SpecError
-from mlb_batch.tiny.architectures import CLIP_MEAN, CLIP_STD, video_config
+from mlb_batch.tiny.architectures import CLIP_MEAN, CLIP_STD, token_id, video_config
 from mlb_batch.tiny.tokenizer import image_tokenizer, video_tokenizer
 from mlb_batch.vlm.checkpoint import Checkpoint
 
@@ -55,15 +55,9 @@ def _onevision(tokenizer: PreTrainedTokenizerFast, vision: dict[str, Any], text:
     return LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(patch_size=14, vision_use_head=False, **vision),
         text_config=Qwen2Config(bos_token_id=None, eos_token_id=None, **text),
-        image_token_index=_id(tokenizer, "<image>"),
-        video_token_index=_id(tokenizer, "<video>"),
+        image_token_index=token_id(tokenizer, "<image>"),
+        video_token_index=token_id(tokenizer, "<video>"),
     )  # fmt: skip
-
-
-def _id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    found = tokenizer.convert_tokens_to_ids(token)
-    assert isinstance(found, int)
-    return found
 
 
 def _mid(tokenizer: PreTrainedTokenizerFast) -> Any:
@@ -91,7 +85,7 @@ def _34b(tokenizer: PreTrainedTokenizerFast) -> Any:
                        bos_token_id=None, eos_token_id=None)  # fmt: skip
     return LlavaNextConfig(
         vision_config=vision, text_config=text, image_seq_length=576,
-        image_token_index=_id(tokenizer, "<image>"), image_grid_pinpoints=[[336, 672], [672, 336]],
+        image_token_index=token_id(tokenizer, "<image>"), image_grid_pinpoints=[[336, 672], [672, 336]],
     )  # fmt: skip
 
 

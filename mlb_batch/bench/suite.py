@@ -12,18 +12,18 @@ from mlb_batch.spec_text import did_you_mean
 Figures = dict[str, Any]
 Say = Callable[[str], None]
 
+_TIMED = {"rounds", "device", "threads"}
 _PREFILL = {"shape", "frames", "batch", "method", "ratio"}
 TAKES = {
-    "calibrate": {"job", "sets", "model", "frames", "new_tokens", "batch", "method", "ratio"},
-    "read": {"videos", "clips"},
-    "vision": {"shape", "frames", "batch"},
-    "prefill": _PREFILL,
-    "generate": _PREFILL | {"new_tokens"},
-    "captioner": _PREFILL | {"new_tokens"},
-    "pipeline": _PREFILL | {"new_tokens", "model", "videos", "clips", "readers"},
-    "scale": {"model", "frames", "new_tokens", "rows", "actors", "speed"},
+    "calibrate": _TIMED | {"job", "sets", "model", "frames", "new_tokens", "batch", "method", "ratio"},
+    "read": {"rounds", "threads", "videos", "clips"},
+    "vision": _TIMED | {"shape", "frames", "batch"},
+    "prefill": _TIMED | _PREFILL,
+    "generate": _TIMED | _PREFILL | {"new_tokens"},
+    "captioner": _TIMED | _PREFILL | {"new_tokens"},
+    "pipeline": _PREFILL | {"rounds", "device", "new_tokens", "model", "videos", "clips", "readers"},
+    "scale": {"device", "model", "frames", "new_tokens", "rows", "actors", "speed"},
 }
-ALL_TAKE = {"rounds", "device", "threads"}
 NAMES = tuple(TAKES)
 ON_A_SHAPE = ("vision", "prefill", "generate", "captioner")  # on one set of random weights
 
@@ -47,7 +47,7 @@ def bench(names: Sequence[str], options: Options, say: Say) -> Figures:
 
 def _refuse_untaken(names: Sequence[str], options: Options) -> None:
     """An option that none of these takes would change nothing, and nobody would know."""
-    taken = ALL_TAKE.union(*(TAKES[name] for name in names))
+    taken = set[str]().union(*(TAKES[name] for name in names))
     untaken = [option for option in options.given if option not in taken]
     takers = {option: [name for name, takes in TAKES.items() if option in takes] for option in untaken}
     if takers:

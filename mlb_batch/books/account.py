@@ -184,6 +184,7 @@ class Books:
             "videos": self.counts.videos,
             "flops_budget": self.budget,
             "flops_spent_of_budget": self.spent,
+            "budget_unit": self.plan.budget.unit,
             **{name: self.cost[name] for name in ("flops_planned", "flops_executed", "flops_vanilla")},
             "flops_without_result": self.without_result,
             "wall_s": round(wall_s, 3),

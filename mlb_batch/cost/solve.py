@@ -45,7 +45,6 @@ class Pricer:
 class Solution:
     at: int
     cost: int
-    next_cost: int | None  # of at + 1, which is over the limit; None: nothing lies above
 
 
 def largest(cost: Callable[[int], int], limit: int, low_cost: int, top: int = WHOLE) -> Solution:
@@ -58,7 +57,7 @@ def largest(cost: Callable[[int], int], limit: int, low_cost: int, top: int = WH
     low, high = (0, low_cost), (top, cost(top))
     assert low[1] <= high[1], "the cost falls as keep rises"
     if high[1] <= limit:
-        return Solution(top, high[1], None)
+        return Solution(top, high[1])
     probes = 0
     while high[0] - low[0] > 1:
         at = _between(low, high, limit) if probes % 3 else (low[0] + high[0]) // 2
@@ -66,7 +65,7 @@ def largest(cost: Callable[[int], int], limit: int, low_cost: int, top: int = WH
         assert low[1] <= now <= high[1], f"the cost falls between {low[0]} and {high[0]}"
         low, high = ((at, now), high) if now <= limit else (low, (at, now))
         probes += 1
-    return Solution(low[0], low[1], high[1])
+    return Solution(*low)
 
 
 def _between(low: tuple[int, int], high: tuple[int, int], limit: int) -> int:

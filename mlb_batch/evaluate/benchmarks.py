@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mlb_batch.evaluate.formats import File, Row
 from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.loaders import Columns, Shape, columns, flattened, joined, load
+from mlb_batch.source.table import as_text
 from mlb_batch.vlm.choices import LETTERS
 
 IMAGE = "evaluate-image.yaml"
@@ -53,6 +54,8 @@ def _options(told: Any) -> list[str]:
     """A text would be taken for a list of its signs."""
     if not isinstance(told, list):
         raise ValueError(f"its options are {str(told)[:60]!r}, not a list")
+    if None in told:
+        raise ValueError("one of its options is null")
     return [str(one) for one in told]
 
 
@@ -78,8 +81,8 @@ def _letters(row: Row) -> int:
 
 
 def _numbered(prefix: str, first: int) -> Callable[[Row], list[str]]:
-    """Options in columns like a0 ... a4; none where a row has no such columns."""
-    return lambda row: [str(row[f"{prefix}{n}"]) for n in range(first, first + 5) if f"{prefix}{n}" in row]
+    """Options in columns like a0 ... a4; none where a row has no such columns. A row that broke off has them, empty."""
+    return lambda row: [str(columns(name)(row)) for n in range(first, first + 5) if (name := f"{prefix}{n}") in row]
 
 
 def _named(row: Row, numbers: Sequence[str], column: str) -> str:
@@ -96,7 +99,8 @@ def _first_word(row: Row) -> str:
 
 def _number_or_text(row: Row) -> int | str:
     """Of one file that has options' numbers as its answers, or short texts where there are no options."""
-    return _number(row["answer"]) if {"a0", "a1"} & row.keys() else str(row["answer"])
+    answer = columns("answer")(row)
+    return _number(answer) if {"a0", "a1"} & row.keys() else str(answer)
 
 
 def _mapping(files: Sequence[File], of: str) -> dict[str, Any]:
@@ -136,9 +140,11 @@ def _longvideobench(files: Sequence[File]) -> Iterator[Item]:
 
 def _egoschema(files: Sequence[File]) -> Iterator[Item]:
     answers = _mapping(files, "answer")
-    known = [replace(file, rows=tuple(row for row in file.rows if row.get("q_uid") in answers)) for file in files]
+    known = [
+        replace(file, rows=tuple(row for row in file.rows if as_text(row.get("q_uid")) in answers)) for file in files
+    ]
     where = Columns(
-        video=columns("q_uid"), answer=lambda row: _number(answers[row["q_uid"]]), id=columns("q_uid"),
+        video=columns("q_uid"), answer=lambda row: _number(answers[as_text(row["q_uid"])]), id=columns("q_uid"),
         options=_numbered("option ", 0),
     )  # fmt: skip
     return load(known, where, _PLAIN)

@@ -49,30 +49,29 @@ class Bias:
     by_place_LK: NDArray[np.float64]
 
 
-def measure(model: str, spec: JobSpec, items: Sequence[Item], videos: str) -> list[Bias]:
+def measure(model: str, spec: JobSpec, items: Sequence[Item], policy: UriPolicy) -> list[Bias]:
     """Of one model, on the video and the question of each of these items; a video that can't be read is left out."""
     checkpoint = resolve(spec.model.id, spec.model.revision)
     gaze, recipe = Gaze(checkpoint, spec.model.device, spec.model.dtype), frame_recipe(checkpoint)
     size = FrameSize(recipe.resize, recipe.crop, recipe.resample)
     sampling = Sampling(spec.frames.count, spec.frames.strategy, spec.frames.fps)
     looked: dict[str, list[Looked]] = {variant: [] for variant in VARIANTS}
-    for item, pixels_FHWC in _frames(items, videos, sampling, size, Limits(video_s=spec.limits.video_s)):
+    for item, pixels_FHWC in _frames(items, policy, sampling, size, Limits(video_s=spec.limits.video_s)):
         for variant, changed in VARIANTS.items():
             choices = () if item.shaped else item.choices
             looked[variant].append(gaze.look(changed(pixels_FHWC), item.prompt, choices))
     if not looked["grey"]:
-        raise InputError(f"bias: none of {len(items)} videos below {videos} can be read")
+        raise InputError(f"bias: none of the {len(items)} videos that it is measured on can be read")
     return [_mean(model, variant, some) for variant, some in looked.items()]
 
 
 def _frames(
-    items: Sequence[Item], videos: str, sampling: Sampling, size: FrameSize, limits: Limits
+    items: Sequence[Item], policy: UriPolicy, sampling: Sampling, size: FrameSize, limits: Limits
 ) -> Iterator[tuple[Item, Pixels]]:
-    policy = UriPolicy(videos, (videos,))  # annotations are other people's data
     with Reader(sampling, size, limits) as reader:
         for item in items:
             try:
-                yield item, reader.read(policy.resolve(f"{videos}/{item.video}")).pixels_FHWC
+                yield item, reader.read(policy.resolve(item.video)).pixels_FHWC
             except RowError:
                 continue
 

@@ -81,7 +81,12 @@ def _job(spec: EvalSpec, model: ModelSpec, method: MethodSpec, ratio: float, out
     data = {
         **passed,
         "name": name,
-        "input": {"manifest": join(output, "manifest.jsonl"), "id_column": "id", "changed": "never", "allow": [videos]},
+        "input": {
+            "manifest": join(output, "manifest.jsonl"),
+            "id_column": "id",
+            "changed": "never",
+            "allow": [videos, *spec.benchmark.allow],
+        },
         "prompts": PROMPTS,
         "model": model.model_dump(),
         "prune": prune,

@@ -37,16 +37,16 @@ def read_files(uris: Sequence[str]) -> tuple[File, ...]:
 
 
 def read_file(uri: str) -> File:
-    folder, _, name = uri.rpartition("/")
+    folder, slash, name = uri.rpartition("/")
     try:
-        data = open_store(folder or ".").read(name)
+        data = open_store(folder or slash or ".").read(name)
     except FileNotFoundError:
         raise InputError(f"benchmark.annotations: {uri}: no such file") from None
     except OSError as error:
         raise InputError(f"benchmark.annotations: {uri}: can't be read: {error}") from None
     try:
         content = _parsed(name, data)
-    except (ValueError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise InputError(f"benchmark.annotations: {uri}: not what its name says: {str(error)[:200]}") from None
     if isinstance(content, dict):
         return File(name, (), content)

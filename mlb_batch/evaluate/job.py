@@ -31,6 +31,7 @@ from mlb_batch.evaluate.world import Say
 from mlb_batch.planning import Setup
 from mlb_batch.planning.frozen import thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
+from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import Store, open_store
 from mlb_batch.storage_errors import first_line
@@ -74,13 +75,13 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
             say(f"  not run: {error}")
             continue
         if stopped := ran[cell.name].summary.get("stopped"):
-            return {**_ended(spec, ran, refused, int(ran[cell.name].summary["exit_code"])), "stopped": stopped}
+            return {**_ended(spec, items, ran, refused, int(ran[cell.name].summary["exit_code"])), "stopped": stopped}
     if refused and not ran:
         raise BudgetError("no cell can be run:\n" + "\n".join(f"{name}: {why}" for name, why in refused.items()))
     done = [cell for cell in every if cell.name in ran]
-    costs = _write(spec, store, judge, items, videos, done, ran, refused)
+    costs = _write(spec, store, judge, found, videos, done, ran, refused)
     whole = all(_whole(cell, costs[cell.name], judge is not None) for cell in done)
-    return _ended(spec, ran, refused, 0 if whole else 3)
+    return _ended(spec, items, ran, refused, 0 if whole else 3)
 
 
 def _stood(cell: Cell, means: Setup, spec: EvalSpec, items: Sequence[Item], videos: str) -> Ran | None:
@@ -122,25 +123,26 @@ def _whole(cell: Cell, cost: Mapping[str, Any], judged: bool) -> bool:
     return bool(lacking <= allowed)
 
 
-def _ended(spec: EvalSpec, ran: Mapping[str, Ran], refused: Mapping[str, str], exit_code: int) -> dict[str, Any]:
+def _ended(spec: EvalSpec, items: Sequence[Item], ran: Mapping[str, Ran], refused: Mapping[str, str],
+           exit_code: int) -> dict[str, Any]:  # fmt: skip
     summaries = [one.summary for one in ran.values()]
     return {
         "output": spec.output.uri,
         "cells": len(ran),
         "cells_not_run": dict(refused),
-        "answers": sum(len(one.answers.said) for one in ran.values()),
+        "answers": sum(item.id in one.answers.said for one in ran.values() for item in items),
         "rows_written": sum(int(one.get("rows_written", 0)) for one in summaries),
-        "errors": sum(len(one.answers.errors) for one in ran.values()),
+        "errors": sum(item.id in one.answers.errors for one in ran.values() for item in items),
         "exit_code": exit_code,
     }
 
 
 def _write(
-    spec: EvalSpec, store: Store, judge: Judge | None, items: Sequence[Item], videos: str, done: Sequence[Cell],
+    spec: EvalSpec, store: Store, judge: Judge | None, given: Prepared, videos: str, done: Sequence[Cell],
     ran: Mapping[str, Ran], refused: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """The tables, the pictures and what they are made of; what each cell cost."""
-    counting, title, note = _counted(spec)
+    items, (counting, title, note) = given.items, _counted(spec)
     rows = {
         cell.name: results.results(spec.benchmark.name, cell, items, ran[cell.name].answers, judge) for cell in done
     }
@@ -152,18 +154,23 @@ def _write(
     )  # fmt: skip
     pictures = dict(quality_charts(estimates, costs, done))
     pictures |= dict(kept.pictures(done, {name: one.fingerprint for name, one in ran.items()}))
-    if spec.bias is not None:
-        found.bias = _bias(spec, store, items, videos, pictures)
-    found.pictures = list(pictures)
-    for name, picture in pictures.items():
-        store.replace(name, picture.encode())
     if rows:
         store.replace("results.parquet", _parquet(results.to_table([row for some in rows.values() for row in some])))
         store.replace("summary.parquet", _parquet(summary.to_table(estimates)))
     told = {"evaluation": spec.told(), "costs": costs, "estimates": estimates, "not_run": refused}
     store.replace("summary.json", json.dumps(_plain(told), indent=1).encode())
-    store.replace("README.md", markdown(found).encode())
+    _show(store, found, pictures)
+    if spec.bias is not None:  # last: what can't be measured keeps nothing else from being written
+        found.bias = _bias(spec, store, given.there, videos, pictures)
+        _show(store, found, pictures)
     return costs
+
+
+def _show(store: Store, found: Evaluation, pictures: Mapping[str, str]) -> None:
+    found.pictures = list(pictures)
+    for name, picture in pictures.items():
+        store.replace(name, picture.encode())
+    store.replace("README.md", markdown(found).encode())
 
 
 def _counted(spec: EvalSpec) -> tuple[Counting, str, str]:
@@ -212,12 +219,12 @@ def _facts(rows: Iterable[Row]) -> tuple[Counter[str], Counter[str]]:
 
 def _bias(spec: EvalSpec, store: Store, items: Sequence[Item], videos: str, pictures: dict[str, str]) -> list[str]:
     assert spec.bias is not None
-    chosen = chosen_clips(items, spec.bias.clips)
+    chosen, policy = chosen_clips(items, spec.bias.clips), UriPolicy(videos, (videos, *spec.benchmark.allow))
     found: list[bias.Bias] = []
     for model, short in zip(spec.models, short_names([one.id for one in spec.models]), strict=True):
         job = JobSpec.from_dict({**spec.job, "input": {"videos": videos}, "prompts": [
             {"id": "any", "kind": "qa", "text": "any"}], "model": model.model_dump(), "output": store.uri})  # fmt: skip
-        measured = bias.measure(short, job, chosen, videos)
+        measured = bias.measure(short, job, chosen, policy)
         pictures[f"bias-{short}.svg"] = bias.picture(measured)
         pictures[f"bias-{short}-places.svg"] = bias.places_picture(measured)
         found += measured

@@ -32,6 +32,7 @@ from mlb_batch.web import guarded_client
 NAME = "verdicts.parquet"
 TRIES, PAUSE_S = 3, 1.0
 SAVE_EVERY = 200
+MOST_READ = 2000  # characters of a reply, its last ones: an endless one is not searched
 PASSING = (408, 409, 425, 429)  # beside 500 and above: it was slow, in conflict, too early or too much at once
 OF_ONE_QUESTION = (400, 413, 422)  # too long for the model, or against the rules of who runs it
 _ASPECTS = {
@@ -150,7 +151,10 @@ class Judge:
     async def _answer(self, client: Any, question: Question) -> Verdict | None:
         """Raises ValueError, or what its client or a reply that is nested too deep raises, where it may pass."""
         url, body = f"{self._url}/chat/completions", self._body(question)
-        async with client.post(url, json=body, headers=self._headers()) as response:
+        async with (
+            asyncio.timeout(self._spec.timeout_s),  # the client's own is of silence, which a blank now and then breaks
+            client.post(url, json=body, headers=self._headers()) as response,
+        ):
             if response.status == 200:
                 return self._read(question, await response.json(content_type=None))
             said = f"HTTP {response.status}: {printable(await response.text())}"
@@ -191,7 +195,8 @@ class Judge:
 def _grade(said: str) -> tuple[bool, float] | None:
     """Right or not, and the score, as they are said last: a model may use single quotes, or think aloud before it."""
     said = said.rpartition("</think>")[2]
-    preds, scores = _PRED.findall(said), _SCORE.findall(said)
+    last = said[-MOST_READ:]
+    preds, scores = _PRED.findall(last), _SCORE.findall(last)
     if "<think>" in said or not scores or float(scores[-1]) > 5:
         return None
     score = float(scores[-1])
@@ -224,4 +229,4 @@ def _key(spec: JudgeSpec) -> str:
         return ""
     if spec.key_env not in os.environ:
         raise SpecError(f"judge.key_env: the environment variable {spec.key_env} is not set")
-    return os.environ[spec.key_env]
+    return os.environ[spec.key_env].strip()  # one that was read from a file ends with its line

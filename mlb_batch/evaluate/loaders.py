@@ -73,7 +73,7 @@ def load(files: Sequence[File], where: Columns, shape: Shape, open_kind: str = "
         for number, row in enumerate(file.rows, start=1):
             try:
                 yield _item(row, where, shape, open_kind)
-            except (KeyError, ValueError, IndexError, TypeError) as error:
+            except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
                 said = f"no column {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(f"benchmark.annotations: {file.name}, row {number}: {said}") from None
 
@@ -117,8 +117,10 @@ def flattened(files: Sequence[File], key: str) -> tuple[File, ...]:
 def joined(files: Sequence[File], key: str) -> tuple[File, ...]:
     """Questions and answers that lie in two files, by what both call `key`."""
     with_key = [file for file in files if file.rows and key in file.rows[0]]
-    answers = {row.get(key): row for file in with_key if "answer" in file.rows[0] for row in file.rows}
+    answers = {as_text(row.get(key)): row for file in with_key if "answer" in file.rows[0] for row in file.rows}
+
+    def with_answer(row: Row) -> Row:
+        return {**answers.get(as_text(row.get(key)), {}), **row}
+
     questions = [file for file in with_key if "question" in file.rows[0]]
-    return tuple(
-        replace(file, rows=tuple({**answers.get(row.get(key), {}), **row} for row in file.rows)) for file in questions
-    )
+    return tuple(replace(file, rows=tuple(map(with_answer, file.rows))) for file in questions)

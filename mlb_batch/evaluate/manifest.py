@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from mlb_batch.errors import InputError
+from mlb_batch.errors import InputError, RowError
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
 from mlb_batch.evaluate.formats import read_files
 from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.spec import EvalSpec
 from mlb_batch.evaluate.world import Say, folder_of, write_world
 from mlb_batch.source.listing import VIDEO_ENDINGS
+from mlb_batch.source.uris import UriPolicy
 from mlb_batch.storage import Store, join, local_path, open_store, scheme_of
 
 
@@ -31,6 +32,10 @@ class Prepared:
 
     items: list[Item]
     missing: frozenset[str] = frozenset()
+
+    @property
+    def there(self) -> list[Item]:
+        return [item for item in self.items if item.video not in self.missing]
 
 
 def videos_folder(spec: EvalSpec, store: Store) -> str:
@@ -50,9 +55,10 @@ def prepared(spec: EvalSpec, store: Store, say: Say) -> Prepared:
         found = Prepared(write_world(store, given.name, given.world, say))
     else:
         found = _public(spec, videos)
-    items = found.items if given.limit is None else _limited(found.items, given.limit)
-    _check(items)
-    return replace(found, items=items)
+    if given.limit is not None:
+        found = replace(found, items=_limited(found, given.limit))
+    _check(found.items)
+    return found
 
 
 def written_manifest(spec: EvalSpec, store: Store, items: Sequence[Item]) -> str:
@@ -78,7 +84,23 @@ def _public(spec: EvalSpec, videos: str) -> Prepared:
     if every == names.missing:
         one = found[0].video
         raise InputError(f"benchmark.videos: none of {len(every):,} videos is in {videos}; {one} should be, for one")
+    _refuse_links_out(spec, videos, every - names.missing)
     return Prepared(found, frozenset(names.missing))
+
+
+def _refuse_links_out(spec: EvalSpec, videos: str, there: Iterable[str]) -> None:
+    """As a download's cache has them: every video would be refused, one after the other."""
+    policy = UriPolicy(videos, (videos, *spec.benchmark.allow))
+    for video in there:
+        try:
+            policy.resolve(f"{videos}/{video}")
+        except RowError:
+            continue
+        return
+    raise InputError(
+        f"benchmark.videos: what lies in {videos} leads elsewhere, {min(there)} for one; name in benchmark.allow the "
+        "folder that the links lead to"
+    )
 
 
 class _Names:
@@ -119,11 +141,16 @@ def _by_name(names: Sequence[str]) -> dict[str, str]:
     return {one: one for one in names} | by_stem | {one: one for one in videos}
 
 
-def _limited(items: Sequence[Item], videos: int) -> list[Item]:
-    """All questions of some videos by chance, always the same ones, and more of them keep the fewer."""
-    names = sorted({item.video for item in items}, key=lambda one: hashlib.sha256(f"0:{one}".encode()).digest())
-    kept = set(names[:videos])
-    return [item for item in items if item.video in kept]
+def _limited(found: Prepared, videos: int) -> list[Item]:
+    """All questions of some videos by chance, always the same ones, and more of them keep the fewer. What is missing
+    comes last: a small look is to show something.
+    """
+
+    def place(video: str) -> tuple[bool, bytes]:
+        return video in found.missing, hashlib.sha256(f"0:{video}".encode()).digest()
+
+    kept = set(sorted({item.video for item in found.items}, key=place)[:videos])
+    return [item for item in found.items if item.video in kept]
 
 
 def _check(items: Iterable[Item]) -> None:

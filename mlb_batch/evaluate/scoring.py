@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlb_batch.evaluate.items import Item
 from mlb_batch.tiny.questions import facts
-from mlb_batch.vlm.choices import ALONE, LETTERS, NO_WORD, parse_letter
+from mlb_batch.vlm.choices import ALONE, LETTERS, NO_WORD, WRONG, parse_letter
 from mlb_batch.words import words
 
 _LEAD = re.compile(
@@ -19,9 +19,10 @@ _DECLARED = re.compile(  # "A" and "I" are words too, so behind them the sentenc
     r"\b(?i:answer|option|choice|letter)\s*(?i:is\b|:)[\s:]*(?i:option\s+)?[(\[\"'`<]*"
     rf"([B-HJ-Z]\b|[AI](?:(?=[.,:;)\]\"'`>])|{NO_WORD})){ALONE}"
 )
-_BRACKETED = re.compile(r"\(([A-Z])\)")
+_BRACKETED = re.compile(rf"(?<!\bnot )(?<!\bnot even )\(([A-Z])\)(?!{WRONG})")
 _MARKED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}|<answer>([^<]*)", re.I)
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_MOST_DIGITS = 20  # with noughts before it
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -84,7 +85,13 @@ def matches(said: str, answer: str) -> bool:
 def normalised(text: str) -> str:
     every = words(text)
     telling = [word for word in every if word not in _ARTICLES] or every  # "A" alone is a letter
-    return " ".join(_NUMBERS[int(word)] if word.isdecimal() and int(word) < len(_NUMBERS) else word for word in telling)
+    return " ".join(_in_letters(word) for word in telling)
+
+
+def _in_letters(word: str) -> str:
+    """A small number; what has more digits is none, and beyond some thousands Python reads it no more."""
+    small = word.isdecimal() and len(word) <= _MOST_DIGITS and int(word) < len(_NUMBERS)
+    return _NUMBERS[int(word)] if small else word
 
 
 def caption_facts(said: str, truth: str, cut: bool = False) -> CaptionFacts:

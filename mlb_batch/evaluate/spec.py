@@ -21,6 +21,7 @@ MOST_CLIPS = 100_000  # a world's seeds are apart by this
 URI_KEYS = (  # where ${ENV} means something; what is passed through to jobs is expanded there
     ("benchmark", "annotations"),
     ("benchmark", "videos"),
+    ("benchmark", "allow"),
     ("models",),
     ("models", "id"),
     ("methods", "feature_model"),
@@ -66,8 +67,10 @@ class BenchmarkSpec(Part):
     """Its own files, one or a list."""
     videos: Uri | None = None
     """The folder that the video files of the annotations lie in."""
+    allow: Annotated[tuple[Uri, ...], Field(strict=False)] = ()
+    """Where links in that folder may lead out of it, as in a download's cache."""
     limit: Count | None = None
-    """Only so many videos, chosen by chance and always the same."""
+    """Only so many videos, those that are there first, chosen by chance and always the same."""
     world: WorldSpec = WorldSpec()
 
     @model_validator(mode="before")
@@ -90,8 +93,8 @@ class BenchmarkSpec(Part):
             raise ValueError(f"world goes with {' and '.join(WORLDS)}, not with {self.name}")
         if self.name == "world-image" and (given := self.world.model_fields_set.intersection(OF_MOVING_CLIPS)):
             raise ValueError(f"world.{min(given)} goes with world; world-image shows still scenes and has none")
-        if self.name in WORLDS and (self.annotations or self.videos):
-            raise ValueError(f"{self.name} makes its own videos: it has neither annotations nor videos")
+        if self.name in WORLDS and (self.annotations or self.videos or self.allow):
+            raise ValueError(f"{self.name} makes its own videos: it has neither annotations nor videos nor allow")
         return self
 
 
@@ -154,7 +157,8 @@ class EvalSpec(Part):
     asked: Literal["alone", "together"] = "alone"
     """`together`: the questions of a clip share its layers, as in a job."""
     job: dict[str, Any] = Field(default_factory=dict)
-    """Passed through to every cell: frames, generate, limits, cluster, retry, prune.selections."""
+    """Passed through to every cell: frames, generate, limits, cluster, retry, prune.selections, prune.compact_cache,
+    and notify (one POST a cell)."""
     bias: BiasSpec | None = None
     judge: JudgeSpec | None = None
     output: OutputSpec

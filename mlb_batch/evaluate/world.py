@@ -33,7 +33,7 @@ FPS = 4
 TOLD_EVERY = 250  # clips: thousands of long ones take minutes
 MOST_SCENES = 3
 IMAGE_WORLD_PX = 72  # what a frame of the image model has; the other model's frames have the world's own
-_SHAPES_PIXELS = ("world.py", "render.py", "scenes.py", "words.py", "truth.py")
+_SHAPES_CLIPS = ("world.py", "render.py", "scenes.py", "words.py", "truth.py", "questions.py")
 _STREAM = 9  # of random numbers, apart from those that make a clip
 
 
@@ -78,7 +78,7 @@ def show(name: str, spec: WorldSpec, index: int) -> Shown:
 
 
 def _key(name: str, spec: WorldSpec) -> str:
-    """Of all that shapes a clip's pixels; how many clips there are and what is asked of them does not."""
+    """Of all that shapes clips and their questions; not of how many there are."""
     shape = spec.model_dump(exclude={"clips", "questions", "captions"})
     return hashlib.sha256(json.dumps([name, shape, FPS, _code()]).encode()).hexdigest()[:12]
 
@@ -86,7 +86,7 @@ def _key(name: str, spec: WorldSpec) -> str:
 @cache
 def _code() -> str:
     here = Path(tiny.__file__).parent
-    return hashlib.sha256(b"".join((here / file).read_bytes() for file in _SHAPES_PIXELS)).hexdigest()
+    return hashlib.sha256(b"".join((here / file).read_bytes() for file in _SHAPES_CLIPS)).hexdigest()
 
 
 def _as_mp4(pixels_FHWC: NDArray[np.uint8]) -> bytes:

@@ -275,13 +275,16 @@ class _Log:
         return to_table([{**row, **stamps} for row in rows], self._schema)
 
     def _by_size(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-        """Groups whose uncompressed size stays within a file's."""
-        if not rows:
-            return
-        num_files = -(-self._table(rows).nbytes // self._most_bytes)
-        per_file = max(1, len(rows) // max(1, num_files))
-        for start in range(0, len(rows), per_file):
-            yield rows[start : start + per_file]
+        """Groups whose uncompressed size stays within a file's; a row that alone is larger has a group of its own."""
+        table, begin, held = self._table(rows), 0, 0
+        for at in range(len(rows) if table.nbytes > self._most_bytes else 0):
+            size = table.slice(at, 1).nbytes
+            if at > begin and held + size > self._most_bytes:
+                yield rows[begin:at]
+                begin, held = at, 0
+            held += size
+        if rows:
+            yield rows[begin:]
 
 
 def _spans(numbers: Iterable[int]) -> Iterator[Seqs]:

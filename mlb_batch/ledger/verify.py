@@ -1,7 +1,7 @@
 """Checks every file and invariant of an output and names what is damaged, with what to do about it.
 
-Every file that this project writes holds its own checksum, rows stand once, numbers have no gap, and what a run or a
-compaction recorded last says how many rows there were and which files held them.
+Every file of rows and every record of a run holds its own checksum, rows stand once, numbers have no gap, and what a
+run or a compaction recorded last says how many rows there were and which files held them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plan: what a job will do and cost, as one value that prints, goes to JSON and comes back."""
+"""Plan: what a job will do and cost, as one value that prints and goes to JSON."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Plan:
     bytes_read: int
     bytes_written: int
     warnings: tuple[str, ...]
-    pair_revision: str | None = None  # of the paired model, where one looks; older plans don't say
+    pair_revision: str | None  # of the paired model, where one looks
 
     @property
     def settled(self) -> bool:
@@ -123,26 +123,3 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        estimate = data["estimate"] and {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data["estimate"].items()
-        }
-        parts = {
-            "content": data["content"] and ContentRule(**data["content"]),
-            "budget": Budget(**data["budget"]),
-            "vanilla": Bill(**data["vanilla"]),
-            "planned": Bill(**data["planned"]),
-            "planned_worst": Bill(**data["planned_worst"]),
-            "layers": tuple(Layer(**layer) for layer in data["layers"]),
-            "estimate": estimate and Estimate(**estimate),
-            "warnings": tuple(data["warnings"]),
-            **{name: _pair(data[name]) for name in ("frame_resize", "frame_crop")},
-        }
-        return cls(**{**data, **parts})
-
-
-def _pair(value: Any) -> Any:
-    """JSON knows lists only."""
-    return tuple(value) if isinstance(value, list) else value

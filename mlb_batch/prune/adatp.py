@@ -4,6 +4,8 @@ Text-to-visual attention has a global bias (towards the two ends of the visual s
 same spatial positions in frame after frame). AdaTP cuts progressively, by attention that is debiased in both ways:
 segments that matter to the text get a larger share of the tokens that stay, and inside a segment a spatial position
 is represented once before any position may come twice.
+
+Shapes: N visual tokens still there, F frames, S segments, P places of a frame, H heads, D width.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The baselines that every method is held against, on the same engine and the same budget."""
+"""The baselines that every method is held against, on the same engine and the same budget.
+
+Shapes: N visual tokens still there, H heads.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a method is: two functions, and what it may say of itself besides."""
+"""What a method is: two functions, and what it may say of itself besides.
+
+Shapes: F frames, D width.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ each, with the question behind them, and hand on the tokens that the question at
 is joined and runs the remaining layers. Plain attention favours the end of a segment; Gridded Attention Pooling
 (GAPool) lets tokens compete only inside a cell of the grid, and the Visual Summarization Tail (VSTail) hands on each
 segment's last tokens, which under causal attention have seen all of it.
+
+Shapes: N visual tokens of a segment, H heads.
 """
 
 from __future__ import annotations

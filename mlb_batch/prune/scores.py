@@ -1,6 +1,8 @@
 """Pure tensor helpers that methods share: stable selection, reduction of attention, segments, whole-number shares.
 
 Everything that ranks is fp32 and stable: of two equal scores the lower index wins, on any device and in any batch.
+
+Shapes: N visual tokens still there, F frames, S parts that share (segments, as a rule), H heads, D width.
 """
 
 from __future__ import annotations

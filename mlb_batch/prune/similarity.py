@@ -2,6 +2,8 @@
 
 `density` (the FastVID kind): a token stands for its neighbourhood, so dense centres that lie far from each other stay.
 `unique` (the VidCom2 kind): frames and tokens that differ from the mean say what the mean does not.
+
+Shapes: N visual tokens, F frames, P tokens of a frame, S segments, D width.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """How far two runs over the same videos agree, answer by answer.
 
 A question's answers agree or they don't: the same letter, or the same words. Captions agree by the share of their words
-that both have (F1 over distinct words, the commonest function words left out), which is what can be said of free text
-without a judge: two captions that say the same differently score lower than they should, pruned or not.
+that both have (F1, each word as often as it is said, the commonest function words left out), which is what can be said
+of free text without a judge: two captions that say the same differently score lower than they should, pruned or not.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -17,14 +17,14 @@ from mlb_batch.ledger.parts import rows_of
 from mlb_batch.storage import open_store
 from mlb_batch.words import words
 
-COLUMNS = ("video_id", "clip_start_s", "clip_end_s", "prompt_id", "kind", "prompt", "text", "choice")
+COLUMNS = ("video_id", "clip_start_s", "clip_end_s", "prompt_id", "video_version", "kind", "prompt", "text", "choice")
 MOST_EXAMPLES = 10
 _FUNCTION_WORDS = {
     "a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "from", "by", "with", "for",
     "is", "are", "was", "were", "be", "it", "its", "this", "that",
 }  # fmt: skip
 
-Key = tuple[str, float, float, str]  # a clip and a prompt: what two fingerprints have in common
+Key = tuple[str, float, float, str, str]  # a clip, a prompt and a version: what two fingerprints have in common
 Row = Mapping[str, Any]
 
 
@@ -45,13 +45,13 @@ class Pair:
         return _overlap(_telling(mine), _telling(theirs))
 
 
-def _telling(every: list[str]) -> set[str]:
+def _telling(every: list[str]) -> Counter[str]:
     """Without the function words, where there are others."""
-    return set(every) - _FUNCTION_WORDS or set(every)
+    return Counter([word for word in every if word not in _FUNCTION_WORDS] or every)
 
 
-def _overlap(one: set[str], other: set[str]) -> float:
-    return 2 * len(one & other) / (len(one) + len(other)) if one or other else 1.0
+def _overlap(one: Counter[str], other: Counter[str]) -> float:
+    return 2 * (one & other).total() / (one.total() + other.total()) if one or other else 1.0
 
 
 def answers(output: str, fingerprint: str, among: Container[Key] | None = None) -> dict[Key, Row]:
@@ -59,7 +59,7 @@ def answers(output: str, fingerprint: str, among: Container[Key] | None = None) 
     found: dict[Key, Row] = {}
     for table in rows_of(open_store(output), "annotations", fingerprint, COLUMNS):
         for row in table.to_pylist():
-            key = (row["video_id"], row["clip_start_s"], row["clip_end_s"], row["prompt_id"])
+            key = (row["video_id"], row["clip_start_s"], row["clip_end_s"], row["prompt_id"], row["video_version"])
             if among is None or key in among:
                 found[key] = row
     return found
@@ -78,8 +78,8 @@ def agreement(some: Iterable[Pair]) -> dict[str, Any]:
     apart = sorted((pair for pair in some if pair.agreement < 1), key=lambda pair: pair.agreement)
     return {
         "rows": len(some),
-        "agreement": round(fmean(pair.agreement for pair in some), 4) if some else None,
-        "by_kind": {kind: round(fmean(values), 4) for kind, values in sorted(by_kind.items())},
+        "agreement": fmean(pair.agreement for pair in some) if some else None,
+        "by_kind": {kind: fmean(values) for kind, values in sorted(by_kind.items())},
         "furthest_apart": [
             {"video_id": p.one["video_id"], "prompt": p.one["prompt"], "one": said(p.one), "other": said(p.other)}
             for p in apart[:MOST_EXAMPLES]

@@ -18,7 +18,7 @@ def rival(spec: JobSpec, method: str, output: str) -> JobSpec:
     """A job of its own: one output, one fingerprint, one bill."""
     return spec.changed(
         name=f"{spec.name}-{method}",
-        prune={"method": method, "select": spec.prune.select},
+        prune={"method": method, **spec.prune.model_dump(include={"select", "compact_cache", "feature_model"})},
         budget=_budget(spec, method),
         canary={"share": 0.0},
         output={"uri": output, "target_file_mb": spec.output.target_file_mb, "commit_rows": spec.output.commit_rows},

@@ -42,8 +42,8 @@ def video_config(tokenizer: PreTrainedTokenizerFast, layers: int = VIDEO_LAYERS)
     )  # fmt: skip
     return LlavaOnevisionConfig(
         vision_config=vision, text_config=text, tie_word_embeddings=True,
-        image_token_index=_token_id(tokenizer, "<image>"),
-        video_token_index=_token_id(tokenizer, "<video>"),
+        image_token_index=token_id(tokenizer, "<image>"),
+        video_token_index=token_id(tokenizer, "<video>"),
         image_grid_pinpoints=[[h, w] for h in (VIDEO_PX, 2 * VIDEO_PX) for w in (VIDEO_PX, 2 * VIDEO_PX)],
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def image_config(tokenizer: PreTrainedTokenizerFast, layers: int = IMAGE_LAYERS)
     )  # fmt: skip
     return LlavaNextConfig(
         vision_config=vision, text_config=text, tie_word_embeddings=True, image_seq_length=144,
-        image_token_index=_token_id(tokenizer, "<image>"), image_grid_pinpoints=_image_pinpoints(),
+        image_token_index=token_id(tokenizer, "<image>"), image_grid_pinpoints=_image_pinpoints(),
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def paired_config(tokenizer: PreTrainedTokenizerFast) -> SiglipConfig:
     return SiglipConfig(text_config=text, vision_config=vision)
 
 
-def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
     assert isinstance(found, int)
     return found

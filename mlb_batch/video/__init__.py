@@ -1,4 +1,4 @@
-"""Videos in, sampled frames at the model's input size out. The only package that imports `av`.
+"""Videos in, sampled frames at the model's input size out. The only package of a job that imports `av`.
 
 fetch.py       a uri -> a file to read from, and its version:
 remote.py        what is in storage, fetched as far as it is wanted (fsspec); objects.py: one file as its store gives it

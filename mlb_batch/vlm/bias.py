@@ -3,7 +3,8 @@
 Read as the engine reads it for its selections: the fast kernel runs, and the weights of the one row that is wanted are
 computed beside it.
 
-Shapes: F frames, H x W pixels, L layers, N visual tokens, T packed tokens, P text tokens of the prefix.
+Shapes: F frames, H x W pixels, C colours, L layers, N visual tokens, K of one frame, T packed tokens, P text tokens of
+the prefix, D hidden width.
 """
 
 from __future__ import annotations

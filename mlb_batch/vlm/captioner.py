@@ -1,4 +1,7 @@
-"""Frames in, text out: the engine as one object, used by a stage and by anyone without Ray."""
+"""Frames in, text out: the engine as one object, used by a stage and by anyone without Ray.
+
+Shapes: F frames, H x W pixels, C colours, N visual tokens, V tower width (of features) or words (of logits).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,7 @@ from mlb_batch.vlm.billing import Shares, shares
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.choices import parse_letter
 from mlb_batch.vlm.defaults import generation_config
-from mlb_batch.vlm.generate import NO_NUMBERS, Generation, Sampling
-from mlb_batch.vlm.generate import Sequence as Generated
+from mlb_batch.vlm.generate import NO_NUMBERS, Generated, Generation, Sampling
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.memory import is_out_of_memory, keep_to
 from mlb_batch.vlm.meter import Meter

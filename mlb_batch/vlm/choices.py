@@ -10,10 +10,11 @@ CHOICE_INSTRUCTION = "Answer with the option's letter."
 _LETTER = re.compile(  # "B.A dog" is an option that was written out, "U.S." is none
     r"(?P<open>[(\[]?)(?P<letter>[A-Za-z])(?P<mark>[.,:;)\]]*)(?=\s|$|(?<=[A-Z][.:)])[A-Za-z0-9][^.])"
 )
+WRONG = r"\s+(?:is|was)(?:n't|\s+(?:not|wrong|incorrect|false))\b"
 # Behind a letter that is named: not another one beside it, nor that it is wrong.
 ALONE = (
     r"(?![)\]]?\s*(?:(?:\bor\b|\band\b|[&/])\s*[(\[]?[A-Za-z]\b|,\s*[(\[]?(?:[B-HJ-Z]\b|[AI]\b(?!\s+\w)))"
-    r"|\s+(?:is|was)(?:n't|\s+(?:not|wrong|incorrect|false))\b)"
+    rf"|[)\].:]?{WRONG})"
 )
 # Behind an "A" or an "I" that is no word of a sentence.
 NO_WORD = r"(?=[ \t]*(?:$|\n|[-\u2013\u2014]\s)|\s+(?:because|since|as)\b|\s+is\s+(?:the\s+)?(?:correct|right|best)\b)"
@@ -42,10 +43,8 @@ def parse_letter(answer: str, choices: Sequence[str]) -> str:
     if rest:
         if len(named) == 1:
             return named[0]
-        if not _ALONE.match(said, found.end("letter")):
-            return ""
         is_word = letter in "AI" and not (found["open"] or found["mark"] or _NO_WORD.match(rest))
-        if is_word and _bare(rest) != _bare(own):
+        if _bare(rest) != _bare(own) and (is_word or not _ALONE.match(said, found.end("letter"))):
             return ""
     return own
 

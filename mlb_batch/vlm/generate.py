@@ -2,7 +2,7 @@
 
 Those that have ended leave, and others join, between two turns of many steps.
 
-Shapes: B running sequences, D hidden width, H query heads, h key/value heads, d head width, S cached keys.
+Shapes: B running sequences, D hidden width, H query heads, h key/value heads, d head width, S cached keys, V words.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sampling:
 
 
 @dataclass
-class Sequence:
+class Generated:
     """One prompt while it generates."""
 
     room: int  # which of the rooms is its own, once it has one
@@ -48,7 +48,7 @@ class Sequence:
     operations: int = 0
 
     @classmethod
-    def of(cls, prefilled: Prefilled, sampling: Sampling, logits_V: Tensor) -> Sequence:
+    def of(cls, prefilled: Prefilled, sampling: Sampling, logits_V: Tensor) -> Generated:
         return cls(
             room=-1,
             used=[k.shape[1] for k in prefilled.keys],
@@ -86,7 +86,7 @@ class Sequence:
 class _Turns:
     """A token of each sequence, again and again. On a GPU, those that have ended take part until half have."""
 
-    def __init__(self, decoder: Decoder, rooms: Rooms, running: list[Sequence]) -> None:
+    def __init__(self, decoder: Decoder, rooms: Rooms, running: list[Generated]) -> None:
         self._decoder, self.sequences = decoder, running
         self._step = Step(rooms, [s.room for s in running], [s.used for s in running])
         self._rope = Rope.of_each([s.prefilled.rope for s in running])
@@ -129,12 +129,12 @@ class Generation:
         self._decoder, self._stop = decoder, stop
         self._rooms = Rooms(len(decoder.layers))
         self._living = 0  # in a room, ended or not
-        self._running: list[Sequence] = []
+        self._running: list[Generated] = []
 
-    def join(self, prefilled: list[Prefilled], samplings: list[Sampling]) -> list[Sequence]:
+    def join(self, prefilled: list[Prefilled], samplings: list[Sampling]) -> list[Generated]:
         """More of them, each with its first token. Their caches are taken from them."""
         logits_BV = self._decoder.logits(torch.stack([one.last_D for one in prefilled]))
-        come = [Sequence.of(*one) for one in zip(prefilled, samplings, logits_BV, strict=True)]
+        come = [Generated.of(*one) for one in zip(prefilled, samplings, logits_BV, strict=True)]
         self._move(_taken(self._decoder, come, logits_BV, self._stop))
         for one in prefilled:
             one.forget()
@@ -156,7 +156,7 @@ class Generation:
         while self._running:
             self.go_on()
 
-    def _move(self, come: list[Sequence]) -> None:
+    def _move(self, come: list[Generated]) -> None:
         stay, self._running = self._running, [*self._running, *come]
         self._living = len(self._running)
         if not self._running:
@@ -170,7 +170,7 @@ class Generation:
 
 
 def generate(decoder: Decoder, prefilled: list[Prefilled], samplings: list[Sampling],
-             stop: frozenset[int]) -> list[Sequence]:  # fmt: skip
+             stop: frozenset[int]) -> list[Generated]:  # fmt: skip
     """Every sequence to its end. What was prefilled stays as it is."""
     together = Generation(decoder, stop)
     sequences = together.join([one.copy() for one in prefilled], samplings)
@@ -178,7 +178,7 @@ def generate(decoder: Decoder, prefilled: list[Prefilled], samplings: list[Sampl
     return sequences
 
 
-def _taken(decoder: Decoder, sequences: list[Sequence], logits_BV: Tensor, stop: frozenset[int]) -> list[Sequence]:
+def _taken(decoder: Decoder, sequences: list[Generated], logits_BV: Tensor, stop: frozenset[int]) -> list[Generated]:
     """Those that go on, each with its next token."""
     most_B, likeliest_B = logits_BV.max(dim=-1)
     found = torch.stack([likeliest_B, most_B.isfinite().long()], dim=1).tolist()  # one wait for the device a step

@@ -1,6 +1,7 @@
 """Layers over a forest: planting clips, running one layer metered, and keeping its keys and values.
 
-Shapes: T packed tokens, N visual tokens, D hidden width, h key/value heads, d head width.
+Shapes: T packed tokens, N visual tokens, P of the prefix, R of the trailer, S of a suffix (or, in a cache, keys of one
+sequence), D hidden width, h key/value heads, d head width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The paired text/vision model (SigLIP with both towers): frame features and text-to-frame similarity for AdaTP.
 
-Shapes: F frames, C channels, P prompts, E width of the shared space.
+Shapes: F frames, H x W pixels, C channels, P prompts, E width of the shared space.
 """
 
 from __future__ import annotations

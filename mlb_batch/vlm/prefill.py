@@ -3,8 +3,8 @@
 The layers are transformers' own; the loop between them is ours. Where prompts part and the pack grows past the one
 that the clips came in, it goes on in parts, one after another: no layer ever runs on more than an unpruned one would.
 
-Shapes: T packed tokens, N visual tokens of a trunk,
-D hidden width, h key/value heads, S keys of one sequence, d head width.
+Shapes: T packed tokens, N visual tokens of a trunk, F frames, V tower width, D hidden width, H query heads,
+h key/value heads, S keys of one sequence, d head width.
 """
 
 from __future__ import annotations

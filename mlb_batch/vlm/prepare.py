@@ -1,6 +1,7 @@
 """From frames and prompts to what prefill takes: the schedule of each clip, its visual tokens, its features.
 
-Shapes: F frames, H x W pixels, V tower width, K tokens of a frame, D hidden width.
+Shapes: F frames, H x W pixels, C colours, V tower width, K tokens of a frame, N visual tokens, P tokens of the prefix,
+R of the trailer, S of a suffix, D hidden width.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ the caches of the layers below are made to agree: their keys are turned back, pi
 positions. So a generated token sees, in those layers too, the prefix and the question once and the kept tokens, each
 as its segment made it. `refeed`: the chosen tokens' embeddings start again at layer 0.
 
-Shapes: T packed tokens, N visual tokens of a segment, K tokens joined, D hidden width, h key/value heads, S keys of
-one sequence, d head width.
+Shapes: T packed tokens, N visual tokens of a segment, K tokens joined, P tokens of the prefix, R of the trailer,
+F frames, V tower width, D hidden width, H query heads, h key/value heads, S keys of one sequence, d head width.
 """
 
 from __future__ import annotations

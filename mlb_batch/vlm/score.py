@@ -1,6 +1,7 @@
 """Scores: what the prompts' query rows pay to the visual tokens, with content and without.
 
-Shapes: T packed tokens, N visual tokens of a trunk, H query heads, Q query rows, S keys of one sequence, d head width.
+Shapes: T packed tokens, N visual tokens of a trunk, D hidden width, H query heads, Q query rows, S keys of one
+sequence, d head width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What prefill hands over to generation: one prompt's last hidden state and, layer by layer, its keys and values.
 
-Shapes: D hidden width, h key/value heads, S cached keys of a layer, d head width, N visual tokens.
+Shapes: D hidden width, h key/value heads, S cached keys of a layer, d head width, N visual tokens, F frames.
 """
 
 from __future__ import annotations

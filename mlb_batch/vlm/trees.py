@@ -3,7 +3,8 @@
 A tree is one trunk - system prompt, visual tokens, closing tokens - and a branch for each prompt that hangs on it.
 Every branch sees its trunk and itself. Where a clip's prompts part, a tree of many branches becomes many trees of one.
 
-Shapes: T packed tokens, N visual tokens, D width, H query heads, h key/value heads, d head width, S keys of a sequence.
+Shapes: T packed tokens, N visual tokens, D width, H query heads, Q query rows, h key/value heads, d head width, S keys
+of a sequence.
 """
 
 from __future__ import annotations

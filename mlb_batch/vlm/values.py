@@ -1,6 +1,6 @@
 """The values that go into the captioner and come out of it.
 
-Shapes: F frames, H x W pixels.
+Shapes: F frames, H x W pixels, C colours.
 """
 
 from __future__ import annotations
