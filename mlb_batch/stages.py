@@ -78,7 +78,12 @@ class ReadFrames:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for work in items(table):
-            for clip in self._cut(work):
+            begun_s, fetched = time.monotonic(), self._reader.bytes_fetched
+            first, *others = self._cut(work)
+            looked_s, looked = time.monotonic() - begun_s, self._reader.bytes_fetched - fetched
+            read = self._read(first)  # it carries what it took to find them all
+            yield read_table(replace(read, read_s=read.read_s + looked_s, bytes_fetched=read.bytes_fetched + looked))
+            for clip in others:
                 yield read_table(self._read(clip))
 
     def _cut(self, work: Work) -> list[Work]:
@@ -224,8 +229,9 @@ def _unread(clip: Read) -> Outcome:
 
 
 def _of_reading(clip: Read) -> dict[str, Any]:
-    counts = clip.work.counts + clip.work.before
-    return dict(counts=counts, read_s=clip.read_s, bytes_fetched=clip.bytes_fetched, in_storage=clip.in_storage)
+    work = clip.work
+    return dict(counts=work.counts + work.before, read_s=clip.read_s, bytes_fetched=clip.bytes_fetched,
+                in_storage=clip.in_storage, stands=work.stands)  # fmt: skip
 
 
 def _key(clip: Read) -> str:

@@ -21,6 +21,18 @@ def asked(uri: str, call: Callable[[], _T]) -> _T:
     return call() if local_path(uri) is not None else answered(uri, call, patience_for(uri))
 
 
+def version_by(info: dict[str, Any]) -> str:
+    """What changes when a file's content does, by what its file system says of it: stores name the etag differently;
+    one without it at least knows size and time.
+    """
+    for key in ("ETag", "etag", "md5Hash", "content_settings"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    times = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
+    changed = next((info[key] for key in times if key in info), "")
+    return f"{changed}-{info.get('size')}"
+
+
 class StoredFile(io.RawIOBase):
     """One of a file system's files; what was read of it before an outage is not read again."""
 

@@ -66,6 +66,7 @@ class Work:
     counts: Counts  # of this clip
     before: Counts = Counts()  # of the videos since the last work that was sent, this one included
     in_storage: InStorage = ""  # what is known of it before it is read
+    stands: str = ""  # the uri of a video that an earlier run could have, where one is known
 
     @property
     def key(self) -> str:
@@ -96,6 +97,7 @@ class Outcome:
     read_s: float = 0.0
     bytes_fetched: int = 0
     in_storage: InStorage = ""
+    stands: str = ""  # the uri of a video that an earlier run could have
     model_s: float = 0.0  # the captioner's wall clock
     idle_s: float = 0.0  # what it waited for frames before
     flops_without_result: int = 0  # what it spent on attempts that failed; what died with a process is not known

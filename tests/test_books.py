@@ -102,6 +102,13 @@ def test_a_row_whose_prompts_are_partly_bad_is_one_video(tmp_path: Path) -> None
         assert (total.videos, total.expected) == (2, 4)
 
 
+def test_what_an_earlier_run_could_have_is_known_from_then_on(tmp_path: Path) -> None:
+    paths = [str(path) for path in clips(tmp_path / "videos", 4)]
+    every = [[ask.annotation_id for ask in work.asks] for work in works(tmp_path, history())]
+    sent = works(tmp_path, history([*every[1], every[3][0]]))
+    assert [work.stands for work in sent] == ["", paths[1], paths[3]]
+
+
 def test_errors_are_counted_against_the_share_as_it_is_written(tmp_path: Path) -> None:
     """A tenth of a percent more than 0.29 x 100 in floats is no more than that."""
     ended = {"stopped": "", "expected": 100, "errors": 29}

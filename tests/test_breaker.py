@@ -81,9 +81,14 @@ def test_one_video_of_many_rows_is_one_video() -> None:
         breaker.passed([refused] * MOST_HELD)
 
 
-def test_what_earlier_runs_had_counts() -> None:
-    breaker, refused = breaker_of(there=False), outcome("failed", skipped_done=1)
-    assert breaker.passed([refused]) == [] and breaker.rest() == [refused]
+def test_what_earlier_runs_had_counts_where_it_can_still_be_had() -> None:
+    refused, stood = outcome("failed", "new"), Outcome(counts=Counts(videos=1000, skipped_done=1000), stands="v")
+    breaker = breaker_of()
+    assert breaker.passed([stood, refused]) == [stood] and breaker.rest() == [refused]
+    breaker = breaker_of(there=False)
+    assert breaker.passed([stood, refused]) == [stood]
+    with pytest.raises(JobError, match="a video could not be had"):
+        breaker.rest()
 
 
 def test_who_says_how_many_errors_may_be_is_believed() -> None:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from queue import Queue
+from typing import Any
 
 import pytest
 from ray_nodes import until
+from small_jobs import manifest, spec
 
-from mlb_batch.chain.pace import LEAST, STEPS, Pace
-from mlb_batch.work import Counts, Outcome
+from mlb_batch.chain.feed import paced, unfinished
+from mlb_batch.chain.pace import STEPS, Pace
+from mlb_batch.chain.parts import Part
+from mlb_batch.ledger import DoneIds
+from mlb_batch.source import inspect
+from mlb_batch.spec_parts import RetrySpec
+from mlb_batch.work import Counts, History, Outcome
 
-VIDEOS = 3 * LEAST
+MOST = 1000
+VIDEOS = 3 * MOST
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_source_is_never_further_ahead_than_it_may() -> None:
-    pace = Pace(takers=1)
+    pace = Pace(MOST)
     begun = ended = furthest = 0
 
     def source() -> None:
@@ -26,11 +36,37 @@ def test_the_source_is_never_further_ahead_than_it_may() -> None:
 
     thread = threading.Thread(target=source)
     thread.start()
-    until(lambda: begun >= LEAST - LEAST // STEPS, "the limit")
+    until(lambda: begun >= MOST - MOST // STEPS, "the limit")
     while thread.is_alive():
         ended += 100
         pace.arrived([Outcome(counts=Counts(videos=1)), Outcome()] * 100)  # a video's second clip counts for nothing
         thread.join(0.05)
     pace.close()
     assert begun == VIDEOS - 1
-    assert LEAST - LEAST // STEPS <= furthest <= LEAST + LEAST // STEPS
+    assert MOST - MOST // STEPS <= furthest <= MOST + MOST // STEPS
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_rows_that_come_in_several_parts_are_told_as_often_as_they_are_counted(tmp_path: Path) -> None:
+    """One whose prompts are partly bad comes once with the good ones and once with each bad one."""
+    rows = [{"uri": f"{number}.mp4", "title": None if number % 2 else "a"} for number in range(200)]
+    listed = {"manifest": str(manifest(tmp_path / "m.jsonl", rows)), "columns": ["title"], "changed": "never"}
+    asked = [
+        {"id": str(n), "kind": "qa", "text": text} for n, text in enumerate(("{title}?", "Why?", "Is it {title}?"))
+    ]
+    job, pace, came = spec(tmp_path, input=listed, prompts=asked), Pace(STEPS), Queue[Any]()
+
+    def source() -> None:
+        works = unfinished(job, inspect(job), History("f", DoneIds(), {}, RetrySpec()), Part())
+        for work in paced(works, pace):
+            came.put(work)
+        came.put(None)
+
+    threading.Thread(target=source, daemon=True).start()
+    ended = Counts()
+    while (work := came.get(timeout=60)) is not None:
+        counts = work.counts + work.before
+        pace.arrived([Outcome(counts=counts)])
+        ended += counts
+    pace.close()
+    assert (ended.videos, ended.expected) == (200, 600)

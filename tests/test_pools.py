@@ -60,6 +60,14 @@ def test_captioners_on_gpus_never_wait_for_a_core() -> None:
     assert (sizes.captioners, sizes.readers) == ((4, 4), (1, 1))
 
 
+def test_as_many_videos_are_under_way_as_all_captioners_take_at_once() -> None:
+    many = pools(spec({"concurrency": 8}), [{"CPU": 64, "GPU": 16}] * 8, clips=10**6, store_gb=1000)
+    assert many.under_way >= 2 * many.captioners[1] * many.batch_videos > 256 * many.readers[1]
+    large = pools(spec(caption={"batch_videos": 1200}), [{"CPU": 2}], clip_mb=0.001)
+    assert large.batch_videos == 1200 < large.under_way, "a batch never waits for videos that wait for it"
+    assert pools(spec(), [{"CPU": 2}]).under_way == 1000
+
+
 def test_a_gpu_can_be_shared() -> None:
     assert pools(spec(caption={"num_gpus": 0.5}), [{"CPU": 16, "GPU": 1}]).captioners == (2, 2)
 

@@ -572,6 +572,18 @@ def test_a_hundred_thousand_rows_stream_in_flat_memory(tmp_path: Path) -> None:
     assert _grows_by_mb(tmp_path, 100_000) < 20
 
 
+def test_a_manifest_that_is_changed_after_it_was_checked_is_read_no_further(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"uri": "a.mp4"}\n{"uri": "b.mp4"}\n', encoding="utf-8")
+    spec = job(str(path))
+    found = inspect(spec)
+    assert len(list(videos(spec, found))) == 2
+    (tmp_path / "new").write_text('{"uri": "b.mp4"}\n{"uri": "b.mp4"}\n{"uri": "c.mp4"}\n', encoding="utf-8")
+    (tmp_path / "new").replace(path)
+    with pytest.raises(JobError, match=r"m\.jsonl: it was changed while the job ran.* run the same command again"):
+        list(videos(spec, found))
+
+
 @pytest.mark.slow
 def test_a_million_rows_stream_in_flat_memory(tmp_path: Path) -> None:
     assert _grows_by_mb(tmp_path, 1_000_000) < 120, "32 bytes a row for the rule of ids, while it is sorted"

@@ -90,11 +90,11 @@ def _tables(dataset: Dataset) -> Iterator[pa.Table]:
             yield ray.get(block.ref)
 
 
-def everything(chain: Callable[[Part], Dataset], rows: int, takers: int, limits: LimitsSpec,
+def everything(chain: Callable[[Part], Dataset], rows: int, under_way: int, limits: LimitsSpec,
                share: float = 1.0) -> Generator[list[Any]]:  # fmt: skip
     """What arrives of so many rows, part after part; empty lists in between, while nothing does."""
     breaker = Breaker(limits)
-    for part in parts(rows, share, takers):
+    for part in parts(rows, share, under_way):
         with arriving(chain(part), part.pace, breaker) as arrivals:
             while (outcomes := arrivals.take()) is not None:
                 yield outcomes

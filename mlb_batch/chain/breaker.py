@@ -33,14 +33,13 @@ class Breaker:
         self._most = IN_A_ROW if limits.max_error_share is None else None  # who says what to expect is believed
         self._there = there
         self._held: list[Outcome] = []
-        self._had = False  # something of this input, by this run or an earlier one
-        self._known = ""  # the uri of the last video that was there
+        self._known = ""  # the uri of a video that could be had: the last one of this run, or one of an earlier run
 
     def passed(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """What can be recorded by now. Raises JobError."""
         out: list[Outcome] = []
         for one in outcomes:
-            self._had = self._had or one.in_storage == "found" or one.counts.skipped_done > 0
+            self._known = self._known or one.stands
             if one.in_storage == "failed" and self._most is not None:
                 self._held.append(one)
             elif one.in_storage == "found":
@@ -55,12 +54,12 @@ class Breaker:
 
     def rest(self) -> list[Outcome]:
         """What can be recorded when nothing more comes, or can wait. Raises JobError."""
-        if self._held and not (self._had and self._has_it_still()):
+        if self._held and not self._has_it_still():
             raise self._end()
         return self._released()
 
     def _has_it_still(self) -> bool:
-        return not self._known or self._there(self._known)
+        return bool(self._known) and self._there(self._known)
 
     def _refused(self) -> set[str]:
         return {row["uri"] for one in self._held for row in one.errors}

@@ -55,13 +55,15 @@ class VideoSource(Datasource):
 
 def _blocks(spec: JobSpec, found: Any, history: Any, part: Part) -> Iterator[pa.Table]:
     works = unfinished(spec, ray.get(found), ray.get(history), part)
-    return map(item_table, together(_paced(works, part.pace)))
+    return map(item_table, together(paced(works, part.pace)))
 
 
-def _paced(works: Iterable[Work], pace: Pace | None) -> Iterator[Work]:
-    for number, work in enumerate(works):
-        if pace:
-            pace.wait(number)
+def paced(works: Iterable[Work], pace: Pace | None) -> Iterator[Work]:
+    begun = 0
+    for work in works:
+        if pace and work.before.videos:  # as the driver counts those that end: what else comes of a row counts for none
+            pace.wait(begun)
+            begun += 1
         yield work
 
 
@@ -74,17 +76,18 @@ def together(works: Iterable[Work]) -> Iterator[list[Work]]:
 
 def unfinished(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
     """The videos that need work; the counts of those that don't ride on the next one that is sent."""
-    before, row = Counts(), None
+    before, row, stands = Counts(), None, ""
     for work in looked_up(spec, found, history, part):
         row_before, row = row, work.video.row
+        stands = work.video.uri if work.counts.skipped_done else stands
         before += Counts(videos=int(row != row_before))  # one whose prompts are partly bad comes in several
         if work.asks or before.videos >= FLUSH_VIDEOS:
-            yield replace(work, before=before)
+            yield replace(work, before=before, stands=stands)
             before = Counts()
         else:
             before, last = before + work.counts, work
     if before != Counts():
-        yield replace(last, counts=Counts(), before=before)
+        yield replace(last, counts=Counts(), before=before, stands=stands)
 
 
 def looked_up(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:

@@ -7,6 +7,7 @@ a block: a source that is let go would lay the whole input out in its memory, an
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,6 @@ import ray
 from mlb_batch.work import Outcome
 
 PARTING_S = 1.0
-LEAST, EACH = 1000, 256  # videos under way: in a whole job, and for each actor that takes them from the source
 STEPS = 16  # the source asks, and the driver tells, so many times on the way to its limit
 
 
@@ -41,9 +41,9 @@ class Gate:
 class Pace:
     """The source's side, which waits, and the driver's, which tells."""
 
-    def __init__(self, takers: int) -> None:
-        self._most = max(LEAST, EACH * takers)
-        self._step = self._most // STEPS
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._step = most // STEPS
         self._ended = self._told = 0
         # Costs nothing. Should it die, it starts again, and is told the whole number a step later.
         self._gate: Any = ray.remote(Gate).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
@@ -53,7 +53,7 @@ class Pace:
             ray.get(self._gate.room.remote(begun, self._most))
 
     def arrived(self, outcomes: Sequence[Outcome]) -> None:
-        """A video's counts come once, with the first of its clips."""
+        """A row's counts come once, with the first of its clips."""
         self._ended += sum(1 for outcome in outcomes if outcome.counts.videos)
         if self._ended - self._told >= self._step:  # what is kept back is less than what the source waits for
             self._told = self._ended
@@ -62,6 +62,6 @@ class Pace:
     def close(self) -> None:
         """The actor would live as long as the cluster, which may run many jobs."""
         with suppress(ray.exceptions.RayError):
-            # Behind all that was told: killed with something left to do, Ray would talk of it to the user.
-            ray.wait([self._gate.tell.remote(self._ended)], timeout=PARTING_S)
+            # Behind all that was told and asked: killed with something left to do, Ray would talk of it to the user.
+            ray.wait([self._gate.tell.remote(sys.maxsize)], timeout=PARTING_S)
             ray.kill(self._gate)

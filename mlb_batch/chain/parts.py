@@ -26,7 +26,7 @@ class Part:
     pace: Pace | None = None
 
 
-def parts(rows: int, share: float, takers: int) -> Iterator[Part]:
+def parts(rows: int, share: float, under_way: int) -> Iterator[Part]:
     """Of rows, not of videos: what has passed is then stepped over unread."""
     for begin in range(0, max(1, rows), PART_ROWS):
-        yield Part(share, begin, min(begin + PART_ROWS, rows), Pace(takers))
+        yield Part(share, begin, min(begin + PART_ROWS, rows), Pace(under_way))

@@ -32,6 +32,9 @@ STORE_SHARE = 0.3
 # clips a second, however short they are.
 MOST_A_LOOK, LEAST_A_LOOK, BYTES_A_LOOK = 8, 2, 8 * 2**20
 
+# Videos between the source and the driver: in any job, for each reader, and so many batches for each captioner.
+LEAST_UNDER_WAY, OF_A_READER, BATCHES_OF_A_CAPTIONER = 1000, 256, 2
+
 Bounds = tuple[int, int]
 
 
@@ -49,6 +52,11 @@ class Pools:
     def gpus(self) -> float:
         """That the captioners hold, when all are there."""
         return self.captioners[1] * self.caption_gpus
+
+    @property
+    def under_way(self) -> int:
+        batches = BATCHES_OF_A_CAPTIONER * self.captioners[1] * self.batch_videos
+        return max(LEAST_UNDER_WAY, OF_A_READER * self.readers[1], batches)
 
     @property
     def least(self) -> dict[str, float]:

@@ -21,6 +21,7 @@ def key_of(spec: JobSpec, means: Setup) -> str:
 
 
 def _asked(spec: JobSpec, means: Setup) -> dict[str, object]:
+    generate = spec.generate.model_dump(exclude={"expected_new_tokens"})
     return {
         "model": [means.checkpoint.revision, spec.model.dtype],
         "pair": means.pair and means.pair.revision,
@@ -28,7 +29,7 @@ def _asked(spec: JobSpec, means: Setup) -> dict[str, object]:
         "frames": spec.frames.model_dump(),
         "clips": spec.clips and spec.clips.model_dump(),
         "prompts": [prompt.model_dump() for prompt in spec.prompts],
-        "generate": spec.generate.model_dump(exclude={"expected_new_tokens"}),
+        "generate": {**generate, "seed": generate["seed"] if generate["temperature"] else 0},  # nothing is drawn at 0
         # Whether a version makes an annotation a new one: under both rules every video is answered twice.
         **({"changed": spec.input.changed} if spec.input.changed != "version" else {}),
     }

@@ -108,7 +108,16 @@ def _with_options(method: Any, options: Mapping[str, Any]) -> Any:
                 f"{'one of ' + ', '.join(fields) if fields else 'it has none'}{_nearest(key, fields)}"
             )
         _check_value(key, value, fields[key], getattr(method, fields[key].name))
-    return replace(method, **{fields[k].name: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    return replace(
+        method, **{fields[k].name: _one_spelling(v, getattr(method, fields[k].name)) for k, v in options.items()}
+    )
+
+
+def _one_spelling(value: Any, default: Any) -> Any:
+    """2 and 2.0 are the same job."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(float, value))
+    return float(value) if isinstance(default, float) else value
 
 
 def _check_value(key: str, value: Any, field: dataclasses.Field[Any], default: Any) -> None:

@@ -57,6 +57,7 @@ class Inspection:
     uris: tuple[str, ...] = ()  # what a glob or a prefix listed; empty for a manifest, which is read again instead
     # The types that could hold the values of a passthrough column; none are named where it is null in every row.
     holding: Mapping[str, tuple[pa.DataType, ...]] = field(default_factory=dict)
+    version: str = ""  # of the manifest
 
     def first(self, limit: int | None) -> int:
         """So many rows, or all."""

@@ -13,6 +13,7 @@ import hashlib
 import math
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from mlb_batch.columns import ANNOTATION_COLUMNS
-from mlb_batch.errors import InputError, RowError, SpecError
+from mlb_batch.errors import InputError, JobError, RowError, SpecError
 from mlb_batch.outside import encodable
 from mlb_batch.source import listing, table
 from mlb_batch.source.model import Inspection, Video, span_ms
@@ -44,8 +45,8 @@ def inspect(spec: JobSpec) -> Inspection:
         output = spec.output.uri
         uris = tuple(listing.video_uris(spec.input, str(local_path(output) or output.rstrip("/"))))
         return Inspection(len(uris), pa.schema([]), uris)
-    types = _check_columns(spec)
-    return _check_rows(spec, types)
+    version = table.version(spec.input.manifest)  # before: what is read behind it may be newer, and is found to be
+    return replace(_check_rows(spec, _check_columns(spec)), version=version)
 
 
 def videos(
@@ -73,6 +74,11 @@ def videos(
 def _rows(spec: JobSpec, inspection: Inspection) -> Iterator[Row]:
     if spec.input.manifest is None:
         return ({spec.input.uri_column: uri} for uri in inspection.uris)
+    if table.version(spec.input.manifest) != inspection.version:
+        raise JobError(
+            f"input.manifest: {spec.input.manifest}: it was changed while the job ran, and what it holds now was not "
+            "checked; what is annotated stays, run the same command again"
+        )
     return (row for _, row in table.rows(spec.input.manifest, _wanted(spec)))
 
 

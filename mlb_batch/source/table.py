@@ -17,7 +17,7 @@ from mlb_batch.errors import InputError
 from mlb_batch.outside import mended
 from mlb_batch.storage import filesystem
 from mlb_batch.storage_errors import first_line, root_line
-from mlb_batch.stored_file import StoredFile
+from mlb_batch.stored_file import StoredFile, asked, version_by
 
 Row = dict[str, Any]
 BATCH_ROWS = 128  # a file of a few kilobytes can hold a megabyte in every row
@@ -30,9 +30,21 @@ Report = Callable[[str], None]
 def opened(uri: str) -> Iterator[IO[bytes]]:
     """The manifest's bytes. InputError for what the user can mend: that it is missing, or damaged."""
     fs, path = filesystem(uri)
+    with _mendable(uri), StoredFile(uri, fs, path) as file:
+        yield cast(IO[bytes], file)
+
+
+def version(uri: str) -> str:
+    """Another one once the manifest is another, as far as its storage tells."""
+    fs, path = filesystem(uri)
+    with _mendable(uri):
+        return version_by(asked(uri, lambda: fs.info(path)))
+
+
+@contextmanager
+def _mendable(uri: str) -> Iterator[None]:
     try:
-        with StoredFile(uri, fs, path) as file:
-            yield cast(IO[bytes], file)
+        yield
     except FileNotFoundError:
         raise InputError(f"input.manifest: {uri}: no such file") from None
     except OSError as error:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from mlb_batch.errors import RowError
 from mlb_batch.storage import local_path
-from mlb_batch.video.objects import look_up, remote, remote_version
+from mlb_batch.stored_file import version_by
+from mlb_batch.video.objects import look_up, remote
 from mlb_batch.video.parts import Range
 from mlb_batch.video.refusals import Clock, asked
 from mlb_batch.video.remote import Remote
@@ -39,7 +40,7 @@ def version_of(uri: str, limits: Limits | None = None, clock: Clock | None = Non
     if path is not None:
         return _local_version(asked(uri, path.stat, patience_s))
     fs, name = remote(uri)
-    return remote_version(asked(uri, lambda: look_up(fs, name), patience_s, clock, little=True))
+    return version_by(asked(uri, lambda: look_up(fs, name), patience_s, clock, little=True))
 
 
 class Fetcher:

@@ -49,16 +49,6 @@ def look_up(fs: Any, name: str) -> dict[str, Any]:
         raise
 
 
-def remote_version(info: dict[str, Any]) -> str:
-    """Stores name the etag differently; one without it at least knows size and time."""
-    for key in ("ETag", "etag", "md5Hash", "content_settings"):
-        if info.get(key):
-            return str(info[key]).strip('"')
-    times = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
-    changed = next((info[key] for key in times if key in info), "")
-    return f"{changed}-{info.get('size')}"
-
-
 def stored(fs: Any, name: str) -> Stored:
     return _object(fs, name) if "s3" in fs.protocol else _file(fs, name)
 

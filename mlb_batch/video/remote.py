@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, cast
 from mlb_batch.errors import RowError
 from mlb_batch.storage import scheme_of
 from mlb_batch.storage_errors import first_line
-from mlb_batch.video.objects import LITTLE_BYTES, Stored, remote, remote_version, stored
+from mlb_batch.stored_file import version_by
+from mlb_batch.video.objects import LITTLE_BYTES, Stored, remote, stored
 from mlb_batch.video.parts import Range, merged
 from mlb_batch.video.refusals import Clock, Short, asked
 from mlb_batch.video.values import Limits
@@ -37,7 +38,7 @@ class Remote:
         info, first = self._stored.info, self._stored.first
         if info.get("type") == "directory":
             raise RowError("not_found", "it is a folder")
-        self.version = remote_version(info)
+        self.version = version_by(info)
         self.size = int(info.get("size") or 0)
         self.bytes_fetched = len(first)
         self.key = f"{uri} {self.version} {next(_SERIAL)}"
@@ -77,7 +78,7 @@ class Remote:
         """For stores that can't be asked for one version only."""
         if self._stored.one_version:
             return
-        now = remote_version(self._asked(lambda: self._fs.info(self._name), little=True))
+        now = version_by(self._asked(lambda: self._fs.info(self._name), little=True))
         if now != self.version:
             raise RowError("changed_during_read", f"the file is {now} by now, it was {self.version}")
 
