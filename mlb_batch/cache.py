@@ -21,7 +21,7 @@ def writable(folder: Path) -> Path:
     """The same folder, for who is about to write in it; OutputError where nobody can."""
     try:
         if not folder.is_absolute():
-            raise OSError("this user has no home folder")
+            raise OSError("it is no absolute path")
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:

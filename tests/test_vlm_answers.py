@@ -36,7 +36,9 @@ LETTERS = ("a man", "a dog", "a red ball", "nothing")
 
 
 def captioner(temperature: float = 0.0, name: str = "adatp", spec: Spec = SPEC, **more: Any) -> Captioner:
-    given = Settings(pruning(name), 300_000, 8, temperature=temperature, device="cpu", **more)
+    given = Settings(
+        pruning(name), 300_000, **{"max_new_tokens": 8, "temperature": temperature, "device": "cpu", **more}
+    )
     return Captioner(checkpoint(spec), given)
 
 
@@ -288,6 +290,27 @@ def test_what_was_spent_on_an_answer_that_failed_is_told_apart() -> None:
     assert isinstance(answer, Answer) and answer.bill == both[0].bill and isinstance(failed, RowError)
     first_token = flops.head(made.shape.decoder, 1)
     assert made.without_result == replace(both[1].bill.executed, generate=first_token).total
+
+
+def test_what_a_batch_had_generated_that_did_not_fit_is_told_too() -> None:
+    """As much as answers cost that end where it broke off."""
+    clips = [Clip(pixels(SPEC, 2, number), (ask(str(number)),)) for number in range(2)]
+    short = captioner(name="none", max_new_tokens=3)
+    short._stop = frozenset()
+    until_then = sum(answer.bill.executed.total for (answer,) in map(answers, short.annotate(clips)))
+    made = captioner(name="none")
+    made._stop = frozenset()
+    head, calls = made._decoder.head, itertools.count()
+
+    def full_once(hidden_BD: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        logits_BV: torch.Tensor = head(hidden_BD)
+        return logits_BV
+
+    made._decoder = replace(made._decoder, head=full_once)  # type: ignore[arg-type]
+    assert all(map(answers, made.annotate(clips)))
+    assert made.without_result == until_then
 
 
 def test_a_model_that_says_nothing_or_never_stops_is_told_by_its_rows() -> None:

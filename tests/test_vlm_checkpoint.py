@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, Spec, folder, make_tokenizer, pair_folder, processor_config
+from models import FAMILIES, Spec, folder, make_tokenizer, pair_folder, pixels, processor_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceTrainer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -22,13 +24,16 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.cost.shapes import model_shape
 from mlb_batch.errors import ModelError, UserError
+from mlb_batch.planning import plan
 from mlb_batch.prune import make
+from mlb_batch.spec import JobSpec
 from mlb_batch.vlm.captioner import Captioner, Settings
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
 from mlb_batch.vlm.defaults import not_applied, refuse_window
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.preprocess import FrameRecipe, frame_recipe, paired_recipe
+from mlb_batch.vlm.tokenizer import tokenizer_of
 from mlb_batch.vlm.vision import normalise
 
 SPEC = FAMILIES["onevision"]
@@ -194,6 +199,77 @@ def test_a_pair_that_is_not_all_there_is_refused(tmp_path: Path) -> None:
     save_file({k: v for k, v in weights.items() if k != head}, place / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lack 1 of the model's weights, like .*head"):
         Paired(resolve(str(place)), torch.device("cpu"), torch.float32)
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda pair: (pair / name).unlink()
+
+
+def _without_tokenizer(pair: Path) -> None:
+    for path in pair.glob("tokenizer*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_without_tokenizer, "tokenizer can't be loaded"),
+        (without("preprocessor_config.json"), "no processor config"),
+        (lambda pair: (pair / "tokenizer.json").write_text("{}"), "tokenizer can't be loaded"),
+        (lambda pair: change(pair / "config.json", "vision_config", "vision_use_head", to=False), "vision_use_head"),
+        (lambda pair: change(pair / "preprocessor_config.json", "size", to=24), r"24, 24\).*wants 20"),
+    ],
+)
+def test_what_is_wrong_with_a_pair_is_said_by_the_plan(
+    spoil: Callable[[Path], Any], said: str, place: Path, tmp_path: Path
+) -> None:
+    pair = Path(shutil.copytree(pair_folder(), tmp_path / "pair"))
+    spoil(pair)
+    job = {"input": {"videos": f"{tmp_path}/*.mp4"}, "prompts": [{"id": "c", "kind": "caption", "text": "What?"}],
+           "model": str(place), "prune": {"method": "adatp", "feature_model": str(pair)},
+           "output": str(tmp_path / "out")}  # fmt: skip
+    with pytest.raises(ModelError, match=said):
+        plan(JobSpec.from_dict(job))
+
+
+def test_a_pair_with_the_tokenizer_of_the_published_ones(tmp_path: Path) -> None:
+    """SigLIP's own, for which transformers wants a package that it doesn't bring along."""
+    pair = Path(shutil.copytree(pair_folder(), tmp_path / "pair"))
+    _without_tokenizer(pair)
+    words = ["a man is walking", "what happens in the video", "the quick brown fox jumps over the lazy dog"] * 30
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(words), model_prefix=str(pair / "spiece"), vocab_size=60, hard_vocab_limit=False,
+        pad_id=-1, bos_id=-1, eos_id=1, unk_id=2, user_defined_symbols=["</x>"], minloglevel=2,
+    )  # fmt: skip
+    named = {"tokenizer_class": "SiglipTokenizer", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
+    (pair / "tokenizer_config.json").write_text(json.dumps(named))
+    look = Paired(resolve(str(pair)), torch.device("cpu"), torch.float32).look
+    seen = look(pixels(SPEC, 3, 1), ["What happens?", "A man is walking."])
+    assert seen.similarity_PF.shape == (2, 3) and not torch.equal(*seen.similarity_PF)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"), [(("text_config", "num_hidden_layers"), 99), (("text_config", "rms_norm_eps"), "1e-6")]
+)
+def test_a_config_that_transformers_refuses_is_one_line(keys: tuple[str, ...], value: Any, place: Path) -> None:
+    change(place / "config.json", "text_config", "layer_types", to=["full_attention"] * SPEC.layers)
+    change(place / "config.json", *keys, to=value)
+    with pytest.raises(ModelError, match=r"transformers refuses its config.json \(.*mend it$"):
+        refuse_window(resolve(str(place)))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoilt"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"added_tokens": []}'),
+        ("tokenizer_config.json", '{"eos_token": -1}'),
+    ],
+)
+def test_whatever_is_wrong_with_a_tokenizer_is_one_line(name: str, spoilt: str, place: Path) -> None:
+    (place / name).write_text(spoilt)
+    with pytest.raises(ModelError, match="tokenizer can't be loaded"):
+        tokenizer_of(resolve(str(place)))
 
 
 @pytest.mark.parametrize(
@@ -424,7 +500,10 @@ CLASSES: dict[str, Any] = {"llava": LlavaImageProcessorPil, "llava_next": LlavaN
         ({}, ("resample", "do_resize", "rescale_factor")),
         ({"size": 20, "crop_size": 20}, ()),
         ({"do_normalize": False}, ()),
+        ({"do_normalize": None}, ()),
+        ({"image_mean": 0.0, "image_std": 1.0}, ()),
         ({"do_rescale": False}, ()),
+        ({"do_rescale": None}, ()),
         ({"resample": 2}, ()),
     ],
 )
@@ -462,7 +541,8 @@ def test_colours_by_one_number_or_none(tmp_path: Path) -> None:
 
 def test_siglip_pair(tmp_path: Path) -> None:
     config = {**processor_config("llava_onevision", 384), "image_processor_type": "SiglipImageProcessor"}
-    found = paired_recipe(published(tmp_path, {"model_type": "siglip"}, {"preprocessor_config.json": config}))
+    pair = {"model_type": "siglip", "vision_config": {"image_size": 384}}
+    found = paired_recipe(published(tmp_path, pair, {"preprocessor_config.json": config}))
     assert found == FrameRecipe((384, 384), None, "bicubic", HALF, HALF, 1 / 255)
 
 
@@ -472,9 +552,12 @@ def test_frames_that_do_not_fit_the_tower_are_refused(tmp_path: Path) -> None:
         frame_recipe(published(tmp_path, {"model_type": "llava"}, files))
     with pytest.raises(ModelError, match="no processor config"):
         frame_recipe(Checkpoint("x", tmp_path / "nothing", {"model_type": "llava"}, "main"))
-    with pytest.raises(ModelError, match="no size"):
-        sizeless = {"preprocessor_config.json": {"size": {"longest_edge": 9}}}
-        frame_recipe(published(tmp_path, {"model_type": "llava"}, sizeless))
+    for size in ({"longest_edge": 9}, {"height": 336}):
+        with pytest.raises(ModelError, match="no size"):
+            frame_recipe(published(tmp_path, {"model_type": "llava"}, {"preprocessor_config.json": {"size": size}}))
+    with pytest.raises(ModelError, match="crop_size"):
+        odd = processor_config("llava", 336) | {"crop_size": {"shortest_edge": 336}}
+        frame_recipe(published(tmp_path, {"model_type": "llava"}, {"preprocessor_config.json": odd}))
 
 
 def test_the_test_tokenizers_are_like_the_published_ones() -> None:

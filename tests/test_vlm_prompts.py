@@ -164,6 +164,21 @@ def test_the_processors_template_goes_before_the_tokenizers(tmp_path: Path) -> N
     assert asker.prefix == plain.prefix and asker.suffix("qa", "Why?") == plain.suffix("qa", "Why?")
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_templates_go_before_one_another_as_in_transformers(several: bool, tmp_path: Path) -> None:
+    """processor_config.json, chat_template.json, chat_template.jinja; of several the default."""
+    place = copied(FAMILIES["onevision"], tmp_path)
+    template = (place / "chat_template.jinja").read_text()
+    prefixes = [Prompter(resolve(str(place))).prefix]
+    for name in ("chat_template.json", "processor_config.json"):
+        beside = json.loads((place / name).read_text()) if (place / name).is_file() else {}
+        written = f"{name[0]} {template}"
+        told = {"default": written, "rag": "{{ strftime_now('%d') }}"} if several else written
+        (place / name).write_text(json.dumps({**beside, "chat_template": told}))
+        prefixes.append(Prompter(resolve(str(place))).prefix)
+    assert len(set(prefixes)) == 3 and all(one[-len(prefixes[0]) :] == prefixes[0] for one in prefixes)
+
+
 def test_a_template_that_names_the_video_twice_is_refused(tmp_path: Path) -> None:
     place = copied(FAMILIES["onevision"], tmp_path)
     (place / "chat_template.jinja").write_text("<video><video>{{ messages[0]['content'][1]['text'] }}")

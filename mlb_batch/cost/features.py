@@ -34,6 +34,11 @@ def paired_shape(config: Mapping[str, Any]) -> PairedShape:
             "name a SigLIP checkpoint with both towers, or null"
         )
     v = _VISION | (config.get("vision_config") or {})
+    if v.get("vision_use_head") is False:
+        raise ModelError(
+            "prune.feature_model: its vision tower has no head (vision_use_head), so that no text can be held against "
+            "an image; name a SigLIP checkpoint with both towers, or null"
+        )
     t = _TEXT | (config.get("text_config") or {})
     vision = VisionShape(
         layers=v["num_hidden_layers"],

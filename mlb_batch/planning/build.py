@@ -29,8 +29,9 @@ from mlb_batch.planning.tally import ScheduleOf, nanoseconds, tally
 from mlb_batch.source import Inspection, Prompt, videos
 from mlb_batch.spec import JobSpec
 from mlb_batch.vlm.defaults import refuse_window
-from mlb_batch.vlm.preprocess import frame_recipe
+from mlb_batch.vlm.preprocess import frame_recipe, paired_recipe
 from mlb_batch.vlm.prompts import Prompter
+from mlb_batch.vlm.tokenizer import tokenizer_of
 
 # Of one row in a committed file of 256: measured on captions of random words with an English-like frequency.
 ROW_BYTES, TOKEN_BYTES, FRAME_BYTES = 220, 3, 3
@@ -44,6 +45,9 @@ def plan(spec: JobSpec, replan: bool = False, inspection: Inspection | None = No
     device = load(means.checkpoint.revision, spec.model.device, spec.model.dtype)
     prompter = Prompter(means.checkpoint)
     _refuse_without_room(means, prompter)
+    if means.pair:  # its small files: what is wrong with them is said before any captioner starts
+        paired_recipe(means.pair)
+        tokenizer_of(means.pair)
     case = _case(spec, means, _pricer(spec, means, device), prompter, inspection)
     key = key_of(spec, means)
     frozen = None if replan else thaw(spec, key)

@@ -166,7 +166,7 @@ def cut_layers(layers: int) -> list[int]:
 
 
 def _steep(cuts: int) -> list[float]:
-    """Half of what leaves has left by the first cut, nine tenths by the second, the rest evenly over the others."""
+    """Half of what leaves goes at the first cut, four tenths at the second, the last tenth evenly from there on."""
     return [0.5, *(1 - 0.1 * (cuts - 1 - j) / (cuts - 1) for j in range(1, cuts))]
 
 

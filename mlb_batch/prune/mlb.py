@@ -163,7 +163,8 @@ def _cell_weights(score_N: Tensor, group_N: Tensor) -> Tensor:
     """Scores normalised inside each cell; a cell without any attention is averaged."""
     total = torch.zeros(int(group_N.max()) + 1, device=score_N.device).index_add_(0, group_N, score_N)
     count = torch.bincount(group_N)
-    return torch.where(total[group_N] > 0, score_N / total[group_N].clamp(min=1e-30), 1.0 / count[group_N])
+    paid_N = total[group_N]
+    return torch.where(paid_N > 0, score_N / paid_N.clamp(min=torch.finfo(paid_N.dtype).tiny), 1.0 / count[group_N])
 
 
 def _split(frames: int, per_segment: int) -> tuple[int, ...]:

@@ -143,16 +143,19 @@ class Captioner:
         """Every clip to its last token: as many together as there is room for, others in the place of who has ended."""
         line, together = self._preparer.line([one.source for one in clips]), Generation(self._decoder, self._stop)
         inside: dict[int, _Begun] = {}
-        while len(answers) < len(clips):
-            if group := line.next_group():
-                together.make_room()
-                begun = self._begin([clips[i] for i in group], [meters[i] for i in group], together)
-                inside.update(zip(group, begun, strict=True))
-            else:
-                together.go_on()
-            for i in [i for i, one in inside.items() if one.ended]:
-                answers[i] = self._answers(inside.pop(i))
-                line.leave(i)
+        try:
+            while len(answers) < len(clips):
+                if group := line.next_group():
+                    together.make_room()
+                    begun = self._begin([clips[i] for i in group], [meters[i] for i in group], together)
+                    inside.update(zip(group, begun, strict=True))
+                else:
+                    together.go_on()
+                for i in [i for i, one in inside.items() if one.ended]:
+                    answers[i] = self._answers(inside.pop(i))
+                    line.leave(i)
+        finally:  # what broke off had generated so far; its prefill is in the meters
+            self.without_result += sum(said.operations for begun in inside.values() for said in begun.said)
 
     def _begin(self, group: list[_Ready], meters: list[Meter], together: Generation) -> list[_Begun]:
         outlines, prefilled = self._prefilled(group, meters)

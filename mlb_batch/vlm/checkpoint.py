@@ -114,7 +114,8 @@ def _refuse_damaged(name: str, folder: Path) -> None:
 def _content_hash(folder: Path) -> str:
     """Over every file that can change the text; the weights stand in with size and bytes, read once."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in _CONTENT):
+    named = sorted(p for p in folder.iterdir() if p.suffix in _CONTENT)
+    for path in [*named, *sorted(folder.glob("additional_chat_templates/*.jinja"))]:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):

@@ -9,12 +9,14 @@ from transformers import AutoConfig, GenerationConfig
 
 from mlb_batch.errors import ModelError
 from mlb_batch.vlm.checkpoint import Checkpoint, read_json
+from mlb_batch.vlm.refused import or_refused
 
 # What changes greedy tokens in transformers and is not applied here, with the value at which it does nothing.
 _NOT_APPLIED = {
     "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
     "min_length": 0,
     "min_new_tokens": None,
     "bad_words_ids": None,
@@ -83,4 +85,7 @@ def not_applied(checkpoint: Checkpoint, temperature: float = 0.0) -> Iterator[st
 
 
 def _config(checkpoint: Checkpoint) -> Any:
-    return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+    def loaded() -> Any:
+        return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+
+    return or_refused(checkpoint, "transformers refuses its config.json", "mend it", loaded)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.load import refuse_gaps
 from mlb_batch.vlm.preprocess import FrameRecipe, paired_recipe
+from mlb_batch.vlm.tokenizer import tokenizer_of
 from mlb_batch.vlm.vision import images_at_once, normalise
 
 
@@ -31,7 +32,7 @@ class Paired:
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         self.shape: PairedShape = paired_shape(checkpoint.config)
         self._recipe: FrameRecipe = paired_recipe(checkpoint)
-        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+        self._tokenizer = tokenizer_of(checkpoint)
         model, told = AutoModel.from_pretrained(
             checkpoint.folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )

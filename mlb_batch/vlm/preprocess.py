@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlb_batch.cost.features import paired_shape
 from mlb_batch.errors import ModelError
 from mlb_batch.vlm.checkpoint import Checkpoint, read_json
 
@@ -58,9 +59,11 @@ def frame_recipe(checkpoint: Checkpoint) -> FrameRecipe:
         resize = size["shortest_edge"]
     crops = isinstance(resize, int) and config.get("do_center_crop", True)
     crop = _sides(config.get("crop_size"), square=True) if crops else {}
+    if "shortest_edge" in crop:
+        raise ModelError(f"{checkpoint.name}: its processor's crop_size is {crop}, and must be a height and a width")
     usual = _SIGLIP if "siglip" in str(config.get("image_processor_type")).lower() else _CLIP
     recipe = _recipe(checkpoint, config, resize, (crop["height"], crop["width"]) if crop else None, usual)
-    _check_size(checkpoint, recipe)
+    _check_size(checkpoint, recipe, checkpoint.vision_size)
     return recipe
 
 
@@ -70,14 +73,17 @@ def paired_recipe(checkpoint: Checkpoint) -> FrameRecipe:
     size = _sides(config.get("size"), square=True)
     if "height" not in size:
         raise ModelError(f"{checkpoint.name}: its processor config names no size this project knows: {size}")
-    return _recipe(checkpoint, config, (size["height"], size["width"]), None, _SIGLIP)
+    recipe = _recipe(checkpoint, config, (size["height"], size["width"]), None, _SIGLIP)
+    _check_size(checkpoint, recipe, paired_shape(checkpoint.config).vision.image_size)
+    return recipe
 
 
 def _sides(size: Any, square: bool) -> Mapping[str, int]:
-    """A size as the configs write it: by its edges, or (older ones) as one number."""
+    """A size as the configs write it: by its edges, or (older ones) as one number; empty where it is neither."""
     if isinstance(size, int):
         return {"height": size, "width": size} if square else {"shortest_edge": size}
-    return size if isinstance(size, dict) else {}
+    known = isinstance(size, dict) and any(edges <= size.keys() for edges in ({"height", "width"}, {"shortest_edge"}))
+    return size if known else {}
 
 
 def _recipe(checkpoint: Checkpoint, config: Mapping[str, Any], resize: tuple[int, int] | int,
@@ -87,23 +93,23 @@ def _recipe(checkpoint: Checkpoint, config: Mapping[str, Any], resize: tuple[int
         known = ", ".join(f"{number} ({name})" for number, name in _RESAMPLE.items())
         raise ModelError(f"{checkpoint.name}: its processor does not resize by a filter that is known here ({known})")
     mean, std = (_colour(checkpoint, config, name, usual[i]) for i, name in enumerate(("image_mean", "image_std")))
-    if config.get("do_normalize") is False:
+    if not config.get("do_normalize", True):
         mean, std = (0.0,) * 3, (1.0,) * 3
-    scale = 1.0 if config.get("do_rescale") is False else config.get("rescale_factor") or 1 / 255
+    factor = config.get("rescale_factor")
+    scale = 1.0 if not config.get("do_rescale", True) else 1 / 255 if factor is None else factor
     return FrameRecipe(resize, crop, _RESAMPLE[resample], mean, std, scale)
 
 
 def _colour(checkpoint: Checkpoint, config: Mapping[str, Any], name: str, usual: Colour) -> Colour:
     """Three numbers, or one for all channels."""
-    value = config.get(name) or usual
+    value = usual if config.get(name) is None else config[name]
     each = (value,) * 3 if isinstance(value, int | float) else value
     if not (isinstance(each, list | tuple) and len(each) == 3 and all(isinstance(one, int | float) for one in each)):
         raise ModelError(f"{checkpoint.name}: its processor's {name} is {value!r}, and must be three numbers")
     return tuple(each)
 
 
-def _check_size(checkpoint: Checkpoint, recipe: FrameRecipe) -> None:
-    side = checkpoint.vision_size
+def _check_size(checkpoint: Checkpoint, recipe: FrameRecipe, side: int) -> None:
     out = recipe.crop or (recipe.resize if isinstance(recipe.resize, tuple) else None)
     if out != (side, side):
         raise ModelError(
@@ -119,7 +125,7 @@ def _processor_config(folder: Path) -> Mapping[str, Any]:
         config = read_json(path)
         if part is None and "size" in config:
             return config
-        if part is not None and part in config:
-            nested: Mapping[str, Any] = config[part]
+        nested = config.get(part) if part else None
+        if isinstance(nested, dict):
             return nested
     raise ModelError(f"{folder}: no processor config (preprocessor_config.json or processor_config.json) found")

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import ModelError, RowError
 from mlb_batch.prune import Pruning
 from mlb_batch.vlm.checkpoint import Checkpoint, read_json
 from mlb_batch.vlm.choices import LETTERS, choice_text
+from mlb_batch.vlm.tokenizer import tokenizer_of
 
 MAX_PROMPT_TOKENS = 4096
 # Where the config does not say: the ids that the published checkpoints of the family have.
@@ -35,11 +35,8 @@ class Prompter:
     """Tokens before and behind the visual ones; needs the tokenizer, not the weights."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.tokenizer = _tokenizer(checkpoint)
-        # Older downloads keep the template that knows of videos and images beside the tokenizer's own.
-        beside = checkpoint.folder / "chat_template.json"
-        if beside.is_file() and not (checkpoint.folder / "chat_template.jinja").is_file():
-            self.tokenizer.chat_template = read_json(beside).get("chat_template")
+        self.tokenizer = tokenizer_of(checkpoint)
+        self.tokenizer.chat_template = _template(checkpoint, self.tokenizer.chat_template)
         if not self.tokenizer.chat_template:
             raise ModelError(f"{checkpoint.name}: its tokenizer has no chat template; add chat_template.jinja to it")
         if "strftime_now" in str(self.tokenizer.chat_template):
@@ -100,7 +97,8 @@ class Prompter:
         conversation: list[Any] = [message]
         try:
             rendered = str(self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:  # one for text alone, for instance
+        except (TemplateError, TypeError, AttributeError, ValueError, LookupError, ArithmeticError,
+                RecursionError) as error:  # fmt: skip  # one for text alone, for instance
             raise ModelError(f"the chat template takes no message with a {self._kind} and a text: {error}") from error
         # The template writes its own control tokens; only where it writes no opening one is the tokenizer's added.
         bos = self.tokenizer.bos_token
@@ -111,14 +109,11 @@ class Prompter:
         return tuple(ids[: places[0]]), tuple(ids[places[0] + 1 :])
 
 
-def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    for path in checkpoint.folder.glob("tokenizer*.json"):
-        read_json(path)
-    try:
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        said = f"its tokenizer can't be loaded ({str(error).splitlines()[0]}); copy the checkpoint again"
-        raise ModelError(f"{checkpoint.name}: {said}") from error
-    return found
+def _template(checkpoint: Checkpoint, own: Any) -> Any:
+    """As transformers' processor takes it: older downloads keep the template that knows of videos and images in one of
+    two files beside the tokenizer's own, and these go before chat_template.jinja. Of several the default.
+    """
+    paths = [checkpoint.folder / name for name in ("processor_config.json", "chat_template.json")]
+    beside = [read_json(path).get("chat_template") for path in paths if path.is_file()]
+    found = next((one for one in beside if one is not None), own)
+    return found.get("default") if isinstance(found, dict) else found

@@ -1,7 +1,7 @@
 """Selections as data: what was kept, from what, and by which scores, so that it can be replayed or plotted elsewhere.
 
-One row for each cut of a sampled answer; none of `frames` and `pool`, which choose by nothing. A visual token is
-numbered frame x rows x cols + row x cols + col, in the clip's sampled frames.
+One row for each cut of a sampled answer at which tokens leave; none of `frames` and `pool`, which choose by nothing. A
+visual token is numbered frame x rows x cols + row x cols + col, in the clip's sampled frames.
 
     annotation_id   the answer
     layer           the first layer that sees only what was kept (0: before the language model)
