@@ -60,8 +60,10 @@ class Engine:
         """Of a clip's frames at the model's input size, on their way to it."""
         return self.frames * 3 * self._setup().checkpoint.vision_size ** 2
 
-    def load(self, grants: Grants | None = None) -> Captioner:
-        """The weights come from the copy of the node that this is called on."""
+    def load(self, gpus: float, grants: Grants | None = None) -> Captioner:
+        """The weights come from the copy of the node that this is called on. `gpus`: those that the process was given;
+        with none `auto` is the CPU, since Ray hides a node's GPUs only from who was given some of them.
+        """
         from mlb_batch.vlm.captioner import Captioner, Settings
 
         means = self._setup()
@@ -74,9 +76,9 @@ class Engine:
             expected_new_tokens=self.expected_new_tokens,
             temperature=self.spec.generate.temperature,
             seed=self.spec.generate.seed,
-            device=self.spec.model.device,
+            device="cpu" if self.spec.model.device == "auto" and not gpus else self.spec.model.device,
             dtype=self.spec.model.dtype,
-            device_share=min(1.0, self.spec.cluster.caption.num_gpus or 1.0),
+            device_share=min(1.0, gpus or 1.0),
             feature_model=means.pair,
             selections=self.spec.prune.selections,
         )

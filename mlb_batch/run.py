@@ -93,7 +93,7 @@ def chain(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, history:
           purse: Grants | None, part: Part) -> Dataset:  # fmt: skip
     """manifest -> videos with something to do -> clips with frames -> finished rows. No two steps ask for the same."""
     engine, same = Engine.of(spec, priced), Constants(priced.model, spec.prune.method, spec.prune.select)
-    captioning = (partial(engine.load, purse), same, strikes, sizes.captioners[1])
+    captioning = (partial(engine.load, sizes.caption_gpus, purse), same, strikes, sizes.captioners[1])
     return clips_with_frames(spec, engine, sizes, found, history, strikes, part).map_batches(
         Caption, fn_constructor_args=captioning, batch_format="pyarrow", batch_size=sizes.batch_videos,
         **captioners(sizes))  # fmt: skip

@@ -139,6 +139,11 @@ class JobSpec(Part):
                 f"budget.ratio: {self.budget.ratio} can't be met by prune.method none, which drops nothing; "
                 "choose a method, or set ratio to 1"
             )
+        if self.model.device == "cuda" and self.cluster.caption.num_gpus == 0:
+            raise ValueError(
+                "model.device: cuda needs a GPU, and cluster.caption.num_gpus is 0; set model.device to auto for the "
+                "CPU, or num_gpus to 1"
+            )
         problems = [line for n, prompt in enumerate(self.prompts) for line in self._prompt_problems(n, prompt)]
         if problems:
             raise ValueError("\n".join(problems))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 from ledger_rows import FINGERPRINT, annotation
 from ray_nodes import until
 from small_jobs import classes, clips, manifest, spec, table
@@ -30,6 +31,8 @@ from mlb_batch.errors import JobError
 from mlb_batch.ledger import DoneIds, Ledger, RunFolder, annotation_id, verify
 from mlb_batch.planning import plan, pricer_of, setup
 from mlb_batch.progress import latest
+from mlb_batch.prune import METHODS
+from mlb_batch.prune.similarity import Unique
 from mlb_batch.source import inspect
 from mlb_batch.spec import JobSpec
 from mlb_batch.stop import Stop
@@ -237,9 +240,34 @@ def test_a_captioner_prices_by_the_rates_of_the_driver(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "run")
     purse = settling.grants(job, priced, inspect(job), ledger, Stop(None))
     kept.unlink()
-    captioner = Engine.of(job, priced).load(purse)
+    captioner = Engine.of(job, priced).load(1, purse)
     assert captioner.settings.grant is not None
     assert [captioner.settings.grant(key, clip, WHOLE) for key in ("first", "second")] == [WHOLE, 0]
+
+
+class OfAGpuNode(Unique):
+    """Where it arrives, torch sees a GPU: a node's, that Ray gave to nobody there."""
+
+    def __reduce__(self) -> Any:
+        return _arrived, ()
+
+
+def _arrived() -> OfAGpuNode:
+    torch.cuda.is_available = lambda: True
+    return OfAGpuNode()
+
+
+@pytest.mark.slow
+def test_where_captioners_get_no_gpu_clips_are_measured_and_captioned_on_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray hides a node's GPUs only from who was given some of them."""
+    monkeypatch.setitem(METHODS, "of-a-gpu-node", OfAGpuNode())
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    write_clips(tmp_path / "videos", 1)
+    job = content_job(tmp_path, cluster={"caption": {"num_gpus": 0}})
+    summary = run(job.changed(prune={"method": "of-a-gpu-node"}))
+    assert (summary["annotated"], summary["errors"], summary["gpu_hours"]) == (2, 0, 0)
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_a_keep_by_content_pays_for_every_frame_that_it_looked_at(
     captioner, means = engine.load(), setup(spec)
     sample = [found for clip in clips if (found := captioner.measure(clip))]
     settled = settle(spec, priced, [[one] for one in sample])
-    rows = [answer for (answer,) in Engine.of(spec, settled).load().annotate(clips)]
+    rows = [answer for (answer,) in Engine.of(spec, settled).load(1).annotate(clips)]
     for row in rows:
         for part in ("vision", "prefill", "scoring"):
             assert getattr(row.bill.executed, part) == getattr(row.bill.planned, part)
@@ -624,16 +624,26 @@ def paired_job(clips: Path, out: Path, feature_model: str) -> JobSpec:
     return job(clips, out, prune={"method": "adatp", "feature_model": feature_model}, budget={"ratio": 0.6})
 
 
+def test_a_captioner_takes_what_it_was_given_and_not_what_it_sees(
+    clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(clips_folder, tmp_path / "out")
+    engine = Engine.of(spec, plan(spec))
+    assert engine.load(0.5).settings.device_share == 0.5, "the rest of the GPU is another's"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert (alone := engine.load(0).settings).device == "cpu" and alone.device_share == 1
+
+
 def test_a_pair_that_is_another_where_it_runs_is_refused(clips_folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "pair"
     shutil.copytree(pair_folder(), place)
     spec = paired_job(clips_folder, tmp_path / "out", str(place))
     priced, shape = plan(spec), asked_shape(spec, 16, [CAPTION["text"]])
     assert priced.pair_revision == resolve(str(place)).revision
-    assert Engine.of(spec, priced).load().settings.feature_model == resolve(str(place))
+    assert Engine.of(spec, priced).load(1).settings.feature_model == resolve(str(place))
     (place / "tokenizer_config.json").write_text((place / "tokenizer_config.json").read_text() + " ")
     with pytest.raises(ModelError, match=r"prune\.feature_model.*give every node the same files"):
-        Engine.of(spec, priced).load()
+        Engine.of(spec, priced).load(1)
     with pytest.raises(ModelError, match=r"prune\.feature_model"):
         settle(spec, priced, [[(shape, 0.5)]])
 
@@ -653,7 +663,7 @@ def test_a_pairs_branch_that_moves_on_changes_no_planned_job(
     spec = paired_job(clips_folder, tmp_path / "out", "owner/pair")
     priced = plan(spec)
     branch["main"] = "second"
-    pair = Engine.of(spec, priced).load().settings.feature_model
+    pair = Engine.of(spec, priced).load(1).settings.feature_model
     assert pair is not None and priced.pair_revision == pair.revision == "first"
     assert plan(spec).pair_revision == "second"
 

@@ -161,6 +161,12 @@ def test_no_method_means_no_pruning(tmp_path: Path) -> None:
     assert "budget.ratio: 0.5 can't be met by prune.method none" in said
 
 
+def test_no_captioner_is_to_use_a_gpu_that_it_does_not_get(tmp_path: Path) -> None:
+    said = mistake(tmp_path, LEAST, "model.device=cuda", "cluster.caption.num_gpus=0")
+    assert said.startswith("model.device: cuda needs a GPU, and cluster.caption.num_gpus is 0; set")
+    load(tmp_path, LEAST, "model.device=auto", "cluster.caption.num_gpus=0")
+
+
 def test_yaml_without_its_traps(tmp_path: Path) -> None:
     text = LEAST.replace("kind: caption, text", "kind: choice, choices: [yes, no, 2024-01-01], text")
     assert load(tmp_path, text).prompts[0].choices == ("yes", "no", "2024-01-01")

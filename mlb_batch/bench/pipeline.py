@@ -142,7 +142,7 @@ def _without_ray(spec: JobSpec, batch: int, options: Options) -> float:
         captioner_threads(pick_device(spec.model.device)),
         ThreadPoolExecutor(options.readers) as pool,
     ):
-        captioner = engine.load()
+        captioner = engine.load(gpus=1)
         uris = video_uris(spec.input)[: options.clips]
         return _answered(captioner, _read_ahead(pool, readers.read, uris, options.readers + 2 * batch), batch)
 

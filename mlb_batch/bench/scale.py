@@ -102,7 +102,7 @@ def _clip_s(spec: JobSpec, means: Setup, device: Calibration) -> float:
 
 def _real_row(spec: JobSpec) -> Row:
     """As the engine and the stages make it, of one clip of noise."""
-    captioner, px = Engine.of(spec, plan(spec)).load(), setup(spec).checkpoint.vision_size
+    captioner, px = Engine.of(spec, plan(spec)).load(gpus=1), setup(spec).checkpoint.vision_size
     pixels_FHWC = np.random.default_rng(0).integers(0, 256, (1, px, px, 3)).astype(np.uint8)
     (answers,) = captioner.annotate([Clip(pixels_FHWC, (Ask("row", "caption", PROMPT),))])
     asked = Asked("row", Prompt("caption", "caption", PROMPT), 1)

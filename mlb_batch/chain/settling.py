@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from fractions import Fraction
+from functools import partial
 from itertools import groupby
 
 from ray.data import DataContext
@@ -69,8 +70,8 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
     with closing(Strikes()) as strikes:
         frames = clips_with_frames(spec, engine, sizes, found, nothing, strikes, Part(share))
         measured = frames.map_batches(
-            Measure, fn_constructor_args=(engine.load,), batch_format="pyarrow", batch_size=1,
-            **captioners(sizes))  # fmt: skip
+            Measure, fn_constructor_args=(partial(engine.load, sizes.caption_gpus),), batch_format="pyarrow",
+            batch_size=1, **captioners(sizes))  # fmt: skip
         with arriving(measured) as arrivals:
             while not stop.reason and (some := arrivals.take()) is not None:
                 out += some
