@@ -24,6 +24,17 @@ from mlb_batch.chain.cluster import connected
 from mlb_batch.cli import ended
 sys.exit(ended(connected().__enter__))
 """
+# A process that is pinned to two of 64 cores, in a container with the quota that is given.
+PINNED = """
+import json, os, sys
+from ray._private import utils
+from mlb_batch.chain.cluster import connected
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+utils.multiprocessing.cpu_count = lambda: 64
+utils._get_docker_cpus = lambda: json.loads(sys.argv[1])
+with connected() as nodes:
+    print(nodes[0]["CPU"])
+"""
 JOINS_SOON = f"import mlb_batch.chain.cluster as cluster; cluster.JOIN_S = 0.5\n{ONCE}"
 # What a head says of itself, as one of another Ray would say it.
 AGED = """
@@ -68,6 +79,12 @@ def test_what_ray_cannot_start_with_is_one_line(name: str, value: str) -> None:
     )
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == 1 and line.startswith("failed: Ray can't start: ") and value in line
+
+
+@pytest.mark.parametrize("quota", ["null", "0.5"])
+def test_a_ray_of_this_machine_takes_the_cores_that_this_process_may_use_and_never_less_than_two(quota: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", PINNED, quota], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2.0\n", "")
 
 
 def joined(script: str, address: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private.utils import get_num_cpus  # no public one tells before Ray has started
 from ray.data import DataContext
 
 from mlb_batch.errors import ClusterError, JobError
@@ -111,8 +112,7 @@ def _start() -> None:
         if named != "local":  # also set inside a submitted job
             _join(named)
         else:
-            cores = len(os.sched_getaffinity(0))
-            start_local(num_cpus=2 if cores < 2 else None)  # reading and captioning take turns on a single core
+            start_local()
     except SystemExit as left:  # so Ray itself answers a SIGTERM, with the signal's number, from its first moment on
         raise SystemExit(STOPPED if left.code == signal.SIGTERM else left.code) from None
     except (OSError, ray.exceptions.AuthenticationError) as error:  # no token, or no folder for it (RAY_TMPDIR)
@@ -152,8 +152,8 @@ def _knock(named: str) -> None:
                        "again once the cluster is up, or mend the address") from error  # fmt: skip
 
 
-def start_local(num_cpus: int | None) -> None:
-    """A Ray of this process alone; None: as many CPUs as there are. Raises JobError on a machine too busy for one."""
+def start_local(num_cpus: int | None = None) -> None:
+    """A Ray of this process alone; None: as many CPUs as it may use. Raises JobError on a machine too busy for one."""
     # Ray Data's actors always have arguments in the object store, which makes Ray's core print an alarm at every start.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     late = f"Ray did not start within {START_S:.0f} s"
@@ -171,12 +171,18 @@ def start_local(num_cpus: int | None) -> None:
 def _init_local(num_cpus: int | None) -> None:
     ray.init(
         address="local",  # never one that happens to run here
-        num_cpus=num_cpus,
+        num_cpus=num_cpus or _usable_cpus(),
         include_dashboard=False,  # nothing listens that nobody asked for
         log_to_driver=False,
         logging_level=logging.ERROR,
         _system_config={"enable_metrics_collection": False},
     )
+
+
+def _usable_cpus() -> int:
+    """Ray's own count knows a container's quota, and not the cores that a batch system pinned this process to."""
+    counted = get_num_cpus(override_docker_cpu_warning=True)
+    return max(2, min(len(os.sched_getaffinity(0)), int(counted)))  # on one, reading and captioning take turns
 
 
 @contextmanager
