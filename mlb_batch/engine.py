@@ -78,7 +78,7 @@ class Engine:
             seed=self.spec.generate.seed,
             device="cpu" if self.spec.model.device == "auto" and not gpus else self.spec.model.device,
             dtype=self.spec.model.dtype,
-            device_share=min(1.0, gpus or 1.0),
+            device_share=gpus or 1.0,
             feature_model=means.pair,
             selections=self.spec.prune.selections,
         )

@@ -10,7 +10,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mlb_batch import spec_text
-from mlb_batch.spec_types import Bounds, BoundsOrAuto, Count, CountOrAuto, Name, Output, Positive, Share, Texts, Uri
+from mlb_batch.spec_types import (
+    Bounds,
+    BoundsOrAuto,
+    Count,
+    CountOrAuto,
+    Cpus,
+    GpuShare,
+    Name,
+    Output,
+    Positive,
+    Share,
+    Texts,
+    Uri,
+)
 from mlb_batch.storage import local_path
 
 MOST_CHOICES = 26  # answered by a letter
@@ -116,8 +129,8 @@ class ModelSpec(Part):
     """Of a hub id: a branch, a tag or a commit. It is resolved to a commit when the job is planned."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 on a GPU, float32 on a CPU."""
-    device: Name = "auto"
-    """`auto`: the GPU that Ray gives a captioner, or the CPU where it gives none."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: the GPU that Ray gives a captioner, or the CPU where it gives none. Which one of a node's, Ray says."""
 
 
 class FramesSpec(Part):
@@ -274,14 +287,14 @@ class NotifySpec(Part):
 
 
 class ReadPool(Part):
-    num_cpus: Positive = 1.0
+    num_cpus: Cpus = 1.0
     """Of one reading actor."""
     concurrency: Bounds = (1, 8)
     """Reading actors: a number, or [least, most]."""
 
 
 class CaptionPool(Part):
-    num_gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    num_gpus: GpuShare = 1.0
     """Of one captioning actor; below 1, several share a GPU. 0, or a machine without one: the CPU."""
     concurrency: BoundsOrAuto = "auto"
     """Captioning actors: a number, or [least, most]. `auto`: every GPU there is."""

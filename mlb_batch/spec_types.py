@@ -12,6 +12,8 @@ from mlb_batch.storage import EXCLUSIVE, scheme_of
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+LEAST_OF_RAY = 1e-4  # it counts resources in ten-thousandths
+Cpus = Annotated[float, Field(ge=LEAST_OF_RAY, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Texts = Annotated[tuple[Name, ...], Field(strict=False)]
 _NO_HOST = ("", "file", "local", "memory")
@@ -66,6 +68,18 @@ def _count_or_auto(value: object) -> object:
     raise ValueError("must be a whole number from 1, or auto")
 
 
+def _of_one_gpu(value: object) -> object:
+    """Several captioners may share a card, and no captioner computes on several."""
+    if type(value) in (int, float) and (value == 0 or LEAST_OF_RAY <= value <= 1):  # type: ignore[operator]
+        return value
+    raise ValueError(f"must be 0, or from {LEAST_OF_RAY} to 1: a captioner computes on one GPU, or on a share of it")
+
+
+GpuShare = Annotated[
+    float,
+    BeforeValidator(_of_one_gpu),
+    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "number", "minimum": LEAST_OF_RAY, "maximum": 1}]}),
+]
 _COUNT_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1}
 _PAIR_SCHEMA: dict[str, Any] = {"type": "array", "items": _COUNT_SCHEMA, "minItems": 2, "maxItems": 2}
 _AS_LIST = PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value)

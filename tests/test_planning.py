@@ -423,7 +423,6 @@ def test_a_budget_below_the_floor_says_what_would_do(
 def test_bad_jobs_are_the_users_to_mend(clips_folder: Path, tmp_path: Path) -> None:
     for error, word, parts in (
         (BudgetError, "was never calibrated; run .*--job JOB.yaml", {"budget": {"gpu_hours": 1.0}}),
-        (ModelError, "no device", {"model": {"id": "embedded:tiny", "device": "tpu"}}),
         (ModelError, "supported", {"model": {"id": str(foreign_model(tmp_path))}}),
         *(
             (ModelError, "layer", {"model": str(folder(Spec(layers=1))), "prune": {"method": method}})

@@ -72,6 +72,16 @@ def test_a_gpu_can_be_shared() -> None:
     assert pools(spec(caption={"num_gpus": 0.5}), [{"CPU": 16, "GPU": 1}]).captioners == (2, 2)
 
 
+@pytest.mark.parametrize(("share", "on_a_card"), [(0.4, 2), (0.6, 1), (1 / 3, 3), (0.1, 10)])
+def test_what_is_left_of_one_gpu_and_of_another_is_no_room_for_a_captioner(share: float, on_a_card: int) -> None:
+    nodes: Nodes = [{"CPU": 16, "GPU": 2}, {"CPU": 16, "GPU": 3}]
+    most = 5 * on_a_card
+    assert pools(spec(caption={"num_gpus": share}), nodes).captioners == (most, most)
+    assert pools(spec(caption={"num_gpus": share, "concurrency": [1, 99]}), nodes).captioners == (1, most)
+    with pytest.raises(ClusterError, match=rf"asks for {most + 1} x .* and {most} fit"):
+        pools(spec(caption={"num_gpus": share, "concurrency": most + 1}), nodes)
+
+
 @pytest.mark.parametrize(
     ("clips", "gpus", "batch"), [(10_000, 8, 32), (512, 8, 16), (100, 8, 8), (100, 1, 25), (3, 1, 8), (10_000, 0, 2)]
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from mlb_batch.errors import ClusterError
 from mlb_batch.spec import JobSpec
@@ -78,23 +77,19 @@ def refuse_hours_of(budget: str, device: str, sizes: Pools) -> None:
 
 
 class _Room:
-    """What is left on each node."""
+    """The CPUs that are left on each node."""
 
     def __init__(self, nodes: Sequence[Mapping[str, float]]) -> None:
-        self.free = [{"CPU": node.get("CPU", 0.0), "GPU": node.get("GPU", 0.0)} for node in nodes]
+        self.free = [node.get("CPU", 0.0) for node in nodes]
 
-    def place(self, cpus: float, gpus: float, most: int) -> int:
-        """How many of `most` actors fit, node by node; they take their place."""
+    def place(self, cpus: float, most: int) -> int:
+        """How many of `most` actors without a GPU fit, node by node; they take their place."""
         placed = 0
-        for node in self.free:
-            while placed < most and node["CPU"] + 1e-9 >= cpus and node["GPU"] + 1e-9 >= gpus:
-                node["CPU"] -= cpus
-                node["GPU"] -= gpus
+        for n in range(len(self.free)):
+            while placed < most and self.free[n] + 1e-9 >= cpus:
+                self.free[n] -= cpus
                 placed += 1
         return placed
-
-    def total(self, kind: Literal["CPU", "GPU"]) -> float:
-        return sum(node[kind] for node in self.free)
 
 
 def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]], clips: int, clip_bytes: int) -> Pools:
@@ -104,8 +99,8 @@ def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]], clips: int, clip_
     room = _Room(nodes)
     read, batch = spec.cluster.read, spec.cluster.caption.batch_videos
     least, most = read.concurrency
-    gpus = _gpus_each(spec, room.total("GPU"))
-    placed = room.place(read.num_cpus, 0, least)
+    gpus = _gpus_each(spec, sum(node.get("GPU", 0) for node in nodes))
+    placed = room.place(read.num_cpus, least)
     if placed < least:
         raise ClusterError(
             f"cluster.read asks for {least} x {read.num_cpus:g} CPU, and {placed} fit: {_describe(nodes)}; "
@@ -114,8 +109,8 @@ def pools(spec: JobSpec, nodes: Sequence[Mapping[str, float]], clips: int, clip_
     cpus = 0.0 if gpus else CAPTION_CPUS
     captioners = _captioners(spec, room, cpus, gpus, nodes)
     if gpus:
-        room.place(CAPTION_CPUS, 0, captioners[1])
-    readers = (least, least + room.place(read.num_cpus, 0, most - least))
+        room.place(CAPTION_CPUS, captioners[1])
+    readers = (least, least + room.place(read.num_cpus, most - least))
     look = min(MOST_A_LOOK, max(LEAST_A_LOOK, BYTES_A_LOOK // clip_bytes))
     wanted = batch_of(clips / captioners[1], bool(gpus)) if batch == "auto" else batch
     return Pools(
@@ -143,9 +138,7 @@ def _stored(nodes: Sequence[Mapping[str, float]], clip_bytes: int, just_made: in
 def _gpus_each(spec: JobSpec, gpus_there: float) -> float:
     """GPUs of one captioner. `concurrency: auto` takes what there is; a number of actors is taken at its word."""
     caption = spec.cluster.caption
-    asked = spec.model.device.startswith("cuda") or (
-        caption.concurrency != "auto" and "num_gpus" in caption.model_fields_set
-    )
+    asked = spec.model.device == "cuda" or (caption.concurrency != "auto" and "num_gpus" in caption.model_fields_set)
     if gpus_there > 0 and spec.model.device != "cpu":
         return caption.num_gpus
     if asked and caption.num_gpus > 0 and spec.model.device != "cpu":
@@ -159,11 +152,9 @@ def _gpus_each(spec: JobSpec, gpus_there: float) -> float:
 def _captioners(spec: JobSpec, room: _Room, cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]]) -> Bounds:
     """`auto`: one for every GPU, or on CPUs as many as do not take the cores from each other."""
     wanted = spec.cluster.caption.concurrency
-    everything = (
-        int(room.total("GPU") / gpus) if gpus else int(sum(n.get("CPU", 0) for n in nodes) * CPU_CAPTIONERS_SHARE)
-    )
+    everything = _on_gpus(nodes, gpus) if gpus else int(sum(n.get("CPU", 0) for n in nodes) * CPU_CAPTIONERS_SHARE)
     least, most = (1, max(1, everything)) if wanted == "auto" else wanted
-    placed = room.place(cpus, gpus, most)
+    placed = min(most, everything) if gpus else room.place(cpus, most)
     if placed < least:
         raise ClusterError(
             f"cluster.caption asks for {least} x ({cpus:g} CPU, {gpus:g} GPU), and {placed} fit beside "
@@ -171,6 +162,11 @@ def _captioners(spec: JobSpec, room: _Room, cpus: float, gpus: float, nodes: Seq
             "lower cluster.caption.concurrency or num_gpus, or cluster.read, or add nodes"
         )
     return (placed, placed) if wanted == "auto" else (least, placed)
+
+
+def _on_gpus(nodes: Sequence[Mapping[str, float]], gpus: float) -> int:
+    """How many captioners fit: card by card, since Ray gives none a piece of one and a piece of another."""
+    return sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / gpus + 1e-9)
 
 
 def _describe(nodes: Sequence[Mapping[str, float]]) -> str:

@@ -100,7 +100,7 @@ def fitting(
     dtype; the newest first.
     """
     found = [c for c in map(_read, sorted((folder or store_folder()).glob("*.json"))) if c and c.revision == revision]
-    there = [c for c in found if device == "auto" or device.partition(":")[0] == c.kind]
+    there = [c for c in found if device == "auto" or device == c.kind]
     alike = [c for c in there if c.dtype == (usual_dtype(c.kind) if dtype == "auto" else dtype)]
     return sorted(alike, key=lambda c: c.measured_at, reverse=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 from mlb_batch import prune
@@ -16,7 +15,6 @@ from mlb_batch.vlm.checkpoint import Checkpoint, resolve
 
 _SO400M = (1152, 27)  # width and patches along an edge of the tower whose own pair is published
 _SO400M_PAIR = "google/siglip-so400m-patch14-384"
-_DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,6 @@ class Setup:
 
 def setup(spec: JobSpec) -> Setup:
     """Resolves ids to files (a hub's are downloaded once); loads no weights."""
-    if not _DEVICES.fullmatch(spec.model.device):
-        raise ModelError(f"model.device: {spec.model.device!r} is no device; use auto, cpu, cuda or cuda:N")
     for name in spec.canary.against:
         prune.named(name, "canary.against")
     checkpoint = resolve(spec.model.id, spec.model.revision)
