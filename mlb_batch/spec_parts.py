@@ -20,6 +20,7 @@ from mlb_batch.spec_types import (
     Name,
     Output,
     Positive,
+    Seconds,
     Share,
     Texts,
     Uri,
@@ -245,9 +246,9 @@ class RetrySpec(Part):
 
 
 class LimitsSpec(Part):
-    video_s: Positive = 60.0
+    video_s: Seconds = 60.0
     """Reading one clip may take so long; a storage that does not answer is not its time."""
-    model_s: Positive = 3600.0
+    model_s: Seconds = 3600.0
     """A captioning process at work for longer on one batch hangs, and is ended."""
     deadline_h: Positive | None = None
     """The run commits what is finished after so many hours, and ends with exit code 3."""

@@ -11,6 +11,8 @@ from mlb_batch.storage import EXCLUSIVE, scheme_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+WEEK_S = 7 * 24 * 3600  # that nobody waits for; the system's timers, some of which count milliseconds, still hold it
+Seconds = Annotated[float, Field(gt=0, le=WEEK_S, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 LEAST_OF_RAY = 1e-4  # it counts resources in ten-thousandths
 Cpus = Annotated[float, Field(ge=LEAST_OF_RAY, allow_inf_nan=False)]

@@ -17,12 +17,14 @@ import pytest
 from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
 
 from mlb_batch.errors import RETRYABLE, JobError, RowError
+from mlb_batch.spec_types import WEEK_S
 from mlb_batch.video import FrameSize, Limits, Prober, Reader, Sampling, Wanted, probe, read_frames
 from mlb_batch.video.refusals import Clock
 
 # A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
 TROUBLEMAKER = """
 import ctypes, functools, os, pathlib, sys, time
+from mlb_batch.spec_types import WEEK_S
 from mlb_batch.video import child
 kept = []
 def troubled(usual, source, *rest):
@@ -52,6 +54,11 @@ def good(tmp_path: Path) -> Path:
 def reader() -> Iterator[Reader]:
     with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=20)) as one:
         yield one
+
+
+def test_the_longest_that_a_job_may_give_a_clip_is_within_what_timers_hold(good: Path) -> None:
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=WEEK_S)) as one:
+        assert len(one.read(str(good)).pixels_FHWC) == 8
 
 
 def test_what_lies_in_the_working_folder_is_no_module_of_the_childs(
