@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,37 @@ def test_a_node_that_dies_takes_nothing_with_it(
     _, err = command.communicate(timeout=400)
     assert command.returncode == 0, err[-2000:]
     assert len(ids(out)) == len(set(ids(out))) == ROWS and texts(out) == said
+
+
+# What a run remembers beside its rows, twice each: by chance all of it would seldom lie on one node.
+REMEMBERS = """
+import time
+from ray import get_runtime_context, nodes
+from ray._private.state import actors
+from mlb_batch.chain.cluster import connected
+from mlb_batch.chain.pace import Pace
+from mlb_batch.chain.purse import Grants
+from mlb_batch.chain.strikes import Strikes
+with connected():
+    while len(nodes()) < 2:
+        time.sleep(0.1)
+    kept = [(Strikes(), Pace(1), Grants(1, 0, None, None)) for _ in range(2)]
+    while not all(one["State"] == "ALIVE" for one in actors().values()):
+        time.sleep(0.1)
+    here = get_runtime_context().get_node_id()
+    print([one["Address"]["NodeID"] == here for one in actors().values()])
+"""
+
+
+@pytest.mark.slow
+def test_what_a_run_remembers_lies_on_the_node_of_its_driver(commands: list[subprocess.Popen[str]]) -> None:
+    """Another may be on spot."""
+    head = serving(healthy, 1)
+    commands += [head.process, join(head, 1)]
+    driver = start(sys.executable, "-c", REMEMBERS, RAY_ADDRESS=head.address)
+    commands.append(driver)
+    said, err = driver.communicate(timeout=120)
+    assert said == f"{[True] * 6}\n", err
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from mlb_batch.chain.beside import beside_driver
 from mlb_batch.work import Outcome
 
 PARTING_S = 1.0
@@ -45,8 +46,8 @@ class Pace:
         self._most = most
         self._step = most // STEPS
         self._ended = self._told = 0
-        # Costs nothing. Should it die, it starts again, and is told the whole number a step later.
-        self._gate: Any = ray.remote(Gate).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+        # Should it die, it starts again, and is told the whole number a step later.
+        self._gate: Any = beside_driver(Gate, max_restarts=-1, max_task_retries=-1).remote()
 
     def wait(self, begun: int) -> None:
         if begun % self._step == 0:

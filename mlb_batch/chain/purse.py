@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from mlb_batch.chain.beside import beside_driver
 from mlb_batch.cost.allocate import ContentRule, Reserve
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.cost.solve import Pricer
@@ -35,8 +36,8 @@ class Grants:
     """
 
     def __init__(self, limit: int, floors: int, rule: ContentRule, pricer: Pricer) -> None:
-        # Costs nothing and outlives the workers. Should it die, what it granted is forgotten and the job ends.
-        self._purse: Any = ray.remote(Purse).options(num_cpus=0).remote(limit, floors)
+        # Should it die, what it granted is forgotten and the job ends.
+        self._purse: Any = beside_driver(Purse).remote(limit, floors)
         self._rule, self._pricer = rule, pricer
 
     def keep(self, key: str, clip: ClipShape, wanted: int) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 
+from mlb_batch.chain.beside import beside_driver
 from mlb_batch.errors import JobError
 from mlb_batch.ledger.seal import BrokenSeal, sealed_json, unsealed_json
 from mlb_batch.storage import Store, open_store
@@ -103,8 +104,8 @@ class Strikes:
 
     def __init__(self, begun: Mapping[str, int] | None = None, trace: Trace | None = None, careful: bool = False,
                  hang_s: float | None = None) -> None:  # fmt: skip
-        # Costs nothing and must outlive the workers. Should it die itself, it starts again with what it began with.
-        actor = ray.remote(Record).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        # Should it die itself, it starts again with what it began with.
+        actor = beside_driver(Record, max_restarts=-1, max_task_retries=-1)
         self.record: Any = actor.remote(begun or {}, trace, careful)
         self._hang_s = hang_s
 
