@@ -256,6 +256,28 @@ def test_a_null_in_a_template_is_a_bad_prompt_and_values_are_no_templates(tmp_pa
     assert told.prompts[0].text == "T {uri} {{x}}"
 
 
+def test_a_null_in_another_row_changes_no_prompt_and_no_id(tmp_path: Path) -> None:
+    """For its sake pandas writes the whole column as fractions: what stands would be annotated, and paid, again."""
+    whole = [{"uri": "a.mp4", "year": 2019, "tags": [1, 2.5], "q": {"id": 7, "question": "Why?"}, "then": 4}]
+    parts = [{"uri": "a.mp4", "year": 2019.0, "tags": [1.0, 2.5], "q": {"id": 7.0, "question": "Why?"}, "then": 4.0}]
+    text = "Of {year}, {tags}."
+    columns = ["year", "tags", "then"]
+    then = pa.schema([("then", pa.string())])
+
+    def asked(kind: str, rows: list[dict[str, Any]]) -> tuple[tuple[Prompt, ...], object]:
+        prompts = [{**CAPTION, "text": text}, {"id": "q", "kind": "qa", "column": "q"}]
+        spec = job(write_manifest(tmp_path, kind, rows), prompts, columns=columns)
+        (video,) = videos(spec, inspect(spec).like(then))
+        return video.prompts, video.columns["then"]
+
+    first = asked("jsonl", whole)
+    assert first == ((Prompt("caption", "caption", "Of 2019, [1, 2.5]."), Prompt("7", "qa", "Why?")), "4")
+    assert [asked(kind, parts) for kind in ("jsonl", "parquet")] == [first, first]
+    for fraction in (0.5, 1e22, -1.5):
+        (caption, _), _ = asked("jsonl", [{**parts[0], "year": fraction}])
+        assert caption.text == f"Of {fraction}, [1, 2.5]."
+
+
 # --- mistakes in a manifest
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mlb_batch.outside import encodable, mended
 from mlb_batch.source.model import Prompt
-from mlb_batch.source.table import Row
+from mlb_batch.source.table import Row, whole
 from mlb_batch.spec_parts import MOST_CHOICES, PromptSpec
 from mlb_batch.spec_text import fill_template, template_names
 
@@ -79,7 +79,10 @@ def _value(row: Row, name: str) -> str:
     value = row[name]
     if value is None:
         raise _Bad(f"{{{name}}} is null in this row")
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+    if not isinstance(value, list | dict):
+        return str(whole(value))
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(json.loads(text, parse_float=lambda digits: whole(float(digits))), ensure_ascii=False)
 
 
 def _from_column(spec: PromptSpec) -> Asked:
@@ -111,7 +114,7 @@ def _one(spec: PromptSpec, entry: object, *, in_list: bool) -> Prompt | BadPromp
     text = entry.get("question") if isinstance(entry, dict) else entry
     given = entry.get("id") if isinstance(entry, dict) else None
     if given is not None:
-        prompt_id = str(given)
+        prompt_id = str(whole(given))
     elif in_list:
         prompt_id = f"{spec.id}.{hashlib.blake2b(mended(str(text)).encode(), digest_size=4).hexdigest()}"
     else:

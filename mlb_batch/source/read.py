@@ -278,4 +278,4 @@ def _column_value(value: object, kind: pa.DataType) -> object:
     """As the column's type holds it: JSON Lines mix types in one column, and others do from night to night."""
     if value is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return value
-    return table.as_text(value)
+    return table.as_text(table.whole(value))

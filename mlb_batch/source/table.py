@@ -199,7 +199,7 @@ class ValueTypes:
             value = row[name]
             if type(value) is int and not -(2**53) <= value <= 2**53:
                 seen.add(_WideInt if -(2**63) <= value < 2**63 else list)  # no integer column holds the widest
-            elif type(value) is float and value.is_integer() and abs(value) <= 2**53:
+            elif type(value) is float and isinstance(whole(value), int):
                 seen.add(_WholeFraction)
             elif value is not None:
                 seen.add(type(value))
@@ -224,6 +224,13 @@ _NUMBERS = (
 
 def _holding(seen: set[type]) -> Iterator[pa.DataType]:
     return (kind for types, kind in _NUMBERS if seen <= types)
+
+
+def whole(value: object) -> object:
+    """A whole number as one, also where its column came as fractions, because a value is missing in another row."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    return value
 
 
 def as_text(value: object) -> str:
