@@ -256,6 +256,14 @@ def test_a_null_in_a_template_is_a_bad_prompt_and_values_are_no_templates(tmp_pa
     assert told.prompts[0].text == "T {uri} {{x}}"
 
 
+def test_bytes_in_a_template_are_a_bad_prompt(tmp_path: Path) -> None:
+    for value in (b"a\xff", [b"a"]):
+        manifest = write_manifest(tmp_path, "parquet", [{"uri": "a.mp4", "title": value}])
+        (video,) = videos(job(manifest, [{**CAPTION, "text": "T {title}"}], columns=["title"]))
+        assert str(video.problem) == "bad_prompt: {title} holds bytes, not text; cast the column to text"
+        assert video.columns == {"title": value}, "they may still pass through"
+
+
 def test_a_null_in_another_row_changes_no_prompt_and_no_id(tmp_path: Path) -> None:
     """For its sake pandas writes the whole column as fractions: what stands would be annotated, and paid, again."""
     whole = [{"uri": "a.mp4", "year": 2019, "tags": [1, 2.5], "q": {"id": 7, "question": "Why?"}, "then": 4}]

@@ -79,9 +79,15 @@ def _value(row: Row, name: str) -> str:
     value = row[name]
     if value is None:
         raise _Bad(f"{{{name}}} is null in this row")
+
+    def written(plain: object) -> str:
+        if isinstance(plain, bytes):
+            raise _Bad(f"{{{name}}} holds bytes, not text; cast the column to text")
+        return str(whole(plain))
+
     if not isinstance(value, list | dict):
-        return str(whole(value))
-    text = json.dumps(value, ensure_ascii=False, default=str)
+        return written(value)
+    text = json.dumps(value, ensure_ascii=False, default=written)
     return json.dumps(json.loads(text, parse_float=lambda digits: whole(float(digits))), ensure_ascii=False)
 
 
