@@ -210,6 +210,15 @@ def test_the_questions_of_a_row(tmp_path: Path, kind: str, cell: Any, expected: 
     assert all(video.problem is None for video in found)
 
 
+@pytest.mark.parametrize("own", [None, []])
+def test_a_question_without_choices_of_its_own_has_the_jobs(own: list[str] | None, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a.mp4", "q": {"question": "Which?", "choices": own}}])
+    (video,) = videos(job(manifest, [{"id": "q", "kind": "choice", "column": "q", "choices": ["x", "y"]}]))
+    assert (video.problem, video.prompts) == (None, (Prompt("q", "choice", "Which?", ("x", "y")),))
+    (video,) = videos(job(manifest, [{"id": "q", "kind": "choice", "column": "q"}]))
+    assert "neither the question nor the job names choices" in str(video.problem)
+
+
 def test_the_ids_of_listed_questions_survive_reordering(tmp_path: Path) -> None:
     def ids(questions: list[str]) -> dict[str, str]:
         manifest = write_manifest(tmp_path, "jsonl", [{"uri": "a.mp4", "q": questions}])

@@ -4,7 +4,8 @@ A question column holds a text, a list of texts, or a list of {id, question, cho
 Its prompts' ids: an entry's own id; the job's prompt id for a single text; for a text in a list, the prompt id, a dot
 and eight digits of the text's hash, so that a list may grow or change its order without renaming what is done. The same
 text twice in a list is one question. A null, an empty text and an empty list are no questions; a null or an empty text
-in a list is one that can't be asked. A question is data: no {name} is replaced in it.
+in a list is one that can't be asked; choices that are null or empty are the job's. A question is data: no {name} is
+replaced in it.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def _checked(spec: PromptSpec, entry: object, prompt_id: str, text: object) -> P
         if unknown:
             raise _Bad(f"{spec.column}: unknown key {unknown[0]!r} in a question; known: id, question, choices")
         own = entry.get("choices")
-    choices = spec.choices if own is None else _choices(spec, own)
+    choices = spec.choices if own is None or own == [] else _choices(spec, own)
     kind = "choice" if choices else spec.kind
     if kind == "choice" and not choices:
         raise _Bad(f"{spec.column}: kind choice, but neither the question nor the job names choices")
@@ -152,7 +153,7 @@ def _checked(spec: PromptSpec, entry: object, prompt_id: str, text: object) -> P
 def _choices(spec: PromptSpec, own: object) -> tuple[str, ...]:
     if not isinstance(own, list) or not all(isinstance(one, str) and one for one in own):
         raise _Bad(f"{spec.column}: choices is a list of texts")
-    if own and not 2 <= len(set(own)) == len(own) <= MOST_CHOICES:
+    if not 2 <= len(set(own)) == len(own) <= MOST_CHOICES:
         raise _Bad(f"{spec.column}: choices are 2 to {MOST_CHOICES}, all different")
     return tuple(map(_capped, own))
 
