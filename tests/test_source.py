@@ -241,6 +241,10 @@ BAD: list[tuple[Any, str]] = [
     ([{"id": "\ud800", "question": "Why?"}], "surrogate"),
     ([{"id": "a", "question": "Which?", "choices": ["x", "\udfff"]}], "surrogate"),
     ([None, None], "an entry is a text"),
+    (str(["Is it day?", "Who's there?"]), "no JSON: write double quotes"),
+    (str(["Who's there?", 'Who said "day"?']), "no JSON: write double quotes"),
+    (str([{"id": 1, "question": "Why?"}]), "no JSON: write double quotes"),
+    (str({"id": 1, "question": "Why?"}), "no JSON: write double quotes"),
     ([{"id": "a", "question": "Why?", "choices": choices} for choices in ("xy", ["x"])], "choices is a list of texts"),
 ]
 

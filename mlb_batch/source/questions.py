@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from mlb_batch.spec_text import fill_template, template_names
 
 MOST_CHARS = 16_000
 _ENTRY_KEYS = {"id", "question", "choices"}
+_LIKE_JSON = re.compile(r"""\s*(\[\s*["'{]|\{\s*["'])""")
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def _one(spec: PromptSpec, entry: object, *, in_list: bool) -> Prompt | BadPromp
     else:
         prompt_id = spec.id
     try:
+        if not in_list and isinstance(entry, str) and _LIKE_JSON.match(entry):  # as Python prints a list, say
+            raise _Bad(f"{spec.column}: it looks like a list or an object, but is no JSON: write double quotes")
         return _checked(spec, entry, prompt_id, text)
     except _Bad as error:
         return BadPrompt(Prompt(mended(prompt_id)[:200], spec.kind, mended(str(text))[:MOST_CHARS]), str(error))
