@@ -123,6 +123,11 @@ def test_what_is_opened(tmp_path: Path) -> None:
     assert local.resolve(f"file://{tmp_path}/a.mp4") == f"file://{tmp_path}/a.mp4"
     bucket = UriPolicy.of(InputSpec(manifest="s3://bucket/in/videos.csv", allow=HTTP_ALLOWED))
     assert bucket.resolve("a b.mp4") == "s3://bucket/in/a b.mp4"
+    for uri in ("./sub/a.mp4", "././sub/a.mp4", ".//sub/a.mp4"):
+        assert local.resolve(uri) == f"{tmp_path}/sub/a.mp4" and bucket.resolve(uri) == "s3://bucket/in/sub/a.mp4"
+    for key in ("s3://bucket/in/./a.mp4", "s3://bucket/in/.a/./b.mp4", "s3://bucket/in/a//b.mp4"):
+        assert bucket.resolve(key) == key, "written in full, a key is what it is"
+    assert bucket.resolve(".a/./b.mp4") == "s3://bucket/in/.a/./b.mp4"
     assert bucket.resolve("S3://bucket/in/100%.mp4") == "s3://bucket/in/100%.mp4"
     assert bucket.resolve("HTTPS://Videos.Example.com/pub/A.mp4?x=1") == "https://videos.example.com/pub/A.mp4?x=1"
 

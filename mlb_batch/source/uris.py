@@ -19,6 +19,7 @@ from mlb_batch.web import is_metadata
 
 MOST_CHARS = 4096
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_HERE = re.compile(r"^(\./+)+")  # as `find .` begins its names; in a bucket it would be part of the key
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 
@@ -51,7 +52,7 @@ class UriPolicy:
     def _absolute(self, uri: str) -> str:
         if _HAS_SCHEME.match(uri):
             return _canonical(uri)
-        path = uri if uri.startswith("/") else f"{self._base}/{uri}"
+        path = uri if uri.startswith("/") else f"{self._base}/{_HERE.sub('', uri)}"
         return path if _HAS_SCHEME.match(path) else os.path.normpath(re.sub("/+", "/", path))
 
     def _allows(self, absolute: str) -> bool:
