@@ -160,6 +160,7 @@ def _place(at: Any, step: str, path: str, setting: str) -> str | int:
 
 
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_OF_A_SHELL = re.compile(r"\$\{|^\$[A-Za-z_][A-Za-z0-9_]*(?:/|$)")  # a folder of that name is meant by nobody
 # The only places where ${ENV} means something: a prompt is data and is never expanded.
 _URI_KEYS = (
     ("input", "manifest"),
@@ -180,8 +181,8 @@ def long_forms(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, 
 
 
 def expand_environment(data: Any, uri_keys: Collection[tuple[str, ...]] = _URI_KEYS) -> Any:
-    """A copy with ${ENV} expanded in uris; every unset variable is named at once."""
-    missing: list[str] = []
+    """A copy with ${ENV} expanded in uris; every unset variable is named at once, and what a shell would expand."""
+    problems: list[str] = []
 
     def expand(value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, dict):
@@ -190,13 +191,16 @@ def expand_environment(data: Any, uri_keys: Collection[tuple[str, ...]] = _URI_K
             return [expand(inner, path) for inner in value]
         if path not in uri_keys or not isinstance(value, str):
             return value
+        key = ".".join(path)
         unset = [name for name in _ENV.findall(value) if name not in os.environ]
-        missing.extend(f"{'.'.join(path)}: the environment variable {name} is not set" for name in unset)
+        problems.extend(f"{key}: the environment variable {name} is not set" for name in unset)
+        if _OF_A_SHELL.search(_ENV.sub("", value)):  # not shown: a default can be a secret
+            problems.append(f"{key}: ${{NAME}} is understood, and no other way in which a shell names a variable")
         return _ENV.sub(lambda match: os.environ.get(match[1], ""), value)
 
     expanded = expand(data, ())
-    if missing:
-        raise SpecError("\n".join(missing))
+    if problems:
+        raise SpecError("\n".join(problems))
     return expanded
 
 

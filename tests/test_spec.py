@@ -291,6 +291,19 @@ def test_the_environment_is_expanded_in_uris_only_and_never_kept(
     assert "input.videos: the environment variable PLACE is not set" in mistake(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    "place", ["${OUT:-/data/out}", "${OUT-x}/y", "s3://${B:-b}/x", "${PLACE}/${", "$PLACE/out", "$PLACE"]
+)
+def test_what_only_a_shell_expands_is_no_address(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the name of a folder it would be taken, and lie where the process stands: in a pod its rows go with it."""
+    monkeypatch.setenv("PLACE", "s3://bucket")
+    for key in ("output", "input.videos"):
+        said = mistake(tmp_path, LEAST, f"{key}={json.dumps(place)}")
+        assert said == f"{key}: ${{NAME}} is understood, and no other way in which a shell names a variable"
+    for plain in ("./$PLACE/out", "/data/$PLACE", "$5/out", "cost$"):
+        assert load(tmp_path, LEAST, f"output={json.dumps(plain)}").output.uri == plain
+
+
 def test_templates_know_names_and_escapes_only() -> None:
     assert template_names("{{a}} {b} and {c d}}}") == ["b", "c d"]
     assert fill_template("{{a}} {b}", {"b": "{c} {{d}}"}) == "{a} {c} {{d}}", "a value is no template"
