@@ -65,7 +65,7 @@ class InputSpec(Part):
     changed: Literal["version", "never"] = "version"
     """What makes a video a new one. `version`: its etag, or its size and time of change. `never`: only another id."""
     allow: Annotated[tuple[Uri, ...], Field(strict=False)] | None = None
-    """Prefixes that a manifest's addresses may point into; by default its own bucket or folder."""
+    """Prefixes that a manifest's addresses, and links on a disk, may lead into; by default its own bucket or folder."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -715,6 +716,45 @@ def test_links_that_lead_out_of_a_folder_are_forbidden(clips: Path) -> None:
     problems = {video.uri.removeprefix(f"{clips}/"): video.problem for video in videos(glob_job(f"{clips}/*.mp4"))}
     assert problems["inner.mp4"] is None and problems["b.mp4"] is None
     assert problems["link.mp4"] is not None and problems["link.mp4"].error_class == "forbidden"
+
+
+def outcome(place: object, base: Path, **given: Any) -> dict[str, str]:
+    """What becomes of every name that a place gives."""
+    found = videos(glob_job(str(place), **given))
+    return {os.path.relpath(v.uri, base): v.problem.error_class if v.problem else "annotated" for v in found}
+
+
+def test_nothing_behind_a_linked_folder_is_left_out_without_a_word(tmp_path: Path) -> None:
+    lib, disk = tmp_path / "lib", tmp_path / "disk"
+    for folder in (lib, disk / "part1/deep"):
+        folder.mkdir(parents=True)
+        (folder / "a.mp4").touch()
+    (lib / "part1").symlink_to(disk / "part1")
+    (lib / "gone").symlink_to(disk / "nowhere")
+    own, link, behind = {"lib/a.mp4": "annotated"}, "lib/part1", {"lib/part1/deep/a.mp4": "annotated"}
+    for place in (lib, lib / "**/*.mp4"):
+        assert outcome(place, tmp_path) == {**own, link: "forbidden"}, "as a linked file"
+        assert outcome(place, tmp_path, allow=[str(lib), str(disk)]) == {**own, **behind}
+    assert outcome(lib / "*.mp4", tmp_path) == own, "nothing below the folder is asked for"
+    assert outcome(lib / "*/*/*.mp4", tmp_path) == {link: "forbidden"}
+    assert outcome(lib / "*/*/*.mp4", tmp_path, allow=[str(tmp_path)]) == behind
+    assert outcome(lib / "part1", tmp_path) == behind, "a link that is named itself is allowed"
+
+
+def test_a_linked_folder_inside_shows_nothing_twice_and_leads_round_no_circle(tmp_path: Path) -> None:
+    for name in ("2026-01", "2026-02"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep/a.mp4").touch()
+        (tmp_path / name / "up").symlink_to(tmp_path)
+    (tmp_path / "latest").symlink_to("2026-02")
+    (tmp_path / "2026-01/next").symlink_to("../2026-02")
+    (tmp_path / "2026-02/before").symlink_to("../2026-01")
+    every = {f"{name}/deep/a.mp4": "annotated" for name in ("2026-01", "2026-02")}
+    assert outcome(tmp_path, tmp_path) == outcome(tmp_path / "**/*.mp4", tmp_path) == every
+    assert outcome(tmp_path / "*/deep/*.mp4", tmp_path) == every
+    assert outcome(tmp_path / "late*/*/*.mp4", tmp_path) == {"latest/deep/a.mp4": "annotated"}, "as a shell has it"
+    out = dict.fromkeys(("latest/up", "latest/before"), "forbidden")
+    assert outcome(tmp_path / "latest", tmp_path) == {"latest/deep/a.mp4": "annotated", **out}
 
 
 def test_a_bucket_as_glob_prefix_and_manifest(s3: S3Server) -> None:

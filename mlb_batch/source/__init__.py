@@ -2,7 +2,8 @@
 
 model.py      the nouns: Video, Prompt, Inspection
 read.py       the input read twice: to check all of it, and as the stream
-table.py      manifest files, row by row; listing.py: a glob or a prefix
+table.py      manifest files, row by row
+listing.py    a glob or a prefix; links.py: through links to folders
 uris.py       which uris may be opened
 clips.py      long videos become clips
 questions.py  the prompts of one row

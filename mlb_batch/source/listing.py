@@ -7,8 +7,11 @@ a README or thumbnails beside the videos are no errors (an .ogg is sound, as a r
 
 from __future__ import annotations
 
+from typing import Any
+
 from mlb_batch.errors import InputError
-from mlb_batch.source.uris import is_glob
+from mlb_batch.source.links import LinkedDisk
+from mlb_batch.source.uris import UriPolicy, is_glob
 from mlb_batch.spec_parts import InputSpec
 from mlb_batch.storage import CLIENT_TRIES, filesystem, local_path, scheme_of
 from mlb_batch.storage_errors import root_line
@@ -26,7 +29,7 @@ def video_uris(given: InputSpec, output: str = "") -> list[str]:
     """Sorted, without what lies below the job's own output; InputError where there are none."""
     assert given.videos is not None
     place = given.videos if local_path(given.videos) is None else str(local_path(given.videos))
-    listed = _listed(place)
+    listed = _listed(place, given)
     uris = [uri for uri in listed if not (output and uri.startswith(f"{output}/"))]
     if listed and not uris:
         remedy = "give the output a folder that holds no videos"
@@ -37,16 +40,17 @@ def video_uris(given: InputSpec, output: str = "") -> list[str]:
     return uris
 
 
-def _listed(place: str) -> list[str]:
+def _listed(place: str, given: InputSpec) -> list[str]:
     """What its file system names there, as uris of the kind that the place has."""
     if place.startswith("/"):
-        return _names(place)
-    return [name if "://" in name else f"{scheme_of(place)}://{name.lstrip('/')}" for name in _names(place)]
+        disk = LinkedDisk(UriPolicy.of(given).allows)
+        return sorted([*disk.once(_names(disk, place, place)), *disk.shut])
+    fs, path = filesystem(place, CLIENT_TRIES)
+    return [name if "://" in name else f"{scheme_of(place)}://{name.lstrip('/')}" for name in _names(fs, path, place)]
 
 
-def _names(place: str) -> list[str]:
-    fs, path = filesystem(place, CLIENT_TRIES)  # fsspec's own walk passes over a folder that it can't list
-    try:
+def _names(fs: Any, path: str, place: str) -> list[str]:
+    try:  # fsspec's own walk passes over a folder that it can't list
         if is_glob(place):
             found = asked(place, lambda: fs.glob(path, detail=True))
             return sorted(name for name, info in found.items() if info["type"] != "directory")

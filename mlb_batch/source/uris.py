@@ -45,7 +45,7 @@ class UriPolicy:
         if is_shipped(absolute):
             raise InputError(f"{absolute} lies in Ray's copy of the working directory, where each submission would "
                              "find new videos, and annotate them anew; give uris or absolute paths")  # fmt: skip
-        if not self._allows(absolute):
+        if not self.allows(absolute):
             raise RowError("forbidden", f"{_shown(uri)}: not under any prefix of input.allow")
         return absolute
 
@@ -55,7 +55,8 @@ class UriPolicy:
         path = uri if uri.startswith("/") else f"{self._base}/{_HERE.sub('', uri)}"
         return path if _HAS_SCHEME.match(path) else os.path.normpath(re.sub("/+", "/", path))
 
-    def _allows(self, absolute: str) -> bool:
+    def allows(self, absolute: str) -> bool:
+        """Whether it is, or lies under, an allowed prefix."""
         if _HAS_SCHEME.match(absolute) and scheme_of(absolute) not in ("file", "local"):
             return any(f"{absolute}/".startswith(prefix) for prefix in self._prefixes)
         path = absolute.partition("://")[2] if "://" in absolute else absolute
