@@ -9,6 +9,7 @@ from typing import Any
 
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.parts import rows_of
+from mlb_batch.source.questions import USED_TWICE
 from mlb_batch.storage import Store
 
 Row = dict[str, Any]
@@ -59,13 +60,13 @@ def _asked(row: Row) -> Asked:
 
 def _replaces(later: Row, row: Row) -> bool:
     """Another version of the video, what became of a part of it that couldn't be looked up, or cut, before, or other
-    words in the place of those that could not be asked.
+    words in the place of those that could not be asked: not what is asked beside them, under an id used for both.
     """
     start_s, end_s = _span(row)
     first_s, last_s = _span(later)
     overlap = first_s < end_s and start_s < last_s
     if later["prompt"] != row["prompt"]:
-        return bool(overlap and row["error_class"] == "bad_prompt")
+        return bool(overlap and row["error_class"] == "bad_prompt" and USED_TWICE not in row["message"])
     versions = {later["video_version"], row["video_version"]}
     if len(versions) == 2:
         return overlap or "" not in versions

@@ -19,6 +19,8 @@ from mlb_batch.outside import printable
 from mlb_batch.page import write_page
 from mlb_batch.planning import plan
 from mlb_batch.report import how_to_read, report, to_text
+from mlb_batch.source.questions import asked_of_rows
+from mlb_batch.spec_parts import PromptSpec
 
 HUGE = 2**62
 
@@ -81,6 +83,19 @@ def test_a_failure_ends_with_what_became_of_the_same_question_later(
     told = {**CLIP, "video_id": "video-1", **later}
     Ledger(str(tmp_path), FINGERPRINT, str(told.pop("run_id", "the next"))).commit([annotation(2, **told)], [])
     assert report(str(tmp_path))["errors"]["unresolved"] == left
+
+
+def test_of_two_questions_under_one_id_what_is_asked_never_answers_the_other(tmp_path: Path) -> None:
+    """Also of a new version of the video: each run goes on to count the other one as failed."""
+    both = [{"id": "z", "question": "Why?"}, {"id": "z", "question": "How?"}]
+    (why,), (how,) = asked_of_rows([PromptSpec(id="q", kind="qa", column="q")])({"q": both})
+    told = {"video_id": "video-1", "prompt_id": "z"}
+    failed = {**told, "prompt": how.prompt.text, "message": how.message, "video_version": "", "provisional": True}
+    bad = {**error(1, error_class="bad_prompt"), **failed, **WHOLE}
+    for n, version in enumerate(("v1", "v2")):
+        answered = annotation(2 + n, **{**told, "prompt": why.text, **CLIP, "video_version": version})
+        Ledger(str(tmp_path), FINGERPRINT, f"run {n}").commit([answered], [] if n else [bad])
+        assert report(str(tmp_path))["errors"]["by_class"]["bad_prompt"]["count"] == 1, version
 
 
 def test_what_came_from_outside_is_shown_safely(output: str) -> None:

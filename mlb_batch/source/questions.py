@@ -23,6 +23,7 @@ from mlb_batch.spec_parts import MOST_CHOICES, PromptSpec
 from mlb_batch.spec_text import fill_template, template_names
 
 MOST_CHARS = 16_000
+USED_TWICE = "is used for two questions"
 _ENTRY_KEYS = {"id", "question", "choices"}
 _LIKE_JSON = re.compile(r"""\s*(\[\s*["'{]|\{\s*["'])""")
 
@@ -57,7 +58,7 @@ def asked_of_rows(specs: Sequence[PromptSpec]) -> Callable[[Row], tuple[tuple[Pr
                 if isinstance(one, BadPrompt):
                     bad.setdefault(one.prompt, one)
                 elif good.setdefault(one.id, one) != one:
-                    bad.setdefault(one, BadPrompt(one, f"the prompt id {one.id!r} is used for two questions"))
+                    bad.setdefault(one, BadPrompt(one, f"the prompt id {one.id!r} {USED_TWICE}"))
         return tuple(good.values()), tuple(one for prompt, one in bad.items() if good.get(prompt.id) != prompt)
 
     return asked
