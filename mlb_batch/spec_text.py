@@ -155,7 +155,7 @@ def _place(at: Any, step: str, path: str, setting: str) -> str | int:
     if not isinstance(at, list):
         return step
     if not step.isdecimal() or int(step) >= len(at):
-        raise SpecError(f"--set {setting}: {path} is a list of {len(at)}: use a number from 0")
+        raise SpecError(f"--set {setting}: {path.rpartition('.')[0]} is a list of {len(at)}: use a number from 0")
     return int(step)
 
 

@@ -555,7 +555,7 @@ def test_settings_step_into_short_forms() -> None:
     [
         ("ratios.0.x=1", r"--set ratios\.0\.x=1: ratios\.0 is a plain value, it has no keys below it"),
         ("methods.0.method.x=1", r"methods\.0\.method is a plain value"),
-        ("methods.first.label=x", r"methods\.first is a list of 6: use a number from 0"),
+        ("methods.first.label=x", "first.label=x: methods is a list of 6: use a number from 0"),
     ],
 )  # fmt: skip
 def test_a_setting_below_a_plain_value_is_refused_in_a_line(setting: str, says: str) -> None:
