@@ -705,8 +705,16 @@ def test_every_way_to_name_a_place(clips: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_place_without_videos_is_the_users_mistake(clips: Path) -> None:
-    for place in (f"{clips}/*.avi", str(clips / "none"), f"{clips}/sub/notes.txt"):
-        assert "no video is there" in mistakes(glob_job(place))[0]
+    (clips / "[1]").mkdir()
+    (clips / "[1]/a.mp4").touch()
+    for place, said in (
+        ("*.avi", "check the path"),
+        ("none", f"check the path, or list {clips}/none/** for files of any name"),
+        ("sub/notes.txt", "its name ends like no video's; name it in a manifest"),
+        ("[1]/*.mp4", "check the path (in a pattern [abc] is one of three signs, and [[] a bracket)"),
+    ):
+        assert mistakes(glob_job(f"{clips}/{place}")) == [f"input.videos: {clips}/{place}: no video is there; {said}"]
+    assert names(glob_job(f"{clips}/[[]1]/*.mp4"), str(clips)) == ["[1]/a.mp4"]
 
 
 def test_links_that_lead_out_of_a_folder_are_forbidden(clips: Path) -> None:

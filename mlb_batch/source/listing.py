@@ -7,6 +7,7 @@ a README or thumbnails beside the videos are no errors (an .ogg is sound, as a r
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mlb_batch.errors import InputError
@@ -35,9 +36,17 @@ def video_uris(given: InputSpec, output: str = "") -> list[str]:
         remedy = "give the output a folder that holds no videos"
         raise InputError(f"input.videos: {given.videos}: all {len(listed)} files lie below the output; {remedy}")
     if not uris:
-        ending = f", or list {place.rstrip('/')}/** for files of any name" if not is_glob(place) else ""
-        raise InputError(f"input.videos: {given.videos}: no video is there; check the path{ending}")
+        raise InputError(f"input.videos: {given.videos}: no video is there; {_remedy(place)}")
     return uris
+
+
+def _remedy(place: str) -> str:
+    if is_glob(place):
+        signs = " (in a pattern [abc] is one of three signs, and [[] a bracket)" if "[" in place else ""
+        return f"check the path{signs}"
+    if place.startswith("/") and Path(place).is_file():
+        return "its name ends like no video's; name it in a manifest"
+    return f"check the path, or list {place.rstrip('/')}/** for files of any name"
 
 
 def _listed(place: str, given: InputSpec) -> list[str]:
