@@ -426,9 +426,10 @@ def test_fractions_share_their_column_with_whole_numbers_that_they_hold(
 
 
 def test_a_parquet_manifest_with_what_python_can_not_hold_or_name_is_one_line(tmp_path: Path) -> None:
-    late = pa.table({"uri": ["a.mp4"], "at": pa.array([10**18], pa.timestamp("ms"))})
-    pq.write_table(late, tmp_path / "late.parquet")
-    assert "between rows 1 and 128" in mistakes(job(str(tmp_path / "late.parquet"), columns=["at"]))[0]
+    for late in (pa.array([10**18], pa.timestamp("ms")), pa.array([0], pa.timestamp("ms", tz="Mars/Phobos"))):
+        pq.write_table(pa.table({"uri": ["a.mp4"], "at": late}), tmp_path / "late.parquet")
+        (said,) = mistakes(job(str(tmp_path / "late.parquet"), columns=["at"]))
+        assert "between rows 1 and 1 a value that Python can't hold" in said
     pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, ["uri", "t", "t"]), tmp_path / "two.parquet")
     assert "the column 't' stands there twice" in mistakes(job(str(tmp_path / "two.parquet"), columns=["t"]))[0]
 

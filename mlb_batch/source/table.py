@@ -105,13 +105,19 @@ def _parquet_rows(file: IO[bytes], uri: str, wanted: Sequence[str]) -> Iterator[
     place = 0
     try:
         for batch in _parquet(file, uri).iter_batches(BATCH_ROWS, columns=list(wanted), use_threads=False):
-            for row in batch.to_pylist():
+            for row in _held(batch, uri, place):
                 place += 1
                 yield place, row
     except pa.ArrowException as error:
         raise InputError(f"input.manifest: {uri}: damaged after row {place}: {first_line(error)}") from None
-    except (ValueError, OverflowError) as error:  # a date of the year 10000, say
-        said = f"between rows {place + 1} and {place + BATCH_ROWS} a value that Python can't hold: {first_line(error)}"
+
+
+def _held(batch: pa.RecordBatch, uri: str, place: int) -> list[Row]:
+    try:
+        return batch.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        some = "a value that Python can't hold (a date of the year 10000, a time zone that nobody knows)"
+        said = f"between rows {place + 1} and {place + len(batch)} {some}: {first_line(error)}"
         raise InputError(f"input.manifest: {uri}: {said}") from None
 
 
