@@ -144,7 +144,7 @@ def test_a_keep_by_content_pays_for_every_frame_that_it_looked_at(
     asks = (Ask("c", "caption", CAPTION["text"]),)
     with Reader(engine.sampling, engine.frame_size(), Limits()) as reader:
         clips = [Clip(reader.read(str(path)).pixels_FHWC, asks) for path in sorted(clips_folder.iterdir())]
-    captioner, means = engine.load(), setup(spec)
+    captioner, means = engine.load(1), setup(spec)
     sample = [found for clip in clips if (found := captioner.measure(clip))]
     settled = settle(spec, priced, [[one] for one in sample])
     rows = [answer for (answer,) in Engine.of(spec, settled).load(1).annotate(clips)]
