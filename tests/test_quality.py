@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ledger_rows import FINGERPRINT, annotation, row_id
 from rich.console import Console
 from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
 
 from mlb_batch import JobSpec, plan, run
 from mlb_batch.errors import BudgetError, JobError, SpecError
-from mlb_batch.ledger import read_current, verify
+from mlb_batch.ledger import Ledger, read_current, verify
 from mlb_batch.planning import freeze
 from mlb_batch.progress import describe, latest
 from mlb_batch.quality import canary, preview, side_by_side
@@ -57,6 +58,7 @@ def row(kind: str, text: str, choice: str = "", video: str = "v", prompt: str = 
     ("qa", ("👍", ""), ("👎", ""), 0.0),
     ("qa", ("\u2764\ufe0f", ""), ("\u2600\ufe0f", ""), 0.0),  # both end in a mark that is of no word
     ("caption", ("It is in the.", ""), ("That was on it.", ""), 1 / 4),
+    ("caption", ("Red ring. " * 12, ""), ("A red ring.", ""), 2 / 13),  # without end, it says no more
 ])  # fmt: skip
 def test_when_two_answers_agree(kind: str, one: tuple[str, str], other: tuple[str, str], wanted: float) -> None:
     pair = Pair(row(kind, *one), row(kind, *other))
@@ -75,8 +77,8 @@ def test_agreement_is_the_mean_over_rows_and_by_kind(drawn: list[tuple[str, floa
 
 
 def test_only_what_both_runs_answered_is_compared() -> None:
-    one = {("v", 0.0, 1.0, p): row("qa", p) for p in "abc"}
-    other = {("v", 0.0, 1.0, p): row("qa", p) for p in "bcd"}
+    one = {("v", 0.0, 1.0, p, ""): row("qa", p) for p in "abc"}
+    other = {("v", 0.0, 1.0, p, ""): row("qa", p) for p in "bcd"}
     assert [pair.one["text"] for pair in pairs(one, other)] == ["b", "c"]
 
 
@@ -169,6 +171,27 @@ def test_a_canary_holds_no_method_against_itself(tmp_path: Path, method: str, ra
 
     found, stopped = canary(job, partial(annotate, job), annotate)
     assert (ran, list(found["against"]), found["flops_executed"], stopped) == ([method, *asked], asked, 1, None)
+
+
+def test_a_canary_compares_answers_about_one_version_of_a_video(tmp_path: Path) -> None:
+    """All videos were replaced since last night, and the unpruned answers to half of them are not there yet."""
+
+    def said(about: str, version: str, numbers: range) -> list[dict[str, Any]]:
+        same = {"video_version": version, "choice": "", "text": about}
+        return [annotation(n, annotation_id=row_id(n, version), **same) for n in numbers]
+
+    job = spec(tmp_path, **PRUNED, canary={"share": 0.5, "against": ["none"], "least_agreement": 0.9})
+
+    def annotate(one: JobSpec, share: float) -> dict[str, Any]:
+        there = range(2) if one.prune.method == "none" else range(4)
+        ledger = Ledger(one.output.uri, FINGERPRINT, "last night")
+        ledger.commit([*said("A dog runs.", "old", range(4)), *said("A cat sleeps.", "new", there)], [])
+        return {"stopped": "", "output": one.output.uri, "fingerprint": FINGERPRINT, "flops_executed": 1, "run_id": "r"}
+
+    clips(tmp_path / "videos", 1)
+    found, _ = canary(job, partial(annotate, job), annotate)
+    assert (found["against"]["none"]["rows"], found["against"]["none"]["agreement"]) == (4 + 2, 1.0)
+    assert found["videos"] == 4
 
 
 def test_a_canary_that_compared_nothing_lets_nothing_through(tmp_path: Path) -> None:
