@@ -254,6 +254,8 @@ def test_an_answer_is_the_option_that_says_it_whatever_stands_around_it(
 def test_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.json, row 1: its options are 'A\. x', not a list"):
         items_of("videomme", written(tmp_path, "x.json", [video_mme("A. x")]))
+    with pytest.raises(InputError, match=r"x\.json, row 1: one of its options is null"):
+        items_of("videomme", written(tmp_path, "x.json", [video_mme(["A. x", None])]))
     half = {"q_uid": "u", "question": "?", "option 0": "x", "option 1": "y"}
     files = [written(tmp_path, "questions.json", [half]), written(tmp_path, "subset_answers.json", {"u": 0.5})]
     with pytest.raises(InputError, match=r"questions\.json, row 1: its answer is 0\.5, not an option's number"):
@@ -261,6 +263,27 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     silent = {"answer": "man", "id": 5, "question": " ", "video_id": 7010}
     with pytest.raises(InputError, match=r"test_qa\.json, row 1: its question is empty"):
         items_of("msvdqa", written(tmp_path, "test_qa.json", [silent]))
+
+
+FIVE = "a0,a1,a2,a3,a4\n42,1,CW,why,3,o0,o1,o2,o3,o4\n42,2,CW,how,3,o0,on a ch"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "lost"),
+    [
+        ("nextqa", "test.csv", f"video,qid,type,question,answer,{FIVE}", "a2"),
+        ("intentqa", "test.csv", f"video_id,qid,type,question,answer,{FIVE}", "a2"),
+        ("nextqa", "open.csv", "video,qid,type,question,answer\n42,1,CW,why,to eat\n42,2,CW,how d", "answer"),
+        ("tgifqa", "Test_frameqa.csv", "gif_name\tvid_id\tquestion\tanswer\ng\tF1\twho ?\tman\ng\tF2\twh", "answer"),
+    ],
+)
+def test_a_row_that_broke_off_is_named_and_asks_nothing(
+    tmp_path: Path, name: str, file: str, text: str, lost: str
+) -> None:
+    """Of a download that ended early: what was lost would be an option called None, or the answer that is right."""
+    (tmp_path / file).write_text(text)
+    with pytest.raises(InputError, match=rf"{file}, row 2: no column '{lost}'"):
+        items_of(name, str(tmp_path / file))
 
 
 def test_more_options_than_letters_are_refused_not_left_out_of_the_question(tmp_path: Path) -> None:
