@@ -194,6 +194,16 @@ def test_a_file_of_another_benchmark_is_named_with_what_is_missing(tmp_path: Pat
         read_file(written(tmp_path, "notes.txt", [{"a": 1}]))
 
 
+def test_a_file_of_the_root_folder_is_not_looked_for_where_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "only-here.json", [{"a": 1}])
+    assert read_file("only-here.json").rows == ({"a": 1},)
+    with pytest.raises(InputError, match=r" /only-here\.json: no such file"):
+        read_file("/only-here.json")
+
+
 def test_vcgbench_from_copies_that_number_each_file_anew(tmp_path: Path) -> None:
     row = {"video_name": "v_a", "question": "What?", "question_id": "v_a_0", "answer": "A dog runs."}
     one, other = items_of(
@@ -263,6 +273,33 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     silent = {"answer": "man", "id": 5, "question": " ", "video_id": 7010}
     with pytest.raises(InputError, match=r"test_qa\.json, row 1: its question is empty"):
         items_of("msvdqa", written(tmp_path, "test_qa.json", [silent]))
+
+
+@pytest.mark.parametrize("odd", [["u"], {"u": 1}, None, 10**400])
+def test_an_id_or_an_answer_of_any_kind_ends_as_a_named_mistake(tmp_path: Path, odd: Any) -> None:
+    """Not as a traceback: ids that can't be looked up, numbers too large to be read."""
+    ego = {"q_uid": "u", "question": "?", "option 0": "x", "option 1": "y"}
+    told = written(tmp_path, "subset_answers.json", {"u": odd})
+    with pytest.raises(InputError, match=r"questions\.json, row 1: "):
+        items_of("egoschema", written(tmp_path, "questions.json", [ego]), told)
+    assert items_of("egoschema", written(tmp_path, "questions.json", [{**ego, "q_uid": odd}]), told) == []
+    asked = written(tmp_path, "q.json", [{"video_name": "a", "question": "q", "question_id": odd}])
+    with pytest.raises(InputError, match=r"q\.json, row 1: "):
+        items_of("activitynetqa", asked, written(tmp_path, "a.json", [{"question_id": "1", "answer": "yes"}]))
+
+
+def test_a_text_where_a_mapping_should_be_is_named(tmp_path: Path) -> None:
+    row = {"video": "42", "question": "why", "answer": "to eat", "qid": "7", "type": "CW"}
+    files = [written(tmp_path, "open.json", [row]), written(tmp_path, "reference_answers.json", {"42": "hungry"})]
+    with pytest.raises(InputError, match=r"open\.json, row 1: "):
+        items_of("nextqa", *files)
+
+
+@pytest.mark.parametrize("name", ["deep.json", "deep.jsonl"])
+def test_a_file_that_is_nested_too_deep_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[" * 200_000)
+    with pytest.raises(InputError, match=rf"{name}: not what its name says"):
+        read_file(str(tmp_path / name))
 
 
 FIVE = "a0,a1,a2,a3,a4\n42,1,CW,why,3,o0,o1,o2,o3,o4\n42,2,CW,how,3,o0,on a ch"
