@@ -23,6 +23,7 @@ from mlb_batch.evaluate.manifest import _Names, prepared, videos_folder, written
 from mlb_batch.evaluate.scoring import right
 from mlb_batch.evaluate.spec import EvalSpec, WorldSpec
 from mlb_batch.evaluate.world import folder_of, show, write_world
+from mlb_batch.source.uris import UriPolicy
 from mlb_batch.storage import open_store
 from mlb_batch.tiny.world import HELD_OUT_FROM, make_clip
 
@@ -471,6 +472,25 @@ def test_a_folder_with_none_of_the_videos_is_said_before_anything_runs(tmp_path:
     (tmp_path / "videos" / "v_v0.srt").touch()
     with pytest.raises(InputError, match="none of 3 videos"):
         prepared(public(tmp_path), store, print)
+
+
+def test_links_that_lead_out_of_the_folder_are_said_before_anything_runs(tmp_path: Path) -> None:
+    """As a download's cache has them: every video would be forbidden, one after the other."""
+    for name in ("videos", "cache"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        (tmp_path / "cache" / f"{number}f").touch()
+        (tmp_path / "videos" / f"v_v{number}.mp4").symlink_to(tmp_path / "cache" / f"{number}f")
+    store = open_store(str(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"/videos leads elsewhere, v_v0\.mp4 for one; name in benchmark\.allow"):
+        prepared(public(tmp_path), store, print)
+    given = public(tmp_path, allow=[str(tmp_path / "cache")])
+    items, videos = prepared(given, store, print).items, videos_folder(given, store)
+    opened = UriPolicy.of(cells(given, store.uri, videos)[0].job.input)
+    assert len(items) == 6 and all(opened.resolve(row["uri"]) for row in manifest(given, items))
+    (tmp_path / "videos" / "v_v2.mp4").unlink()
+    (tmp_path / "videos" / "v_v2.mp4").touch()
+    assert len(prepared(public(tmp_path), store, print).items) == 6, "what can be opened is asked about"
 
 
 # The world.

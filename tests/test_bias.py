@@ -12,7 +12,6 @@ from models import FAMILIES, Spec, checkpoint, eager, folder, pixels
 from mlb_batch.errors import InputError
 from mlb_batch.evaluate.bias import VARIANTS, lines, measure, picture, places_picture, table_rows
 from mlb_batch.evaluate.items import Item
-from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import JobSpec
 from mlb_batch.video.write import write_mp4
 from mlb_batch.vlm.bias import Gaze, Looked
@@ -62,9 +61,9 @@ def test_variants_of_a_clip() -> None:
     assert all(np.array_equal(frame, frames[2]) for frame in changed["repeated"])
 
 
-def job(tmp_path, frames: int = 4) -> JobSpec:
+def job(tmp_path, frames: int = 4, **source: object) -> JobSpec:
     return JobSpec.from_dict({
-        "input": {"videos": str(tmp_path)}, "prompts": [{"id": "any", "kind": "qa", "text": "any"}],
+        "input": {"videos": str(tmp_path), **source}, "prompts": [{"id": "any", "kind": "qa", "text": "any"}],
         "model": {"id": str(folder(FAMILIES["onevision"])), "device": "cpu"}, "frames": {"count": frames},
         "output": str(tmp_path / "out"),
     })  # fmt: skip
@@ -78,8 +77,7 @@ def test_measuring_reads_videos_as_a_job_does_and_leaves_out_what_it_cannot(tmp_
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     items = [Item(name, f"{name}.mp4", "open", QUESTION, "x") for name in ("a", "b", "broken", "missing")]
     items.append(Item("out", "../elsewhere.mp4", "open", QUESTION, "x"))
-    policy = UriPolicy(str(tmp_path), (str(tmp_path),))
-    found = measure("small", job(tmp_path), items, policy)
+    found = measure("small", job(tmp_path), items)
     assert [one.variant for one in found] == list(VARIANTS) and {one.clips for one in found} == {2}
     for one in found:
         assert one.by_frame_LF.shape == (spec.layers, 4)
@@ -91,7 +89,19 @@ def test_measuring_reads_videos_as_a_job_does_and_leaves_out_what_it_cannot(tmp_
     for drawn in (picture(found), places_picture(found)):
         assert drawn.startswith("<svg") and "grey (2 clips)" in drawn
     with pytest.raises(InputError, match="can be read"):
-        measure("small", job(tmp_path), items[2:], policy)
+        measure("small", job(tmp_path), items[2:])
+
+
+def test_links_out_of_the_folder_are_followed_where_the_job_allows_it(tmp_path) -> None:
+    """As a job would: a download's cache holds links to its files. A name may hold what begins a scheme."""
+    there, cache = tmp_path / "videos", tmp_path / "cache"
+    there.mkdir(), cache.mkdir()
+    write_mp4(cache / "1f", np.zeros((4, 16, 16, 3), np.uint8), fps=4)
+    (there / "a:1.mp4").symlink_to(cache / "1f")
+    items = [Item("a", "a:1.mp4", "open", QUESTION, "x")]
+    assert measure("small", job(there, 2, allow=[str(there), str(cache)]), items)[0].clips == 1
+    with pytest.raises(InputError, match="none of the 1 videos"):
+        measure("small", job(there, 2), items)
 
 
 def test_shares_are_of_the_attention_to_visual_tokens_alone() -> None:

@@ -21,7 +21,7 @@ import pytest
 from models import Spec, folder
 
 from mlb_batch.cli import app, ended
-from mlb_batch.errors import BudgetError, JobError, OutputError, SpecError, UserError
+from mlb_batch.errors import BudgetError, InputError, JobError, OutputError, SpecError, UserError
 from mlb_batch.evaluate.cells import Cell, cells, short_names
 from mlb_batch.evaluate.intervals import Share, average, difference, proportion
 from mlb_batch.evaluate.items import Item
@@ -898,6 +898,8 @@ def test_an_evaluation_from_the_file_to_the_tables_and_the_second_does_nothing(
     with pytest.raises(OutputError, match="asked in another way"):
         compare(small(tmp_path, asked="together"), again)
     assert again.jobs == [] and len(list(out.glob("manifest*"))) == 1, "what was refused left no questions behind"
+    fewer = compare(small(tmp_path, benchmark={"name": "world", "world": {**world, "clips": 2}}), again)
+    assert (fewer["answers"], fewer["errors"]) == (18, 0), "of what was asked now"
     (out / "memory.json").write_text("[1")
     with pytest.raises(OutputError, match=r"memory\.json is damaged .*: delete it"):
         compare(given, again)
@@ -951,6 +953,30 @@ def test_videos_that_are_missing_are_unanswered_and_counted_apart(ray_cluster: N
     (videos / "v_gone.mp4").unlink()
     allowed = small(tmp_path / "allowed", benchmark=given, methods=["none"], job=job)
     assert compare(allowed, Annotate())["exit_code"] == 0
+
+
+def test_bias_is_measured_last_and_on_videos_that_are_there(tmp_path: Path) -> None:
+    """What can't be measured keeps no table of what was answered from being written."""
+    (tmp_path / "videos").mkdir()
+    write_mp4(tmp_path / "videos" / "v_7.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=4)
+    asked = [{"video_name": str(n), "question": "is it?", "question_id": str(n), "answer": "yes", "type": 3}
+             for n in range(20)]  # fmt: skip
+    (tmp_path / "qa.json").write_text(json.dumps(asked))
+    benchmark = {"name": "activitynetqa", "annotations": str(tmp_path / "qa.json"), "videos": str(tmp_path / "videos")}
+    given = small(tmp_path, benchmark=benchmark, methods=["none"], bias={"clips": 2})
+
+    def nothing(job: JobSpec) -> dict[str, Any]:
+        return {"fingerprint": "0123456789abcdef", "stopped": "", "exit_code": 3, "rows_written": 0}
+
+    evaluate(given, nothing, lambda text: None)
+    read = tmp_path / "out" / "README.md"
+    assert "20 questions" in read.read_text() and "## Where text looks" in read.read_text()
+    assert pq.read_table(tmp_path / "out" / "bias.parquet")["clips"].unique().to_pylist() == [1]
+    (tmp_path / "videos" / "v_7.mp4").write_bytes(b"nothing")
+    read.unlink()
+    with pytest.raises(InputError, match="none of the 1 videos that it is measured on can be read"):
+        evaluate(given, nothing, lambda text: None)
+    assert "20 questions" in read.read_text() and "## Where text looks" not in read.read_text()
 
 
 @pytest.mark.slow

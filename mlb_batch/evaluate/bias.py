@@ -20,6 +20,7 @@ from mlb_batch.evaluate.items import Item
 from mlb_batch.evaluate.svg import Heat, heat_maps
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import JobSpec
+from mlb_batch.spec_parts import InputSpec
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling
 from mlb_batch.vlm.bias import Gaze, Looked
 from mlb_batch.vlm.checkpoint import resolve
@@ -49,14 +50,14 @@ class Bias:
     by_place_LK: NDArray[np.float64]
 
 
-def measure(model: str, spec: JobSpec, items: Sequence[Item], policy: UriPolicy) -> list[Bias]:
-    """Of one model, on the video and the question of each of these items; a video that can't be read is left out."""
+def measure(model: str, spec: JobSpec, items: Sequence[Item]) -> list[Bias]:
+    """Of a job's model, on the video and the question of each of these items; what the job can't read is left out."""
     checkpoint = resolve(spec.model.id, spec.model.revision)
     gaze, recipe = Gaze(checkpoint, spec.model.device, spec.model.dtype), frame_recipe(checkpoint)
     size = FrameSize(recipe.resize, recipe.crop, recipe.resample)
     sampling = Sampling(spec.frames.count, spec.frames.strategy, spec.frames.fps)
     looked: dict[str, list[Looked]] = {variant: [] for variant in VARIANTS}
-    for item, pixels_FHWC in _frames(items, policy, sampling, size, Limits(video_s=spec.limits.video_s)):
+    for item, pixels_FHWC in _frames(items, spec.input, sampling, size, Limits(video_s=spec.limits.video_s)):
         for variant, changed in VARIANTS.items():
             choices = () if item.shaped else item.choices
             looked[variant].append(gaze.look(changed(pixels_FHWC), item.prompt, choices))
@@ -66,12 +67,13 @@ def measure(model: str, spec: JobSpec, items: Sequence[Item], policy: UriPolicy)
 
 
 def _frames(
-    items: Sequence[Item], policy: UriPolicy, sampling: Sampling, size: FrameSize, limits: Limits
+    items: Sequence[Item], source: InputSpec, sampling: Sampling, size: FrameSize, limits: Limits
 ) -> Iterator[tuple[Item, Pixels]]:
+    policy = UriPolicy.of(source)  # annotations are other people's data
     with Reader(sampling, size, limits) as reader:
         for item in items:
             try:
-                yield item, reader.read(policy.resolve(item.video)).pixels_FHWC
+                yield item, reader.read(policy.resolve(f"{source.videos}/{item.video}")).pixels_FHWC
             except RowError:
                 continue
 

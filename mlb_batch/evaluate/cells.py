@@ -85,7 +85,7 @@ def _job(spec: EvalSpec, model: ModelSpec, method: MethodSpec, ratio: float, out
             "manifest": join(output, "manifest.jsonl"),
             "id_column": "id",
             "changed": "never",
-            "allow": [videos, *spec.benchmark.allow],
+            "allow": spec.benchmark.allowed(videos),
         },
         "prompts": PROMPTS,
         "model": model.model_dump(),

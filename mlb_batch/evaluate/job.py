@@ -31,7 +31,6 @@ from mlb_batch.evaluate.world import Say
 from mlb_batch.planning import Setup
 from mlb_batch.planning.frozen import thaw
 from mlb_batch.planning.identity import fingerprint_of, key_of
-from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import Store, open_store
 from mlb_batch.storage_errors import first_line
@@ -219,12 +218,12 @@ def _facts(rows: Iterable[Row]) -> tuple[Counter[str], Counter[str]]:
 
 def _bias(spec: EvalSpec, store: Store, items: Sequence[Item], videos: str, pictures: dict[str, str]) -> list[str]:
     assert spec.bias is not None
-    chosen, policy = chosen_clips(items, spec.bias.clips), UriPolicy(videos, (videos, *spec.benchmark.allow))
+    chosen, source = chosen_clips(items, spec.bias.clips), {"videos": videos, "allow": spec.benchmark.allowed(videos)}
     found: list[bias.Bias] = []
     for model, short in zip(spec.models, short_names([one.id for one in spec.models]), strict=True):
-        job = JobSpec.from_dict({**spec.job, "input": {"videos": videos}, "prompts": [
+        job = JobSpec.from_dict({**spec.job, "input": source, "prompts": [
             {"id": "any", "kind": "qa", "text": "any"}], "model": model.model_dump(), "output": store.uri})  # fmt: skip
-        measured = bias.measure(short, job, chosen, policy)
+        measured = bias.measure(short, job, chosen)
         pictures[f"bias-{short}.svg"] = bias.picture(measured)
         pictures[f"bias-{short}-places.svg"] = bias.places_picture(measured)
         found += measured

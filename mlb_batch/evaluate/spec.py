@@ -97,6 +97,10 @@ class BenchmarkSpec(Part):
             raise ValueError(f"{self.name} makes its own videos: it has neither annotations nor videos nor allow")
         return self
 
+    def allowed(self, videos: str) -> tuple[str, ...]:
+        """What may be opened, where the videos lie in this folder."""
+        return (videos, *self.allow)
+
 
 class MethodSpec(Part):
     method: Name
