@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -611,6 +613,7 @@ class Endpoint:
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.fail_first, self.fail_with = 0, 503
+        self.closed = threading.Event()
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -621,7 +624,11 @@ class Endpoint:
                 status, answer = endpoint.reply(body)
                 self.send_response(status)
                 self.end_headers()
-                self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+                with suppress(ConnectionError):  # who asked may have left
+                    for _ in range(endpoint.blanks_before(body)):
+                        self.wfile.write(b" ")
+                        endpoint.closed.wait(0.1)
+                    self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
             def log_message(self, *_: object) -> None:
                 return
@@ -652,7 +659,11 @@ class Endpoint:
         model = "\ud800" if told["Predicted answer"] == "x by half a sign" else "judge-2026-01"
         return 200, {"model": model, "choices": [{"message": {"content": said}}]}
 
+    def blanks_before(self, body: dict[str, Any]) -> int:
+        return 20 if "Predicted answer: x by and by" in body["messages"][1]["content"] else 0
+
     def close(self) -> None:
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -671,7 +682,7 @@ def judge(endpoint: Endpoint, tmp_path: Path, **more: Any) -> Judge:
 def test_a_verdict_is_asked_for_once_and_says_who_gave_it(
     endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("JUDGE_KEY", "secret")
+    monkeypatch.setenv("JUDGE_KEY", "secret\n")  # read from a file, it ends with its line
     good, bad = Question("who?", "a man", "it is a man", "match"), Question("who?", "a man", "a dog", "match")
     given = judge(endpoint, tmp_path, key_env="JUDGE_KEY").verdicts([good, bad, good])
     assert (given[good.key].right, given[good.key].score, given[bad.key].right) == (True, 4.0, False)
@@ -695,6 +706,18 @@ def test_an_endpoint_that_hiccups_is_asked_again_and_one_that_babbles_gives_no_v
     good, babble = Question("?", "x", "x", "match"), Question("?", "x", "babble", "match")
     given = judge(endpoint, tmp_path).verdicts([good, babble])
     assert given[good.key].right and babble.key not in given and len(endpoint.asked) == 3
+
+
+def test_an_answer_is_waited_for_as_long_as_is_said_whatever_it_sends_meanwhile(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy keeps a connection open with a blank now and then: the silence between two is never long."""
+    monkeypatch.setattr("mlb_batch.evaluate.judge.PAUSE_S", 0.0)
+    good, slow = Question("?", "x", "x", "match"), Question("?", "x", "x by and by", "match")
+    given = judge(endpoint, tmp_path, timeout_s=0.3).verdicts([good, slow])
+    assert given[good.key].right and slow.key not in given and len(endpoint.asked) == 1 + 3
+    with pytest.raises(JobError, match=r"\(no whole answer within judge\.timeout_s, 0\.3 s\)"):
+        judge(endpoint, tmp_path / "new", timeout_s=0.3).verdicts([slow])
 
 
 @pytest.mark.parametrize(("last", "ends"), [("unpaid", SpecError), ("stop", SystemExit)])
@@ -747,6 +770,14 @@ def test_a_question_that_the_endpoint_refuses_stays_ungraded_and_only_where_it_r
 )  # fmt: skip
 def test_a_grade_is_read_as_it_is_said_last(said: str, grade: tuple[bool, float] | None) -> None:
     assert _grade(said) == grade
+
+
+def test_a_grade_is_found_however_much_is_said_around_it() -> None:
+    """In one pass: behind "score" a reply may go on without end, and a verdict may be explained at length."""
+    for endless in ("score" + " " * 200_000, "score" + "(" * 200_000, "score(" * 40_000, "pred is" + "\n" * 200_000):
+        begun_s = time.process_time()
+        assert _grade(endless) is None and _grade(f'{{"pred": "yes", "score": 4}} {endless}') == (True, 4.0)
+        assert time.process_time() - begun_s < 1
 
 
 def test_an_endpoint_that_is_gone_ends_the_evaluation_and_is_not_waited_for_answer_by_answer(

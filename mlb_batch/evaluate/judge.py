@@ -32,7 +32,6 @@ from mlb_batch.web import guarded_client
 NAME = "verdicts.parquet"
 TRIES, PAUSE_S = 3, 1.0
 SAVE_EVERY = 200
-MOST_READ = 2000  # characters of a reply, its last ones: an endless one is not searched
 PASSING = (408, 409, 425, 429)  # beside 500 and above: it was slow, in conflict, too early or too much at once
 OF_ONE_QUESTION = (400, 413, 422)  # too long for the model, or against the rules of who runs it
 _ASPECTS = {
@@ -48,7 +47,8 @@ _SYSTEM = (
     'Reply with one JSON object only, like {{"pred": "yes", "score": 4}}: pred is yes or no (is it right), score is a '
     "whole number from 0 (wrong) to 5 (fully right)."
 )
-_IS = r"""["'*\s]*(?:\([^)]*\)["'*\s]*)?(?:[:=]|is\b|of\b)?["'*\s]*"""
+# Each part takes what it can and gives nothing back (`*+`): thousands of blanks are read once.
+_IS = r"""["'*\s]*+(?:\([^)]{0,200}+\)["'*\s]*+)?(?:[:=]|is\b|of\b)?["'*\s]*+"""
 _PRED = re.compile(rf"pred{_IS}(yes|no)\b", re.I)
 _SCORE = re.compile(rf"score{_IS}(\d+(?:\.\d+)?)", re.I)
 
@@ -139,6 +139,8 @@ class Judge:
                     found = await self._answer(client, question)
                 except PermissionError as error:
                     raise SpecError(f"judge.url: {error}") from None
+                except TimeoutError:
+                    self._trouble = f"no whole answer within judge.timeout_s, {self._spec.timeout_s:g} s"
                 except passing as error:
                     self._trouble = first_line(error) or type(error).__name__
                 else:
@@ -195,8 +197,7 @@ class Judge:
 def _grade(said: str) -> tuple[bool, float] | None:
     """Right or not, and the score, as they are said last: a model may use single quotes, or think aloud before it."""
     said = said.rpartition("</think>")[2]
-    last = said[-MOST_READ:]
-    preds, scores = _PRED.findall(last), _SCORE.findall(last)
+    preds, scores = _PRED.findall(said), _SCORE.findall(said)
     if "<think>" in said or not scores or float(scores[-1]) > 5:
         return None
     score = float(scores[-1])
