@@ -65,6 +65,9 @@ DEEP = Spec(layers=8, heads=2, kv_heads=1, tied=True, side=8)
         ("The answer is C or D", None), ("The answer is A cat", None), ("A cat is there", None), ("A's", None),
         ("B is wrong", None), ("A isn't right", None), ("B, a dog", 1), ("C, since D is wrong", 2), ("B. A and B", 1),
         ("A man walks", None), ("I think so", None), ("A dogged man", None),
+        ("(A) is wrong", None), ("(B) is incorrect.", None), ("B) is wrong", None), ("B. is not right", None),
+        ("Option (B) is false.", None), ("It is not (B).", None), ("None of them, not even (A).", None),
+        ("(B) is wrong; the answer is C.", 2), ("(B) because (A) is wrong", 1), ("C: not (A), not (B).", 2),
         ("\\boxed{A} or \\boxed{B}", None), ("So it is $\\boxed{\\text{C}}$, not (A).", 2),
     ],
 )  # fmt: skip
@@ -95,6 +98,12 @@ def test_an_option_may_begin_as_an_answer_does() -> None:
     options = ("answer the phone", "answering a call", "option trading", "play")
     assert [named(option, options) for option in options] == [0, 1, 2, 3]
     assert named("The answer is: answer the phone.", options) == 0 and named("The answer is D", options) == 3
+
+
+@pytest.mark.parametrize("said", ["B", "{}", "B {}", "B. {}", "(B) {}", "(B) {}.", "The answer is B {}"])
+@pytest.mark.parametrize("own", ["is not moving", "was wrong", "or so", "and C"])
+def test_an_option_may_say_what_would_deny_its_letter(said: str, own: str) -> None:
+    assert named(said.format(own), ("is moving", own, "stands still")) == 1
 
 
 @pytest.mark.parametrize(

@@ -110,11 +110,17 @@ def test_sampled_tokens_follow_the_distribution() -> None:
         ("A dog.", "a dog"), ("A red ball", "a red ball"), ("nothing", "nothing"), ("E", ""), ("", ""), ("Because", ""),
         ("both", ""), ("A cat", ""), ("B it barks", "a dog"),
         ("B.A dog", "a dog"), ("B:A dog", "a dog"), ("A)the man", "a man"), ("A.M. or so", ""), ("B.B.C.", ""),
+        ("(A) is wrong", ""), ("B) is incorrect, C is right", ""), ("B. is not right", ""), ("[B] isn't right", ""),
         ("A) a man", "a man"), ("A", "a man"), ("A.", "a man"), ("A, of course", "a man"),
     ],
 )  # fmt: skip
 def test_which_option_an_answer_names(said: str, meant: str) -> None:
     assert parse_letter(said, LETTERS) == meant
+
+
+@pytest.mark.parametrize("said", ["B is not moving", "(B) is not moving", "B. is not moving.", "is not moving"])
+def test_an_option_that_begins_as_a_denial_is_still_its_letters_own(said: str) -> None:
+    assert parse_letter(said, ("is moving", "is not moving")) == "is not moving"
 
 
 @pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
