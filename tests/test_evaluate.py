@@ -32,7 +32,7 @@ from mlb_batch.evaluate.judge import Judge, Question, _grade
 from mlb_batch.evaluate.results import Answers, results
 from mlb_batch.evaluate.scoring import caption_facts, named, normalised, right
 from mlb_batch.evaluate.spec import EvalSpec, JudgeSpec
-from mlb_batch.evaluate.summary import Counting, costs, estimates
+from mlb_batch.evaluate.summary import Counting, _in_order, costs, estimates
 from mlb_batch.evaluate.svg import HEIGHT, Curve, Heat, Point, chart, heat_maps
 from mlb_batch.evaluate.tables import Evaluation, markdown
 from mlb_batch.spec import JobSpec
@@ -119,6 +119,12 @@ def test_an_option_may_say_what_would_deny_its_letter(said: str, own: str) -> No
 )  # fmt: skip
 def test_open_answers_match_but_for_form(said: str, answer: str, is_right: bool) -> None:
     assert right(Item("i", "v", "open", "?", answer), said) == is_right
+
+
+def test_an_answer_of_endless_digits_is_wrong_and_no_end_of_it_all() -> None:
+    """Python reads no number of more than 4,300 digits."""
+    two = Item("i", "v", "open", "?", "two")
+    assert not right(two, "2" * 5000) and right(two, "002") and normalised("1" * 5000) == "1" * 5000
 
 
 def test_normalising_is_stable() -> None:
@@ -339,6 +345,7 @@ def test_results_are_grouped_by_the_length_of_videos_where_a_benchmark_says_it()
     marked = {"none": results("made", one, lasting, answered({"a": "red", "b": "A", "c": "blue"}), None)}
     groups = [row["group"] for row in estimates(marked, [one], Counting()) if row["by"] == "duration"]
     assert groups == ["15", "600", "3600"]
+    assert sorted(["9" * 5000, "60 s", "600 s", "7"], key=_in_order) == ["7", "60 s", "600 s", "9" * 5000]
 
 
 def test_unanswered_questions_count_as_the_benchmark_says() -> None:

@@ -133,9 +133,9 @@ class _Table:
         return int((both & (mine > its)).sum()), int((both & (mine < its)).sum())
 
 
-def _in_order(group: str) -> list[str | int]:
-    """Numbers in it as such: of durations, 60 is before 600, and 600 before 3600."""
-    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", group))]
+def _in_order(group: str) -> list[str | float]:
+    """Numbers in it as such, however long: of durations, 60 is before 600, and 600 before 3600."""
+    return [float(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", group))]
 
 
 def _of_cell(cell: Cell, tables: Mapping[str, _Table], against: Mapping[str, str], counting: Counting) -> Iterator[Row]:
