@@ -94,6 +94,17 @@ def test_files_stay_below_the_target_size(tmp_path: Path) -> None:
     assert len(sizes) >= 3 and max(sizes) <= 2**20
 
 
+def test_rows_of_unlike_size_stay_below_it_and_only_one_that_alone_is_larger_does_not(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), FINGERPRINT, "run-1", target_file_mb=1)
+    noise = random.Random(3)
+    lengths = [400_000] * 3 + [1] * 20 + [1_500_000] + [1] * 20
+    rows = [annotation(n, text=noise.randbytes(length).hex()) for n, length in enumerate(lengths)]
+    assert ledger.commit(rows, []) == len(rows)
+    parts = {part: pq.read_metadata(part).num_rows for part in Path(folder(str(tmp_path))).iterdir()}
+    assert [held for part, held in parts.items() if part.stat().st_size > 2**20] == [1]
+    assert sum(parts.values()) == len(rows) and len(parts) < 16
+
+
 def test_attempts_are_counted_over_runs_until_a_row_succeeds(place: Place) -> None:
     Ledger(place.uri, FINGERPRINT, "run-1").commit([], [error(1), error(2, error_class="corrupt"), error(3)])
     second = Ledger(place.uri, FINGERPRINT, "run-2")

@@ -275,16 +275,12 @@ class _Log:
         return to_table([{**row, **stamps} for row in rows], self._schema)
 
     def _by_size(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-        """Groups whose uncompressed size stays within a file's; a row that alone is larger has a group of its own."""
-        table, begin, held = self._table(rows), 0, 0
-        for at in range(len(rows) if table.nbytes > self._most_bytes else 0):
-            size = table.slice(at, 1).nbytes
-            if at > begin and held + size > self._most_bytes:
-                yield rows[begin:at]
-                begin, held = at, 0
-            held += size
-        if rows:
-            yield rows[begin:]
+        """Halves of halves, until the uncompressed size of each stays within a file's, or it is a row alone."""
+        if len(rows) > 1 and self._table(rows).nbytes > self._most_bytes:
+            yield from self._by_size(rows[: len(rows) // 2])
+            yield from self._by_size(rows[len(rows) // 2 :])
+        elif rows:
+            yield rows
 
 
 def _spans(numbers: Iterable[int]) -> Iterator[Seqs]:
