@@ -40,6 +40,10 @@ def hours(number: float) -> str:
     return _time(round(number * 3600 * _NANO))
 
 
+def gpu_hours(number: float) -> str:
+    return f"{number:,.3g} GPU-hours" if number < 100 else f"{number:,.0f} GPU-hours"
+
+
 def _time(nanoseconds: int) -> str:
     for size, name in ((3600 * _NANO, "hours"), (60 * _NANO, "minutes")):
         if nanoseconds >= size:

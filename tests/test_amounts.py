@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlb_batch.amounts import hours, many, percent
+from mlb_batch.amounts import gpu_hours, hours, many, percent
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,13 @@ def test_a_share_is_never_told_with_an_exponent(share: float, told: str) -> None
 )
 def test_a_fraction_of_an_hour_is_told_in_what_it_has(number: float, told: str) -> None:
     assert hours(number) == told
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0.01234, "0.0123 GPU-hours"), (99.96, "100 GPU-hours"), (123_456.7, "123,457 GPU-hours")]
+)
+def test_hours_that_gpus_were_held_are_told_without_an_exponent(number: float, told: str) -> None:
+    assert gpu_hours(number) == told
 
 
 def test_one_of_a_kind_is_no_plural() -> None:

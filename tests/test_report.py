@@ -184,6 +184,18 @@ def test_what_every_night_spent_is_held_against_its_own_budget(tmp_path: Path) -
     assert "175 %" not in shown
 
 
+@pytest.mark.parametrize(("cost", "priced"), [(98765.432, ", 98,765.43 at limits.price_per_gpu_hour"), (None, "")])
+def test_what_the_newest_run_held_is_told_with_its_price_where_one_is_set(
+    output: str, cost: float | None, priced: str
+) -> None:
+    told = {"fingerprint": FINGERPRINT, "expected": 8, "gpu_hours": 1234.5, "cost": cost}
+    RunFolder(output, "20260102-run").write_json("summary", told)
+    assert f"\nheld         1,234 GPU-hours by the newest run{priced}\n" in to_text(report(output))
+    write_page(output, Path(output) / "page.html")
+    shown = re.sub("<[^>]+>", " ", (Path(output) / "page.html").read_text())
+    assert re.search(rf"Held\s+1,234\s+GPU-hours\s+by the newest run{priced}\s", shown)
+
+
 def test_short_answers_make_no_unpruned_job_a_pruned_one(tmp_path: Path) -> None:
     """What is planned and unpruned counts answers of the expected length, and those that came may be shorter."""
     out = str(tmp_path / "unpruned")
