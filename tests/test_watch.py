@@ -53,6 +53,19 @@ def books(tmp_path: Path) -> Books:
 # --- status
 
 
+def test_what_a_budget_counts_is_told_with_its_unit(tmp_path: Path) -> None:
+    """The papers' measure is no FLOPs, though the keys beside it are called so."""
+    clips(tmp_path / "videos", 1)
+    every = (("exact", "FLOPs", "flops_prefill"), ("paper", "multiply-adds", "macs_paper_executed"))
+    for convention, unit, measure in every:
+        job = spec(tmp_path, prune={"method": "fastv"}, budget={"ratio": 0.6, "convention": convention})
+        books = Books(plan(job), job.retry)
+        books.add([Outcome([{**dict.fromkeys(BILL, 0), measure: 7}], counts=Counts(1, 1))])
+        told = snapshot(books, "running")
+        assert (told["flops_spent_of_budget"], told["flops_budget"]) == (7, plan(job).budget.limit)
+        assert told["budget_unit"] == books.as_json()["budget_unit"] == unit
+
+
 def test_status_says_what_is_asked_of_it(books: Books) -> None:
     said = describe({"run_id": "the-run", **json.loads(json.dumps(snapshot(books, "running")))})
     for part in ("run the-run: running", "done 4 (1 by earlier runs)", "failed 2", "left 2", "ETA", "of the budget",
