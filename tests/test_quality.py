@@ -24,6 +24,7 @@ from mlb_batch.progress import describe, latest
 from mlb_batch.quality import canary, preview, side_by_side
 from mlb_batch.quality.agreement import Pair, agreement, pairs
 from mlb_batch.quality.canary import Annotate
+from mlb_batch.quality.rivals import rival
 
 CHOICE = {"id": "mc", "kind": "choice", "text": "Which shape?", "choices": ["circle", "square", "ring"]}
 PRUNED = {
@@ -192,6 +193,16 @@ def test_a_canary_compares_answers_about_one_version_of_a_video(tmp_path: Path) 
     found, _ = canary(job, partial(annotate, job), annotate)
     assert (found["against"]["none"]["rows"], found["against"]["none"]["agreement"]) == (4 + 2, 1.0)
     assert found["videos"] == 4
+
+
+def test_a_rival_differs_in_its_method_and_budget_alone(tmp_path: Path) -> None:
+    """With the whole caches or the public pair it would be another job, whatever its method."""
+    own = {"method": "adatp", "select": "per_video", "compact_cache": True, "feature_model": "/models/pair"}
+    job = spec(tmp_path, prune={**own, "options": {"schedule": "steep"}, "selections": 0.5}, budget={"ratio": 0.6})
+    for method in ("fastv", "none"):
+        asked = rival(job, method, str(tmp_path / method)).prune
+        assert asked.model_dump(include=own.keys()) == {**own, "method": method}
+        assert (asked.options, asked.selections) == ({}, 0.0)
 
 
 def test_a_canary_that_compared_nothing_lets_nothing_through(tmp_path: Path) -> None:
