@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mlb_batch import tiny
 from mlb_batch.errors import InputError
 from mlb_batch.evaluate import unverified, world
 from mlb_batch.evaluate.benchmarks import BENCHMARKS
@@ -531,6 +533,23 @@ def test_world_files_are_written_once_and_apart_by_what_shapes_them(tmp_path: Pa
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert len(list((tmp_path / folder).iterdir())) == 3
     assert folder_of("world", WorldSpec(clips=2, frames=8)) != folder
+
+
+@pytest.mark.parametrize("file", ["questions.py", "scenes.py", "words.py", "world.py"])
+def test_a_release_that_asks_otherwise_has_clips_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Answers to the questions of another release, or letters of other options, would be scored by its truth."""
+    before = folder_of("world", WorldSpec())
+    shutil.copytree(Path(tiny.__file__).parent, tmp_path / "tiny", ignore=shutil.ignore_patterns("weights"))
+    with (tmp_path / "tiny" / file).open("a") as code:
+        code.write("\n# Asked otherwise.\n")
+    monkeypatch.setattr(tiny, "__file__", str(tmp_path / "tiny" / "__init__.py"))
+    world._code.cache_clear()
+    try:
+        assert folder_of("world", WorldSpec()) != before
+    finally:
+        world._code.cache_clear()
 
 
 def test_slides_ask_only_what_has_one_answer_in_the_whole_clip() -> None:

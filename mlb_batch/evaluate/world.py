@@ -2,7 +2,7 @@
 
 `world` is for video models; `world-image` shows still scenes one after another, and asks what a model that was only
 ever shown images can be asked. Clips are made from their seeds again whenever they are needed; their files are written
-once, in a folder that is named by whatever shapes their pixels.
+once, in a folder that is named by whatever shapes them and what is asked of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FPS = 4
 TOLD_EVERY = 250  # clips: thousands of long ones take minutes
 MOST_SCENES = 3
 IMAGE_WORLD_PX = 72  # what a frame of the image model has; the other model's frames have the world's own
-_SHAPES_CLIPS = ("world.py", "render.py", "scenes.py", "words.py", "truth.py", "questions.py")
+_SHAPES_CLIPS = ("world.py", "render.py", "scenes.py", "words.py", "truth.py", "questions.py")  # and this file
 _STREAM = 9  # of random numbers, apart from those that make a clip
 
 
@@ -85,8 +85,8 @@ def _key(name: str, spec: WorldSpec) -> str:
 
 @cache
 def _code() -> str:
-    here = Path(tiny.__file__).parent
-    return hashlib.sha256(b"".join((here / file).read_bytes() for file in _SHAPES_CLIPS)).hexdigest()
+    files = [*(Path(tiny.__file__).parent / name for name in _SHAPES_CLIPS), Path(__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _as_mp4(pixels_FHWC: NDArray[np.uint8]) -> bytes:
