@@ -11,8 +11,9 @@ import av
 import numpy as np
 import pytest
 
+from mlb_batch.evaluate.scoring import facts
 from mlb_batch.tiny.clips import write_sample_clips
-from mlb_batch.tiny.questions import KINDS, Question, caption, facts, with_choices
+from mlb_batch.tiny.questions import KINDS, Question, caption, with_choices
 from mlb_batch.tiny.render import RGB
 from mlb_batch.tiny.truth import Truth
 from mlb_batch.tiny.words import COLOURS, SHAPES

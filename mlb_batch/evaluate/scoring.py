@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mlb_batch.evaluate.items import Item
-from mlb_batch.tiny.questions import facts
 from mlb_batch.vlm.choices import ALONE, LETTERS, NO_WORD, WRONG, parse_letter
 from mlb_batch.words import words
 
@@ -24,6 +23,7 @@ _MARKED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}|<answer>([^<]*)", re.I)
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _MOST_DIGITS = 20  # with noughts before it
 _ARTICLES = {"a", "an", "the"}
+_CLOSING = re.compile("[.!?]")
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def _in_letters(word: str) -> str:
 
 def caption_facts(said: str, truth: str, cut: bool = False) -> CaptionFacts:
     """`cut`: it was ended by its length, in the middle of a sentence, which states nothing."""
-    if cut:
-        said = said[: said.rfind(".") + 1]
-    told, known = Counter(facts(said)), Counter(facts(truth))
+    told, known = Counter(facts(said, cut)), Counter(facts(truth))
     return CaptionFacts(
         hits=(told & known).total(),
         said=told.total(),
@@ -106,3 +104,10 @@ def caption_facts(said: str, truth: str, cut: bool = False) -> CaptionFacts:
         invented=tuple((told - known).elements()),
         missed=tuple((known - told).elements()),
     )
+
+
+def facts(text: str, cut: bool = False) -> tuple[str, ...]:
+    """A caption's statements, one a sentence, the same whatever their case, their blanks and their closing marks."""
+    sentences = _CLOSING.split(text.lower())
+    told = (" ".join(sentence.split()) for sentence in (sentences[:-1] if cut else sentences))
+    return tuple(filter(None, told))

@@ -102,8 +102,9 @@ def _cost(found: Evaluation) -> Iterator[str]:
         memory = f"{cost['peak_memory_mb']:,.0f} MB" if cost["peak_memory_mb"] else "not known"
         yield _line(
             cell.name, _percent(cost["llm_flops_share"]), _percent(cost["flops_share"]),
-            f"{cost['tokens_per_frame']:.1f}", f"{cost['kept_per_frame']:.2f}", f"{cost['model_s_per_answer']:.4f}",
-            f"{cost['read_s_per_answer']:.4f}", memory, f"{cost['answered']:,}",
+            _number(cost["tokens_per_frame"], 1), _number(cost["kept_per_frame"], 2),
+            _number(cost["model_s_per_answer"], 4), _number(cost["read_s_per_answer"], 4), memory,
+            f"{cost['answered']:,}",
             f"{cost['unanswered']:,}" + (f" ({why})" if why else ""),
         )  # fmt: skip
     yield ""
@@ -199,6 +200,11 @@ def _difference(row: Row, name: str, metric: str) -> str:
         return ""
     scale = 1 if metric == "score" else 100
     return f"{scale * value:+.2f} [{scale * low:+.2f}, {scale * high:+.2f}]"
+
+
+def _number(value: float, digits: int) -> str:
+    """Nothing where nothing was answered that it could be of."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""What can be said about a clip: its caption, its questions, and the facts in a caption.
+"""What can be said about a clip: its caption and its questions.
 
 Every answer is one or two words and follows from the clip's truth. A question says what it hangs on: `early` (the
 answer shows only in the first of several acts), `few` (it shows in a moment, so in few tokens), or `any`.
@@ -7,7 +7,6 @@ A question with choices is put as every multiple choice is here (see vlm/choices
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -48,11 +47,6 @@ class Question:
 def caption(truth: Truth) -> str:
     """One sentence an act, then one a flash, each in time order; nothing that is not so."""
     return " ".join([*(act_sentence(act) for act in truth.acts), *(_flash_sentence(flash) for flash in truth.flashes)])
-
-
-def facts(text: str) -> tuple[str, ...]:
-    """A caption's statements, one string each, comparable between a generated caption and the true one."""
-    return tuple(part.strip().lower() for part in re.split(r"\.\s*", text) if part.strip())
 
 
 def ask(truth: Truth, rng: np.random.Generator) -> tuple[Question, ...]:
