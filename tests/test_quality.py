@@ -70,10 +70,10 @@ def test_when_two_answers_agree(kind: str, one: tuple[str, str], other: tuple[st
 def test_agreement_is_the_mean_over_rows_and_by_kind(drawn: list[tuple[str, float]]) -> None:
     found = agreement(Pair(row(kind, "red"), row(kind, "red" if same else "blue")) for kind, same in drawn)
     assert found["rows"] == len(drawn)
-    assert found["agreement"] == pytest.approx(sum(same for _, same in drawn) / len(drawn), abs=1e-4)
+    assert found["agreement"] == pytest.approx(sum(same for _, same in drawn) / len(drawn))
     for kind, mean in found["by_kind"].items():
         mine = [same for k, same in drawn if k == kind]
-        assert mean == pytest.approx(sum(mine) / len(mine), abs=1e-4)
+        assert mean == pytest.approx(sum(mine) / len(mine))
     assert len(found["furthest_apart"]) == min(10, sum(not same for _, same in drawn))
 
 
