@@ -74,7 +74,7 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
                 DataContext.current(data_context(sizes.clips_a_look)),
                 lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
                 closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, purse),
-                                   found.first(limit), sizes.under_way, spec.limits, share)) as arrivals,
+                        found.first(limit), priced.clips_each, sizes.under_way, spec.limits, share)) as arrivals,
                 Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,  # first out: Ray may be going too
             ):  # fmt: skip
                 while not (stopped := stop.reason) and (outcomes := next(arrivals, None)) is not None:

@@ -23,6 +23,7 @@ from mlb_batch.source import InputRow, Video, clip_spans
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling
 from mlb_batch.work import (
+    Counts,
     History,
     Outcome,
     Read,
@@ -39,6 +40,7 @@ from mlb_batch.work import (
 if TYPE_CHECKING:
     from mlb_batch.vlm.captioner import Answer, Captioner, Clip
 
+DIED_READING = RowError("decoder_crash", f"{STRIKES} reading processes died on this video")
 LOADING = "load the model"
 LOADING_DEATHS = 5  # beyond the processes that are loading now; then the job is given up
 
@@ -90,14 +92,20 @@ class ReadFrames:
         """A long video becomes its clips; where they end is only known now."""
         if self._clips is None or self._history is None or not work.asks or work.video.problem is not None:
             return [work]
-        video = work.video
-        spans = attempt(lambda: self._spans(video), "corrupt")
+        video, key = work.video, f"length {work.key}"
+        if self._strikes.deaths([key])[0] >= STRIKES:
+            return [replace(work, video=replace(video, problem=DIED_READING))]
+        with self._strikes.watching([key]):
+            spans = attempt(lambda: self._spans(video), "corrupt")
         if isinstance(spans, RowError):
             return [replace(work, video=replace(video, problem=spans), in_storage=in_storage(spans))]
         if not spans:
             return [work]  # nothing of it lies in the video, which is the error that reading it gives
         cut = [self._history.work(video, work.version, span) for span in spans]
-        return [replace(cut[0], before=work.before), *cut[1:]]
+        first, *others = [clip for clip in cut if clip.asks] or [replace(cut[0], counts=Counts())]
+        stood = (clip.counts for clip in cut if not clip.asks)  # they ask for nothing, and ride on the first that does
+        had = video.uri if any(clip.counts.skipped_done for clip in cut) else work.stands
+        return [replace(first, before=sum(stood, work.before), stands=had), *others]
 
     def _spans(self, video: Video) -> list[tuple[float, float]]:
         return clip_spans(self._reader.lasting_s(video.uri), self._clips, video.start_s, video.end_s)
@@ -111,7 +119,7 @@ class ReadFrames:
             return replace(self._last, work=work, read_s=0.0, bytes_fetched=0)
         key = f"read {work.key}"
         if self._strikes.deaths([key])[0] >= STRIKES:
-            return Read(work, problem=RowError("decoder_crash", f"{STRIKES} reading processes died on this video"))
+            return Read(work, problem=DIED_READING)
         begun_s, fetched = time.monotonic(), self._reader.bytes_fetched
         with self._strikes.watching([key]):
             frames = attempt(
@@ -206,20 +214,30 @@ class Measured:
 
 
 class Measure:
-    """Clips with frames in; out what allocation `content` is solved from: a clip's shape, and how much it repeats."""
+    """Clips with frames in; out what allocation `content` is solved from: a clip's shape, and how much it repeats.
 
-    def __init__(self, load: Callable[[], Captioner]) -> None:
-        self._captioner = load()
+    What can't be measured, and what kills its actor, is left to the run proper, where it is an error row; `settle`
+    allows for it.
+    """
+
+    def __init__(self, load: Callable[[], Captioner], strikes: Strikes) -> None:
+        self._captioner, self._strikes = load(), strikes
 
     def __call__(self, table: pa.Table) -> pa.Table:
         clips = [clip for clip in reads(table) if clip.frames is not None]
-        found = [attempt(partial(self._captioner.measure, _clip(clip)), "model_error") for clip in clips]
-        # What can't be measured is left to the run proper, where it is an error row; `settle` allows for it.
+        found = [self._measured(clip) for clip in clips]
         return item_table([
             Measured(clip.work.video.row, one)
             for clip, one in zip(clips, found, strict=True)
             if one is not None and not isinstance(one, RowError)
         ])  # fmt: skip
+
+    def _measured(self, clip: Read) -> Redundant | RowError | None:
+        key, measure = f"measure {clip.work.key}", partial(self._captioner.measure, _clip(clip))
+        if self._strikes.deaths([key])[0] >= STRIKES:
+            return None
+        with self._strikes.watching([key], lasting=True):
+            return attempt(measure, "model_error")
 
 
 def _unread(clip: Read) -> Outcome:

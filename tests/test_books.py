@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ledger_rows import FINGERPRINT, annotation, error, read_plainly
 from small_jobs import clips, ids, manifest, spec
 
@@ -15,11 +17,14 @@ from mlb_batch.books import Uncommitted
 from mlb_batch.books.ending import exit_code
 from mlb_batch.chain.feed import FLUSH_VIDEOS, SENT_TOGETHER, together, unfinished
 from mlb_batch.chain.parts import Part
+from mlb_batch.chain.strikes import Strikes
 from mlb_batch.errors import JobError
-from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger
-from mlb_batch.source import inspect
+from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger, annotation_id
+from mlb_batch.source import clip_spans, inspect, videos
 from mlb_batch.spec_parts import RetrySpec
-from mlb_batch.work import Counts, History, Outcome, item_table, items
+from mlb_batch.stages import ReadFrames
+from mlb_batch.video import FrameSize, Limits, Reader, Sampling
+from mlb_batch.work import Counts, History, Outcome, item_table, items, reads
 
 
 def test_rows_are_committed_by_number(tmp_path: Path) -> None:
@@ -136,3 +141,27 @@ def test_neighbours_about_one_clip_are_sent_together_a_few_at_a_time(tmp_path: P
 def test_outcomes_come_out_of_their_table_as_they_went_in() -> None:
     outcome = Outcome([annotation(1)], [error(2)], counts=Counts(1, 2, 3, 4), read_s=0.5, model_s=1.5, idle_s=2.5)
     assert list(items(item_table([outcome, Outcome()]))) == [outcome, Outcome()]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("done", [0, 1, 3, -1])
+def test_clips_that_ask_for_nothing_ride_on_the_first_that_does(done: int, tmp_path: Path) -> None:
+    """A long video whose clips are all done is one table, not thousands; and that it could be had is known."""
+    (path,) = clips(tmp_path / "videos", 1)
+    job, small = spec(tmp_path, clips={"every_s": 0.1}), FrameSize((8, 8), None, "bilinear")
+    (video,) = videos(job)
+    with Reader(Sampling(1), small, Limits()) as reader:
+        spans = clip_spans(reader.lasting_s(str(path)), job.clips)
+    assert len(spans) >= 4
+    done = len(spans) if done < 0 else done
+    keys = [annotation_id(video.video_id, "v", *span, prompt, FINGERPRINT)
+            for span in spans[:done] for prompt in video.prompts]  # fmt: skip
+    past = history(keys)
+    whole = replace(past.work(video, "v", (None, None)), before=Counts(videos=7, expected=1))
+    with closing(Strikes()) as strikes:
+        step = ReadFrames(job, Sampling(1), small, strikes, ray.put(past))
+        sent = [read.work for table in step(item_table([whole])) for read in reads(table)]
+    left = len(spans) - done
+    assert len(sent) == max(1, left) and sent[0].stands == (video.uri if done else "")
+    assert sum((work.counts + work.before for work in sent), Counts()) == Counts(7, 1 + 2 * len(spans), 2 * done)
+    assert sum(len(work.asks) for work in sent) == 2 * left

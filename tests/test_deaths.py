@@ -25,7 +25,7 @@ from mlb_batch.chain.pools import MOST_A_LOOK
 from mlb_batch.chain.strikes import IN_A_ROW, STRIKES, Record, Strikes, Trace
 from mlb_batch.errors import JobError
 from mlb_batch.ledger.seal import unsealed_json
-from mlb_batch.stages import Caption
+from mlb_batch.stages import Caption, Measure
 from mlb_batch.work import Outcome, read_table
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -43,6 +43,12 @@ class Killer:
     def annotate(self, clips: Sequence[Any]) -> list[list[Any]]:
         from mlb_batch.errors import RowError
 
+        return [[RowError("bad_prompt", str(number))] for number in self._touched(clips)]
+
+    def measure(self, clip: Any) -> Any:
+        return self._touched([clip])[0], 0.5
+
+    def _touched(self, clips: Sequence[Any]) -> list[int]:
         numbers = [int(clip.pixels_FHWC[0, 0, 0, 0]) for clip in clips]
         with self._notes.open("a") as notes:
             notes.write(f"{numbers}\n")
@@ -50,17 +56,21 @@ class Killer:
             ctypes.PyDLL(None).pause()  # and never lets go of the interpreter
         if self._of_all or POISON in numbers:
             os.kill(os.getpid(), signal.SIGKILL)
-        return [[RowError("bad_prompt", str(number))] for number in numbers]
+        return numbers
 
 
 def outcomes(load: Any, batch: int = 4, hang_s: float | None = None) -> Iterator[Outcome]:
+    yield from ran(Caption, (load, SAME, Strikes(hang_s=hang_s), 1), batch)
+
+
+def ran(step: type, given: tuple[Any, ...], batch: int) -> Iterator[Any]:
     # A file of the tests is not importable in the workers: it travels by value.
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
     with DataContext.current(data_context(MOST_A_LOOK)):
         reads = ray.data.from_arrow([read_table(read(number)) for number in range(CLIPS)])
         done = reads.map_batches(
-            Caption, fn_constructor_args=(load, SAME, Strikes(hang_s=hang_s), 1), batch_format="pyarrow",
-            batch_size=batch, num_cpus=1, compute=ActorPoolStrategy(size=1),
+            step, fn_constructor_args=given, batch_format="pyarrow", batch_size=batch, num_cpus=1,
+            compute=ActorPoolStrategy(size=1),
         )  # fmt: skip
         with arriving(done) as arrivals:
             while (arrived := arrivals.take(1.0)) is not None:
@@ -93,6 +103,15 @@ def test_a_clip_on_which_the_captioner_hangs_is_found_too(tmp_path: Path) -> Non
     errors = [row for outcome in outcomes(hanging, hang_s=2.0) for row in outcome.errors]
     assert len(errors) == len({row["annotation_id"] for row in errors}) == CLIPS
     assert [row["video_id"] for row in errors if row["error_class"] == "model_error"] == [f"v{POISON}"]
+
+
+@pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_clip_that_kills_who_measures_it_is_left_to_the_run_proper(hangs: bool, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    load = lambda: Killer(str(notes), hangs=hangs)  # noqa: E731  (travels by value)
+    found = sorted(one.found[0] for one in ran(Measure, (load, Strikes(hang_s=2.0)), 1))
+    assert found == [number for number in range(CLIPS) if number != POISON]
+    assert notes.read_text().splitlines().count(f"[{POISON}]") == STRIKES
 
 
 @pytest.mark.slow

@@ -150,3 +150,9 @@ def test_who_cleans_up_takes_nothing_from_who_writes(tmp_path: Path) -> None:
         ended.set()
         sweeping.join()
     assert len(store.list("")) == 301, "and the folder that is swept"
+
+
+def test_a_lease_that_can_neither_be_made_nor_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lease.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match=r"lease\.json stands there and can't be read"), Lease(str(tmp_path), "run-1"):
+        pass

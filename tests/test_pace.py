@@ -8,12 +8,13 @@ from queue import Queue
 from typing import Any
 
 import pytest
+import ray
 from ray_nodes import until
 from small_jobs import manifest, spec
 
 from mlb_batch.chain.feed import paced, unfinished
 from mlb_batch.chain.pace import STEPS, Pace
-from mlb_batch.chain.parts import Part
+from mlb_batch.chain.parts import Part, parts
 from mlb_batch.ledger import DoneIds
 from mlb_batch.source import inspect
 from mlb_batch.spec_parts import RetrySpec
@@ -70,3 +71,31 @@ def test_rows_that_come_in_several_parts_are_told_as_often_as_they_are_counted(t
         ended += counts
     pace.close()
     assert (ended.videos, ended.expected) == (200, 600)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_gate_that_died_is_told_again_what_it_forgot() -> None:
+    """Fewer are under way than it is told at a time, and all have ended: nobody would tell it any more."""
+    pace, through = Pace(MOST), threading.Event()
+    ended, begun = 1216, 1248
+    pace.arrived([Outcome(counts=Counts(videos=1))] * ended)
+    ray.kill(pace._gate, no_restart=False)
+
+    def source() -> None:
+        ray.get(pace._gate.room.remote(begun, MOST))
+        through.set()
+
+    threading.Thread(target=source, daemon=True).start()
+    until(lambda: pace.remind() or through.is_set(), "the source")  # as often as nothing arrives
+    pace.close()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_rows_of_many_clips_are_fewer_in_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlb_batch.chain.parts.PART_CLIPS", 6)
+    for clips_each, begins in ((1, [0, 6]), (2, [0, 3, 6, 9]), (100, list(range(10)))):
+        made = list(parts(10, clips_each, 1.0, MOST))
+        assert [part.begin for part in made] == begins and made[-1].end == 10
+        for part in made:
+            assert part.pace
+            part.pace.close()

@@ -99,7 +99,7 @@ def test_a_very_long_input_goes_through_one_chain_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
-    monkeypatch.setattr("mlb_batch.chain.parts.PART_ROWS", 4)
+    monkeypatch.setattr("mlb_batch.chain.parts.PART_CLIPS", 4)
     monkeypatch.setattr(sys.modules["mlb_batch.run"], "chain", lambda *given: (begun.append(given), chain(*given))[1])
     clips(tmp_path / "videos", 6)
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
@@ -118,7 +118,7 @@ def test_a_very_long_input_goes_through_one_chain_after_the_other(
 def test_a_limit_counts_rows_also_where_one_of_them_is_more_than_one_video_of_a_long_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlb_batch.chain.parts.PART_ROWS", 2)
+    monkeypatch.setattr("mlb_batch.chain.parts.PART_CLIPS", 2)
     partly_bad = [{"uri": str(path), "ask": " "} for path in clips(tmp_path / "videos", 4)]
     given = {"manifest": str(manifest(tmp_path / "videos.jsonl", partly_bad))}
     asked = [PROMPTS[0], {"id": "q", "kind": "qa", "column": "ask"}]

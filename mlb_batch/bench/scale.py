@@ -125,7 +125,7 @@ def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) ->
     with (
         _grown_mb() as grown_mb,
         Uncommitted(ledger, spec.output.commit_rows, committing.append) as waiting,
-        closing(everything(way, rows, OF_A_READER * READERS, spec.limits)) as arrivals,
+        closing(everything(way, rows, 1, OF_A_READER * READERS, spec.limits)) as arrivals,
     ):
         for outcomes in arrivals:
             arrived += sum(len(one.annotations) for one in outcomes)
@@ -147,7 +147,7 @@ def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) ->
 def _chain(spec: JobSpec, template: Row, clip_s: float, actors: int, part: Any) -> Dataset:
     """As in run.py, with readers that open nothing."""
     from mlb_batch.chain.feed import VideoSource
-    from mlb_batch.chain.reading import BATCHES_IN_FLIGHT
+    from mlb_batch.chain.pools import BATCHES_IN_FLIGHT
 
     captioners = ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT)
     past = ray.put(History("simulated", DoneIds(), {}, spec.retry))

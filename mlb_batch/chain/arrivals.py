@@ -45,6 +45,8 @@ class Arrivals:
         try:
             table = self._tables.get(timeout=wait_s)
         except queue.Empty:
+            if self._pace:
+                self._pace.remind()
             return []
         if table is None and self._error is not None:
             raise self._error
@@ -90,11 +92,11 @@ def _tables(dataset: Dataset) -> Iterator[pa.Table]:
             yield ray.get(block.ref)
 
 
-def everything(chain: Callable[[Part], Dataset], rows: int, under_way: int, limits: LimitsSpec,
+def everything(chain: Callable[[Part], Dataset], rows: int, clips_each: int, under_way: int, limits: LimitsSpec,
                share: float = 1.0) -> Generator[list[Any]]:  # fmt: skip
     """What arrives of so many rows, part after part; empty lists in between, while nothing does."""
     breaker = Breaker(limits)
-    for part in parts(rows, share, under_way):
+    for part in parts(rows, clips_each, share, under_way):
         with arriving(chain(part), part.pace, breaker) as arrivals:
             while (outcomes := arrivals.take()) is not None:
                 yield outcomes

@@ -46,7 +46,7 @@ class Pace:
         self._most = most
         self._step = most // STEPS
         self._ended = self._told = 0
-        # Should it die, it starts again, and is told the whole number a step later.
+        # Should it die, it starts again, and is told the whole number soon.
         self._gate: Any = beside_driver(Gate, max_restarts=-1, max_task_retries=-1).remote()
 
     def wait(self, begun: int) -> None:
@@ -59,6 +59,11 @@ class Pace:
         if self._ended - self._told >= self._step:  # what is kept back is less than what the source waits for
             self._told = self._ended
             self._gate.tell.remote(self._ended)
+
+    def remind(self) -> None:
+        """While nothing arrives: a gate that died has forgotten what it was told, and the source may wait at it."""
+        self._told = self._ended
+        self._gate.tell.remote(self._ended)
 
     def close(self) -> None:
         """The actor would live as long as the cluster, which may run many jobs."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mlb_batch.chain.pace import Pace
 
-PART_ROWS = 1_000_000
+PART_CLIPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Part:
     pace: Pace | None = None
 
 
-def parts(rows: int, share: float, under_way: int) -> Iterator[Part]:
-    """Of rows, not of videos: what has passed is then stepped over unread."""
-    for begin in range(0, max(1, rows), PART_ROWS):
-        yield Part(share, begin, min(begin + PART_ROWS, rows), Pace(under_way))
+def parts(rows: int, clips_each: int, share: float, under_way: int) -> Iterator[Part]:
+    """Of rows, not of videos: what has passed is then stepped over unread. `clips_each`: that a row has, about."""
+    step = max(1, PART_CLIPS // clips_each)
+    for begin in range(0, max(1, rows), step):
+        yield Part(share, begin, min(begin + step, rows), Pace(under_way))

@@ -31,8 +31,11 @@ STORE_SHARE = 0.3
 # clips a second, however short they are.
 MOST_A_LOOK, LEAST_A_LOOK, BYTES_A_LOOK = 8, 2, 8 * 2**20
 
-# Videos between the source and the driver: in any job, for each reader, and so many batches for each captioner.
-LEAST_UNDER_WAY, OF_A_READER, BATCHES_OF_A_CAPTIONER = 1000, 256, 2
+# Ray Data looks ten times a second at what has ended, and sends on: with the two batches of its own choice in flight, a
+# captioner of short clips rests while they wait.
+BATCHES_IN_FLIGHT = 4
+# Videos between the source and the driver: in any job, and for each reader; or as many as all captioners' batches take.
+LEAST_UNDER_WAY, OF_A_READER = 1000, 256
 
 Bounds = tuple[int, int]
 
@@ -54,7 +57,7 @@ class Pools:
 
     @property
     def under_way(self) -> int:
-        batches = BATCHES_OF_A_CAPTIONER * self.captioners[1] * self.batch_videos
+        batches = BATCHES_IN_FLIGHT * self.captioners[1] * self.batch_videos
         return max(LEAST_UNDER_WAY, OF_A_READER * self.readers[1], batches)
 
     @property

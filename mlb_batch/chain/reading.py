@@ -9,17 +9,13 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from mlb_batch.chain.feed import VideoSource
 from mlb_batch.chain.parts import Part
-from mlb_batch.chain.pools import Pools
+from mlb_batch.chain.pools import BATCHES_IN_FLIGHT, Pools
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.engine import Engine
 from mlb_batch.source import Inspection
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import ReadFrames
 from mlb_batch.work import History
-
-# Ray Data looks ten times a second at what has ended, and sends on: with the two batches of its own choice in flight, a
-# captioner of short clips rests while they wait.
-BATCHES_IN_FLIGHT = 4
 
 
 def clips_with_frames(spec: JobSpec, engine: Engine, sizes: Pools, found: Inspection, history: History,

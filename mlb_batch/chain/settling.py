@@ -67,10 +67,10 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
     nothing = History("", DoneIds(), {}, spec.retry)
     engine = Engine.of(spec, priced)
     out: list[Measured] = []
-    with closing(Strikes()) as strikes:
+    with closing(Strikes(hang_s=spec.limits.model_s)) as strikes:
         frames = clips_with_frames(spec, engine, sizes, found, nothing, strikes, Part(share))
         measured = frames.map_batches(
-            Measure, fn_constructor_args=(partial(engine.load, sizes.caption_gpus),), batch_format="pyarrow",
+            Measure, fn_constructor_args=(partial(engine.load, sizes.caption_gpus), strikes), batch_format="pyarrow",
             batch_size=1, **captioners(sizes))  # fmt: skip
         with arriving(measured) as arrivals:
             while not stop.reason and (some := arrivals.take()) is not None:

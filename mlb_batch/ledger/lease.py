@@ -28,6 +28,7 @@ from mlb_batch.storage_errors import patience_of
 NAME = "lease.json"
 BEATS_PER_TTL = 6
 WATCHES_PER_TTL = 15
+MOST_VANISHED = 100  # leases in a row that stood there and were gone when they were looked at
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,15 @@ class Lease:
         return patience_of(self._ttl_s / 2)
 
     def _acquire(self) -> None:
+        vanished = 0
         while not self._store.create(NAME, self._encoded()):
             holder = self._read()
-            if holder is None:
-                continue  # released in between
+            if holder is None:  # released in between, as a rule
+                vanished += 1
+                if vanished > MOST_VANISHED:
+                    raise OutputError(f"{self._store.uri}/{NAME} stands there and can't be read: a link that leads "
+                                      "nowhere? Delete it once no run is writing here")  # fmt: skip
+                continue
             if holder.token == self._mine.token:
                 break  # our own create, whose answer got lost
             if holder.surely_dead() or not self._moves(holder):

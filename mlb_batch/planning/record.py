@@ -121,5 +121,10 @@ class Plan:
         """Whether later runs can follow it: under allocation `content`, once that is solved."""
         return self.budget.allocation != "content" or self.content is not None
 
+    @property
+    def clips_each(self) -> int:
+        """Of a video, about."""
+        return max(1, -(-self.clips // max(1, self.videos)))
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
