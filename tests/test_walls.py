@@ -118,9 +118,9 @@ def test_a_row_is_caught_in_one_place_only() -> None:
         for node in ast.walk(tree(path))
         if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception")
     }
-    # A Ray that is slow to start raises a bare Exception, and so do parsers of a checkpoint's damaged files: what is
-    # caught there is no row, and goes on as one line.
-    assert broad == {"mlb_batch.stages", "mlb_batch.chain.cluster", "mlb_batch.vlm.refused"}
+    # A Ray that is slow to start raises a bare Exception, and so do parsers of a checkpoint's damaged files; the hub's
+    # clients raise what their transports do. What is caught there is no row, and goes on as one line.
+    assert broad == {"mlb_batch.stages", "mlb_batch.chain.cluster", "mlb_batch.vlm.refused", "mlb_batch.vlm.hub"}
 
 
 @pytest.mark.parametrize("module", MODULES)

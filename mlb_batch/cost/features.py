@@ -30,14 +30,14 @@ def paired_shape(config: Mapping[str, Any]) -> PairedShape:
     """The shape that a SigLIP checkpoint's config.json describes."""
     if config.get("model_type") != "siglip":
         raise ModelError(
-            f"prune.feature_model: model_type {config.get('model_type')!r} is no text/vision pair that is known here; "
-            "name a SigLIP checkpoint with both towers, or null"
+            f"model_type {config.get('model_type')!r} is no text/vision pair that is known here; "
+            "name a SigLIP checkpoint with both towers as prune.feature_model, or null"
         )
     v = _VISION | (config.get("vision_config") or {})
     if v.get("vision_use_head") is False:
         raise ModelError(
-            "prune.feature_model: its vision tower has no head (vision_use_head), so that no text can be held against "
-            "an image; name a SigLIP checkpoint with both towers, or null"
+            "its vision tower has no head (vision_use_head), so that no text can be held against an image; "
+            "name a SigLIP checkpoint with both towers as prune.feature_model, or null"
         )
     t = _TEXT | (config.get("text_config") or {})
     vision = VisionShape(

@@ -4,6 +4,7 @@ captioner.py   frames in, text out: all of what follows as one object
 values.py      what goes into it and comes out
 
 checkpoint.py  a model's id -> its files, and the revision that says which; load.py: files -> weights on a device
+hub.py           ... of a hub id, downloaded
 defaults.py    what transformers makes of a config that leaves out what is usual; refused.py: or says of a damaged one
 preprocess.py  frames as the vision tower takes them, by the checkpoint's own processor config
 prompts.py     prompts as the checkpoint's chat template has them; choices.py: options, and which one an answer names

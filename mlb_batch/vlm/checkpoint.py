@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 
 from mlb_batch import tiny
 from mlb_batch.cache import made_once
-from mlb_batch.cost.shapes import ModelShape, model_shape
-from mlb_batch.errors import JobError, ModelError
+from mlb_batch.cost.features import paired_shape
+from mlb_batch.cost.shapes import Config, ModelShape, model_shape
+from mlb_batch.errors import ModelError
 from mlb_batch.storage import filesystem, local_path
-from mlb_batch.storage_errors import status_of
 from mlb_batch.stored_file import StoredFile, asked
+from mlb_batch.vlm.hub import snapshot
 
 _EMBEDDED = "embedded:"
 _INDEX = "model.safetensors.index.json"
@@ -26,9 +27,9 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _CONTENT = (".safetensors", ".json", ".jinja", ".model", ".txt")
 # What the listings of one or the other filesystem say of a file's version.
 _VERSION = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
-# What a hub download brings: weights that carry no code, and the small files beside them.
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 _COPIED_AT_ONCE = 1 << 22
+# What a config must have, by the key of the job that names its checkpoint.
+_SHAPE_AT: dict[str, Callable[[Config], object]] = {"model.id": model_shape, "prune.feature_model": paired_shape}
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Checkpoint:
 def resolve(id: str, revision: str = "main", key: str = "model.id") -> Checkpoint:
     """embedded:tiny | a local folder | an fsspec uri | a hub id, which stands at `key` in the job."""
     try:
-        return _found(id, revision)
+        return _found(id, revision, _SHAPE_AT[key])
     except ModelError as error:
         raise ModelError(f"{key}: {error}") from None
 
 
-def _found(id: str, revision: str) -> Checkpoint:
+def _found(id: str, revision: str, shape_of: Callable[[Config], object]) -> Checkpoint:
     if id.startswith(_EMBEDDED):
         return _local(id, tiny.folder(id.removeprefix(_EMBEDDED)))
     if "://" in id:
@@ -67,21 +68,41 @@ def _found(id: str, revision: str) -> Checkpoint:
         return _local(id, folder)
     if id.startswith((".", "/", "~")) or id.count("/") != 1:
         raise ModelError(f"{id!r} is no folder here; give a folder, an fsspec uri or a hub id (owner/name)")
-    return _from_hub(id, revision)
+    folder = snapshot(id, revision, lambda small: _refuse_unknown(id, _config(id, small), shape_of))
+    _refuse_incomplete(id, folder)
+    return Checkpoint(id, folder, _config(id, folder), folder.name)  # the commit says which content: none is hashed
 
 
 def _local(name: str, folder: Path) -> Checkpoint:
+    config = _config(name, folder)
+    _refuse_incomplete(name, folder)
+    return Checkpoint(name, folder, config, _content_hash(folder))
+
+
+def _config(name: str, folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"{name!r} holds no config.json; point at a transformers checkpoint folder")
+    return read_json(config)
+
+
+def _refuse_unknown(name: str, config: Config, shape_of: Callable[[Config], object]) -> None:
+    try:
+        shape_of(config)
+    except ModelError as error:
+        raise ModelError(f"{name!r}: {error}") from None
+
+
+def _refuse_incomplete(name: str, folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         pickled = [p.name for p in folder.iterdir() if p.suffix in _PICKLED]
-        found = f" (it has {', '.join(pickled)}: pickled weights can run code and are refused)" if pickled else ""
-        raise ModelError(f"{name!r} holds no .safetensors weights{found}; convert them to safetensors")
+        seen = f"it has {', '.join(pickled)}: pickled weights" if pickled else "pickled ones, such as .bin,"
+        raise ModelError(
+            f"{name!r} holds no .safetensors weights ({seen} can run code and are refused); convert them to safetensors"
+        )
     if not any((folder / weights).is_file() for weights in ("model.safetensors", _INDEX)):
         raise ModelError(f"{name!r} holds neither model.safetensors nor {_INDEX}; give the weights that name")
     _refuse_damaged(name, folder)
-    return Checkpoint(name, folder, read_json(config), _content_hash(folder))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -144,19 +165,3 @@ def _copy(uri: str, fs: Any, names: Sequence[str], folder: Path) -> None:
     for name in names:
         with StoredFile(uri, fs, name) as file, (folder / Path(name).name).open("wb") as copy:
             shutil.copyfileobj(file, copy, _COPIED_AT_ONCE)
-
-
-def _from_hub(id: str, revision: str) -> Checkpoint:
-    """Downloaded once a machine; the commit that `revision` names now is what the job means from then on."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(id, revision=revision, allow_patterns=_WANTED))
-    except (OSError, ValueError) as error:  # ValueError: it is no hub id
-        status = status_of(error)
-        said = f"{id!r} is no folder here, and the hub did not give it: {' '.join(str(error).split())[:300]}"
-        if status is not None and (status == 429 or status >= 500):
-            raise JobError(f"{said}; run the same command again to resume") from error
-        raise ModelError(said) from error  # also where no hub can be reached: as likely a name that is no folder
-    found = _local(id, folder)
-    return Checkpoint(id, folder, found.config, folder.name)  # snapshots are named by their commit
