@@ -133,6 +133,12 @@ class ModelSpec(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the GPU that Ray gives a captioner, or the CPU where it gives none. Which one of a node's, Ray says."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.id.startswith("hf://") and self.revision != "main":
+            raise ValueError("revision belongs to a hub id: write id as owner/name, or as hf://owner/name@revision")
+        return self
+
 
 class FramesSpec(Part):
     count: Annotated[int, Field(ge=1, le=MOST_FRAMES)] = 32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mlb_batch.cost.features import paired_shape
 from mlb_batch.cost.shapes import Config, ModelShape, model_shape
 from mlb_batch.errors import ModelError
 from mlb_batch.storage import filesystem, local_path
+from mlb_batch.storage_errors import first_line
 from mlb_batch.stored_file import StoredFile, asked
 from mlb_batch.vlm.hub import snapshot
 
@@ -25,8 +27,11 @@ _EMBEDDED = "embedded:"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _CONTENT = (".safetensors", ".json", ".jinja", ".model", ".txt")
-# What the listings of one or the other filesystem say of a file's version.
-_VERSION = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+# What one or the other filesystem says of a file's version.
+_VERSION = (
+    "size", "ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "Last-Modified", "updated",
+    "created",
+)  # fmt: skip
 _COPIED_AT_ONCE = 1 << 22
 # What a config must have, by the key of the job that names its checkpoint.
 _SHAPE_AT: dict[str, Callable[[Config], object]] = {"model.id": model_shape, "prune.feature_model": paired_shape}
@@ -62,6 +67,8 @@ def resolve(id: str, revision: str = "main", key: str = "model.id") -> Checkpoin
 def _found(id: str, revision: str, shape_of: Callable[[Config], object]) -> Checkpoint:
     if id.startswith(_EMBEDDED):
         return _local(id, tiny.folder(id.removeprefix(_EMBEDDED)))
+    if page := re.match(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)", id):
+        raise ModelError(f"{id} is a page for people; write {page[1]}")
     if "://" in id:
         return _local(id, _downloaded(id))
     if (folder := local_path(id)) is not None and folder.is_dir():
@@ -145,20 +152,45 @@ def _content_hash(folder: Path) -> str:
 
 
 def _downloaded(uri: str) -> Path:
-    """A remote folder, copied once a machine; the listing's sizes and versions are its name, so a new one is new."""
+    """A remote folder, copied once a machine; its files' sizes and versions are its name, so a new one is new."""
     fs, root = filesystem(uri)
     try:
-        listed = asked(uri, lambda: fs.ls(root, detail=True))
-        found = [f for f in listed if f["type"] == "file" and not f["name"].endswith(_PICKLED)]
-        listing = sorted((f["name"], f["size"], *(str(f.get(key)) for key in _VERSION)) for f in found)
-        if listing:
+        if listing := _listing(uri, fs, root):
             digest = hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
             return made_once("models", digest, lambda folder: _copy(uri, fs, [name for name, *_ in listing], folder))
     except FileNotFoundError:
         pass
     except OSError as error:
         raise ModelError(f"{uri} can't be fetched: {error}; check the room in the cache") from None
+    except ValueError as error:  # a web server that gives no parts of a file, for instance
+        said = first_line(error).partition(". ")[0]
+        raise ModelError(f"{uri} can't be fetched: {said}; name a copy in a folder or a bucket") from None
     raise ModelError(f"nothing is at {uri}; give the folder that holds config.json")
+
+
+def _listing(uri: str, fs: Any, root: str) -> list[tuple[str, ...]]:
+    """Of each file its name, and what tells a new version of it; nothing where this is no checkpoint, but a page."""
+    listed = asked(uri, lambda: fs.ls(root, detail=True))
+    files = [one for one in listed if one["type"] == "file" and not one["name"].endswith(_PICKLED)]
+    beside = (Path(root).name, "config.json")
+    if not any((Path(one["name"]).parent.name, Path(one["name"]).name) == beside for one in files):
+        return []
+    return sorted((one["name"], *_version(uri, fs, one)) for one in files)
+
+
+def _version(uri: str, fs: Any, listed: dict[str, Any]) -> list[str]:
+    """By its listing, or by asking for it where listings are no more than names, as on the web."""
+    known = listed if _told(listed) else asked(uri, lambda: fs.info(listed["name"]))
+    if not _told(known):
+        raise ModelError(
+            f"{uri}: its server says neither the size nor the version of {Path(listed['name']).name}, so a new one "
+            "would never be seen; name a copy in a folder or a bucket"
+        )
+    return [str(known.get(key)) for key in _VERSION]
+
+
+def _told(info: dict[str, Any]) -> bool:
+    return any(info.get(key) is not None for key in _VERSION)
 
 
 def _copy(uri: str, fs: Any, names: Sequence[str], folder: Path) -> None:
