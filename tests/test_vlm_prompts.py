@@ -179,6 +179,24 @@ def test_templates_go_before_one_another_as_in_transformers(several: bool, tmp_p
     assert len(set(prefixes)) == 3 and all(one[-len(prefixes[0]) :] == prefixes[0] for one in prefixes)
 
 
+@pytest.mark.parametrize("spec", FAMILIES.values(), ids=IDS)
+def test_the_tokenizers_own_placeholder_goes_before_the_configs(spec: Spec, tmp_path: Path) -> None:
+    """The config of a published one names a number that its tokenizer has for nothing."""
+    place, kind = copied(spec, tmp_path), placeholder(spec).strip("<>")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, f"{kind}_token_index": 7, f"{kind}_token_id": 7}))
+    asker, plain = Prompter(resolve(str(place))), prompter(spec)
+    assert (asker.prefix, asker.suffix("qa", "Why?")) == (plain.prefix, plain.suffix("qa", "Why?"))
+
+
+def test_a_tokenizer_that_has_no_video_is_told(tmp_path: Path) -> None:
+    place = copied(FAMILIES["onevision"], tmp_path)
+    text = (place / "tokenizer.json").read_text()
+    (place / "tokenizer.json").write_text(text.replace('"<video>"', '"<clip>"'))
+    with pytest.raises(ModelError, match="tokenizer has no token <video>"):
+        Prompter(resolve(str(place)))
+
+
 def test_a_template_that_names_the_video_twice_is_refused(tmp_path: Path) -> None:
     place = copied(FAMILIES["onevision"], tmp_path)
     (place / "chat_template.jinja").write_text("<video><video>{{ messages[0]['content'][1]['text'] }}")

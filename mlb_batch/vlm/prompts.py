@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import ModelError, RowError
@@ -18,7 +19,7 @@ from mlb_batch.vlm.choices import LETTERS, choice_text
 from mlb_batch.vlm.tokenizer import tokenizer_of
 
 MAX_PROMPT_TOKENS = 4096
-# Where the config does not say: the ids that the published checkpoints of the family have.
+# Where neither tokenizer nor config says: the ids that the published checkpoints of the family have.
 _PLACEHOLDER = {
     "llava_onevision": ("video", ("video_token_id", "video_token_index"), 151647),
     "llava_next": ("image", ("image_token_id", "image_token_index"), 32000),
@@ -43,7 +44,10 @@ class Prompter:
             self.tokenizer.chat_template = _A_DAY + str(self.tokenizer.chat_template)
         self._shape = checkpoint.shape
         self._kind, keys, default = _PLACEHOLDER[self._shape.family]
-        self._placeholder = next((checkpoint.config[k] for k in keys if k in checkpoint.config), default)
+        # The tokenizer's own goes first, as in transformers' processor: the configs of some name another number.
+        self._own = _id_of(f"<{self._kind}>", self.tokenizer)
+        told = next((checkpoint.config[k] for k in keys if k in checkpoint.config), default)
+        self._placeholder = told if self._own is None else self._own
         added = self.tokenizer.added_tokens_decoder.values()
         # Without the spaces around one: a space that comes in breaks it only between characters that are none.
         controls = {c for t in added if len(c := t.content.strip()) > 1 and (t.special or not c.isalnum())}
@@ -104,9 +108,16 @@ class Prompter:
         bos = self.tokenizer.bos_token
         ids = self.tokenizer.encode(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))
         places = [i for i, token in enumerate(ids) if token == self._placeholder]
+        if not places and self._own is None:
+            raise ModelError(f"its tokenizer has no token <{self._kind}>; take the files of the model's own tokenizer")
         if len(places) != 1:
             raise ModelError(f"the chat template names the {self._kind} {len(places)} times; it must once")
         return tuple(ids[: places[0]]), tuple(ids[places[0] + 1 :])
+
+
+def _id_of(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    id = tokenizer.convert_tokens_to_ids(token)
+    return id if isinstance(id, int) and id != tokenizer.unk_token_id else None
 
 
 def _template(checkpoint: Checkpoint, own: Any) -> Any:
