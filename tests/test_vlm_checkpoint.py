@@ -210,6 +210,13 @@ def _without_tokenizer(pair: Path) -> None:
         path.unlink()
 
 
+def _like_naflex(pair: Path) -> None:
+    """SigLIP 2 with images of any shape: its processor knows of patches, and of no size."""
+    change(pair / "config.json", "model_type", to="siglip2")
+    naflex = {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 16, "max_num_patches": 256}
+    (pair / "preprocessor_config.json").write_text(json.dumps(naflex))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -218,6 +225,7 @@ def _without_tokenizer(pair: Path) -> None:
         (lambda pair: (pair / "tokenizer.json").write_text("{}"), "tokenizer can't be loaded"),
         (lambda pair: change(pair / "config.json", "vision_config", "vision_use_head", to=False), "vision_use_head"),
         (lambda pair: change(pair / "preprocessor_config.json", "size", to=24), r"24, 24\).*wants 20"),
+        (_like_naflex, "model_type 'siglip2' is no text/vision pair"),
     ],
 )
 def test_what_is_wrong_with_a_pair_is_said_by_the_plan(
