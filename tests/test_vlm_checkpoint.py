@@ -17,6 +17,7 @@ from models import FAMILIES, Spec, folder, make_tokenizer, pair_folder, pixels, 
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceTrainer
+from transformers import GemmaTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -254,6 +255,18 @@ def test_a_pair_with_the_tokenizer_of_the_published_ones(tmp_path: Path) -> None
     look = Paired(resolve(str(pair)), torch.device("cpu"), torch.float32).look
     seen = look(pixels(SPEC, 3, 1), ["What happens?", "A man is walking."])
     assert seen.similarity_PF.shape == (2, 3) and not torch.equal(*seen.similarity_PF)
+
+
+def test_a_pair_of_siglip_2_reads_lower_case(tmp_path: Path) -> None:
+    """It learned no other; its tokenizer, Gemma's, keeps capitals."""
+    pair = Path(shutil.copytree(pair_folder(), tmp_path / "pair"))
+    _without_tokenizer(pair)
+    signs = ["<pad>", "<eos>", "<bos>", "<unk>", *"▁?ahmntWw"]
+    GemmaTokenizer(vocab={sign: id for id, sign in enumerate(signs)}, merges=[]).save_pretrained(pair)
+    assert tokenizer_of(resolve(str(pair))).encode("What?") != tokenizer_of(resolve(str(pair))).encode("what?")
+    look = Paired(resolve(str(pair)), torch.device("cpu"), torch.float32).look
+    capital, lower, other = look(pixels(SPEC, 3, 1), ["What man?", "what man?", "what ham?"]).similarity_PF
+    assert torch.allclose(capital, lower) and not torch.allclose(lower, other)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, GemmaTokenizer
 
 from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.vlm.checkpoint import Checkpoint
@@ -33,6 +33,8 @@ class Paired:
         self.shape: PairedShape = paired_shape(checkpoint.config)
         self._recipe: FrameRecipe = paired_recipe(checkpoint)
         self._tokenizer = tokenizer_of(checkpoint)
+        # SigLIP 2 learned lower case only, which its tokenizer leaves to its user; SigLIP's own sees to it itself.
+        self._lowered = isinstance(self._tokenizer, GemmaTokenizer)
         model, told = AutoModel.from_pretrained(
             checkpoint.folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
@@ -44,8 +46,9 @@ class Paired:
         at_once = images_at_once(self.shape.vision, self._device, self._dtype)
         parts = [pixels_FHWC[start : start + at_once] for start in range(0, len(pixels_FHWC), at_once)]
         frames_FE = torch.cat([self._features(part_FHWC) for part_FHWC in parts])
+        written = [text.lower() for text in texts] if self._lowered else texts
         ids = self._tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.shape.text_tokens, return_tensors="pt"
+            written, padding="max_length", truncation=True, max_length=self.shape.text_tokens, return_tensors="pt"
         )
         texts_PE = _pooled(self._model.get_text_features(input_ids=ids["input_ids"].to(self._device)))
         unit_FE, unit_PE = (torch.nn.functional.normalize(x.float(), dim=-1) for x in (frames_FE, texts_PE))
