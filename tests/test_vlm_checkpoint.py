@@ -333,6 +333,15 @@ def test_a_config_that_no_model_can_have_is_refused(keys: tuple[str, ...], value
         _ = resolve(str(place)).shape
 
 
+@pytest.mark.parametrize("kind", ["llava", "llava_qwen"])
+def test_llavas_own_form_of_a_checkpoint_is_not_taken_for_a_model_of_usual_shape(kind: str, place: Path) -> None:
+    """As lmms-lab and liuhaotian publish them: the language model's numbers stand at the top, and name its tower."""
+    own = {"model_type": kind, "hidden_size": 3584, "num_hidden_layers": 28, "mm_vision_tower": "google/siglip"}
+    (place / "config.json").write_text(json.dumps(own))
+    with pytest.raises(ModelError, match=r"LLaVA's own form.*conversion for transformers \(llava-hf/"):
+        _ = resolve(str(place)).shape
+
+
 def test_weights_under_another_name_are_refused_by_the_plan(place: Path) -> None:
     (place / "model.safetensors").rename(place / "weights.safetensors")
     with pytest.raises(ModelError, match=r"neither model\.safetensors nor"):

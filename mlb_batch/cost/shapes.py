@@ -108,6 +108,10 @@ class ModelShape:
 def model_shape(config: Config) -> ModelShape:
     """The shape that a checkpoint's config.json describes."""
     family = str(config.get("model_type"))
+    if family.startswith("llava") and "hidden_size" in config and "text_config" not in config:
+        raise ModelError(
+            "this is LLaVA's own form of a checkpoint; name its conversion for transformers (llava-hf/... on the hub)"
+        )
     if family not in _FAMILIES:
         raise ModelError(f"model_type {family!r} has no known architecture here; supported: {', '.join(_FAMILIES)}")
     known = _FAMILIES[family]
