@@ -6,9 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mlb_batch.errors import OutputError
+
+_LEFT_S = 24 * 3600.0
 
 
 def cache_folder(kind: str) -> Path:
@@ -38,6 +41,7 @@ def made_once(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=writable(target.parent)))
+    _sweep(scratch, f".{name}-*")
     try:
         make(scratch)
         scratch.chmod(0o755)
@@ -48,3 +52,12 @@ def made_once(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _sweep(scratch: Path, others: str) -> None:
+    """What killed makers of the same left half made, a day ago by this disk's clock: younger ones may be at work."""
+    now = scratch.stat().st_mtime
+    for left in scratch.parent.glob(others):
+        with suppress(FileNotFoundError):  # another sweeps too
+            if now - left.stat().st_mtime > _LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)

@@ -49,3 +49,18 @@ def test_what_is_made_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     assert not list((tmp_path / "mlb_batch/models").iterdir())
     assert [path.name for path in made_once("models", "one", late).iterdir()] == ["first"]
     assert [path.name for path in (tmp_path / "mlb_batch/models").iterdir()] == ["one"]
+
+
+def test_what_killed_makers_left_is_swept_by_who_makes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day later: what is younger may be at work."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    models = tmp_path / "mlb_batch/models"
+    for name, hours in ((".one-killed", 25), (".one-at-work", 23), (".another-killed", 25)):
+        (models / name).mkdir(parents=True)
+        (models / name / "half").touch()
+        then = (models / name).stat().st_mtime - hours * 3600
+        os.utime(models / name, (then, then))
+    made_once("models", "one", lambda folder: None)
+    assert sorted(path.name for path in models.iterdir()) == [".another-killed", ".one-at-work", "one"]
