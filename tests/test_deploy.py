@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -91,6 +92,17 @@ def test_pods_are_sound_and_hold_no_more_than_they_need(name: str) -> None:
         for variable in container.get("env", ()):
             secret = re.search("TOKEN|SECRET|KEY|PASSWORD", variable["name"])
             assert not secret or "value" not in variable, "a secret comes by reference"
+
+
+@pytest.mark.parametrize("name", [name for name in PODS if name.endswith((" head", " captioners"))])
+def test_who_fetches_the_models_has_room_for_them(name: str) -> None:
+    """The driver, on the head, does too. Beside them lie logs, and what Ray spills."""
+    sizes = runpy.run_path(str(DEPLOY / "sizing.py"))["memory"]()
+    models = sizes["weights"] + 2 * sizes["the pair's weights"]  # as it is published: in float32
+    (container,) = (one for one in PODS[name]["spec"]["containers"] if one["name"].startswith("ray-"))
+    room = container["resources"]["limits"]["ephemeral-storage"]
+    assert int(room.removesuffix("Gi")) << 30 > 2 * models
+    assert f"some {models / 1e9:.0f} GB with a pair" in (DEPLOY / "README.md").read_text(encoding="utf-8")
 
 
 # Of KubeRay's own CRDs, the fields that these files use: an unknown one would be dropped in silence by the server.
