@@ -371,6 +371,24 @@ def test_a_million_done_ids_are_sixteen_megabytes() -> None:
     assert len(pickle.dumps(DoneIds(ids))) < 17 * len(ids)
 
 
+def test_done_ids_of_sixteen_times_the_rows_take_little_more_than_sixteen_times_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mlb_batch.ledger.ids.MERGE_AT", 2048)
+    dice = random.Random(6)
+
+    def seconds_of_this_process(count: int) -> float:
+        ids, done = [dice.randbytes(16).hex() for _ in range(count)], DoneIds()
+        begun_s = time.process_time()
+        for start in range(0, count, 1000):
+            done.update(ids[start : start + 1000])
+        assert len(done) == count and ids[0] in done
+        return time.process_time() - begun_s
+
+    few, many = (seconds_of_this_process(count) for count in (16_000, 256_000))
+    assert many < 50 * few, "where each new piece sorts all that came before it is about 200 times"
+
+
 ALTERED: list[Callable[[], str]] = [
     lambda: annotation_id("w", "1", 0.0, 5.0, PROMPT, "f"),
     lambda: annotation_id("v", "2", 0.0, 5.0, PROMPT, "f"),

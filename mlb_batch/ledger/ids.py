@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from mlb_batch.source.model import Prompt, span_ms
 
 ID_BYTES = 16
 MERGE_AT = 65_536
-_EMPTY = np.empty(0, dtype=f"S{ID_BYTES}")
+_Ids = npt.NDArray[np.bytes_]
+_EMPTY: _Ids = np.empty(0, dtype=f"S{ID_BYTES}")
 
 
 def fingerprint(parts: Mapping[str, object]) -> str:
@@ -38,47 +40,61 @@ def _digest(value: object, num_bytes: int) -> str:
 
 
 class DoneIds:
-    """A set of annotation ids at 16 bytes an id: a million of them travel to every worker as 16 MB."""
+    """A set of annotation ids at 16 bytes an id: a million of them travel to every worker as 16 MB.
+
+    New ones wait until someone asks, so that those of a whole log are put in order once, not again with every file.
+    """
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self._sorted = _EMPTY
+        self._waiting: list[_Ids] = []  # each in order
         self._recent: set[bytes] = set()
         self.update(ids)
 
     def update(self, ids: Iterable[str]) -> None:
         self._recent.update(bytes.fromhex(one) for one in ids)
         if len(self._recent) >= MERGE_AT:
-            self._merge()
+            self._pack()
 
     def copy(self) -> DoneIds:
-        self._merge()
         twin = DoneIds()
-        twin._sorted = self._sorted  # never changed in place
+        twin._sorted = self._all()  # never changed in place
         return twin
 
     def __contains__(self, annotation_id: object) -> bool:
         if not isinstance(annotation_id, str):
             return False
         wanted = bytes.fromhex(annotation_id)
+        if wanted in self._recent:
+            return True
+        self._merge()
         at = int(np.searchsorted(self._sorted, np.array(wanted, dtype=_EMPTY.dtype)))
         # numpy drops trailing zero bytes of an S value on both sides of a comparison: equality is unharmed.
-        found = at < len(self._sorted) and bool(self._sorted[at] == np.array(wanted, dtype=_EMPTY.dtype))
-        return found or wanted in self._recent
+        return at < len(self._sorted) and bool(self._sorted[at] == np.array(wanted, dtype=_EMPTY.dtype))
 
     def __len__(self) -> int:
-        self._merge()
-        return len(self._sorted)
+        return len(self._all())
 
     def __getstate__(self) -> bytes:
-        self._merge()
-        return self._sorted.tobytes()
+        return self._all().tobytes()
 
     def __setstate__(self, raw: bytes) -> None:
         self._sorted = np.frombuffer(raw, dtype=_EMPTY.dtype)
-        self._recent = set()
+        self._waiting, self._recent = [], set()
+
+    def _all(self) -> _Ids:
+        self._pack()
+        self._merge()
+        return self._sorted
+
+    def _pack(self) -> None:
+        if self._recent:
+            self._waiting.append(np.array(sorted(self._recent), dtype=_EMPTY.dtype))
+            self._recent = set()
 
     def _merge(self) -> None:
-        if self._recent:
-            added = np.array(list(self._recent), dtype=_EMPTY.dtype)
-            self._sorted = np.union1d(self._sorted, added)
-            self._recent = set()
+        if self._waiting:
+            every = np.concatenate([self._sorted, *self._waiting])
+            every.sort(kind="stable")  # numpy's timsort: of pieces that are in order it only merges
+            new = np.append(True, every[1:] != every[:-1])
+            self._sorted, self._waiting = every[new], []
