@@ -7,8 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from mlb_batch.ledger.ids import DoneIds
-from mlb_batch.ledger.parts import rows_of
+from mlb_batch.ledger.parts import as_python, rows_of
 from mlb_batch.source.questions import USED_TWICE
 from mlb_batch.storage import Store
 
@@ -25,7 +28,7 @@ def unresolved(store: Store, fingerprint: str, done: DoneIds) -> tuple[list[Row]
     failures = 0
     for rows in rows_of(store, "errors", fingerprint, _FAILURE):
         failures += rows.num_rows
-        for row in rows.to_pylist():
+        for row in as_python(rows):
             before = last.get(row["annotation_id"])
             if row["annotation_id"] not in done and (before is None or before["attempt"] < row["attempt"]):
                 last[row["annotation_id"]] = row
@@ -50,8 +53,10 @@ def _outdated(store: Store, fingerprint: str, failed: Iterable[Row]) -> set[str]
 
 
 def _rows_about(asked: Set[Asked], store: Store, kind: str, fingerprint: str) -> Iterator[Row]:
+    videos = pa.array({video_id for video_id, _ in asked}, pa.string())
     for rows in rows_of(store, kind, fingerprint, _WHERE) if asked else ():
-        yield from (row for row in rows.to_pylist() if _asked(row) in asked)
+        some = rows.filter(pc.is_in(rows["video_id"], videos))
+        yield from (row for row in as_python(some) if _asked(row) in asked)
 
 
 def _asked(row: Row) -> Asked:

@@ -166,6 +166,17 @@ def test_it_refuses_where_a_run_is_at_work_or_a_file_is_damaged(tmp_path: Path) 
     assert {finding.path.rpartition("/")[2] for finding in verify(str(tmp_path))} == {path.name, FINGERPRINT}
 
 
+def test_rows_that_stand_twice_are_not_merged(tmp_path: Path) -> None:
+    filled(str(tmp_path), 2)
+    filled(str(tmp_path / "elsewhere"), 3, first=-2)  # its last file holds the rows of our first
+    there, here = (root / "annotations" / FINGERPRINT for root in (tmp_path / "elsewhere", tmp_path))
+    (there / "part-000002.parquet").rename(here / "part-000002.parquet")
+    before = names(str(tmp_path))
+    with pytest.raises(OutputError, match="rows stand twice; nothing was merged"):
+        compact(str(tmp_path), "compaction", 256, grace_s=0)
+    assert names(str(tmp_path)) == before and len(before) == 3
+
+
 def test_void_files_are_known_by_their_names() -> None:
     every = [Seqs(0, 9), Seqs(3, 3), Seqs(0, 4), Seqs(10, 10), Seqs(11, 20), Seqs(11, 11), Seqs(20, 20), Seqs(21, 21)]
     assert standing(reversed(every)) == [Seqs(0, 9), Seqs(10, 10), Seqs(11, 20), Seqs(21, 21)]

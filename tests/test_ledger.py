@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,6 +30,8 @@ from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS
 from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger import Attempt, DoneIds, Ledger, annotation_id, fingerprint, pending, verify
 from mlb_batch.ledger.ids import MERGE_AT
+from mlb_batch.ledger.parts import READERS, handfuls, list_seqs
+from mlb_batch.ledger.seal import check_seal
 from mlb_batch.source import Prompt
 from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.storage import open_store
@@ -350,6 +354,48 @@ def test_a_storage_that_never_answers_ends_the_job(listens: bool, call: str) -> 
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
         )
     assert "run the same command again to resume" in done.stderr.strip().splitlines()[-1]
+
+
+# --- memory
+
+
+def test_a_log_of_large_files_is_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, dice = Ledger(str(tmp_path), FINGERPRINT, "run-1"), random.Random(3)
+    for n in range(12):
+        ledger.commit([annotation(n, text=dice.randbytes(2**19).hex())], [])
+    size = max(path.stat().st_size for path in (tmp_path / "annotations").rglob("*.parquet"))
+    monkeypatch.setattr("mlb_batch.ledger.parts.BYTES_AT_ONCE", 2 * size)
+    with most_held() as held:
+        assert len(Ledger(str(tmp_path), FINGERPRINT, "run-2").done()) == 12 and verify(str(tmp_path)) == []
+        assert held() < 6 * size
+
+
+def test_a_checksum_copies_no_file(tmp_path: Path) -> None:
+    long = random.Random(3).randbytes(2**19).hex()
+    Ledger(str(tmp_path), FINGERPRINT, "run-1").commit([annotation(1, text=long)], [])
+    data = next((tmp_path / "annotations").rglob("*.parquet")).read_bytes()
+    with most_held() as held:
+        check_seal(data)
+        assert held() < len(data) / 10
+
+
+@contextmanager
+def most_held() -> Iterator[Callable[[], int]]:
+    """The most bytes that Python's own objects took inside."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_small_files_are_read_at_once(tmp_path: Path) -> None:
+    for n in range(20):
+        Ledger(str(tmp_path), FINGERPRINT, f"run-{n}").commit([annotation(n)], [])
+    store = open_store(str(tmp_path))
+    every = list_seqs(store, "annotations", FINGERPRINT)
+    some = list(handfuls(store, "annotations", FINGERPRINT, every))
+    assert [len(one) for one in some] == [READERS, 20 - READERS] and [*some[0], *some[1]] == every
 
 
 # --- ids

@@ -34,6 +34,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -43,9 +44,11 @@ from mlb_batch.ledger.lease import Lease
 from mlb_batch.ledger.parts import (
     ELSEWHERE,
     KINDS,
+    READERS,
     Part,
     Seqs,
     folder_name,
+    handfuls,
     list_all,
     list_fingerprints,
     list_seqs,
@@ -189,17 +192,31 @@ def _worth(group: Sequence[Seqs]) -> Iterator[tuple[Seqs, ...]]:
 
 def _stage(store: Store, merge: Merge, run_id: str) -> None:
     """Write the merged file where nobody looks, from sources whose bytes are those that were written."""
-    with ThreadPoolExecutor(_THREADS) as readers:
-        parts = list(readers.map(lambda seqs: _read_sound(store, merge, seqs), merge.sources))
-    schema = parts[0].schema
-    if any(part.schema != schema for part in parts):
-        raise OutputError(f"{store.uri}/{folder_name(merge.kind, merge.fingerprint)}: its files have different columns")
-    every = [key for part in parts for key in row_keys(part.rows, merge.kind)]
-    if len(set(every)) < len(every):
-        raise _damaged(store, folder_name(merge.kind, merge.fingerprint), "rows stand twice")
-    tables = _row_groups(part.rows for part in parts)
-    data = part_bytes(tables, schema.remove_metadata(), merge.seqs, merge.fingerprint, run_id, uuid.uuid4().hex)
+    parts = _sources(store, merge)
+    first = next(parts)
+    tables = _row_groups(_alike(store, merge, first.schema, chain([first], parts)))
+    schema = first.schema.remove_metadata()
+    data = part_bytes(tables, schema, merge.seqs, merge.fingerprint, run_id, uuid.uuid4().hex)
     store.replace(merge.staged(run_id), data)
+
+
+def _sources(store: Store, merge: Merge) -> Iterator[Part]:
+    with ThreadPoolExecutor(READERS) as readers:
+        for some in handfuls(store, merge.kind, merge.fingerprint, merge.sources):
+            yield from readers.map(lambda seqs: _read_sound(store, merge, seqs), some)
+
+
+def _alike(store: Store, merge: Merge, schema: pa.Schema, parts: Iterable[Part]) -> Iterator[pa.Table]:
+    """Their rows, which are of one schema and stand once."""
+    folder, keys, num_rows = folder_name(merge.kind, merge.fingerprint), set[bytes](), 0
+    for part in parts:
+        if part.schema != schema:
+            raise OutputError(f"{store.uri}/{folder}: its files have different columns")
+        keys.update(row_keys(part.rows, merge.kind))
+        num_rows += part.rows.num_rows
+        if len(keys) < num_rows:
+            raise _damaged(store, folder, "rows stand twice")
+        yield part.rows
 
 
 def _read_sound(store: Store, merge: Merge, seqs: Seqs) -> Part:

@@ -20,6 +20,7 @@ from mlb_batch.ledger.parts import (
     KINDS,
     Part,
     Seqs,
+    as_python,
     list_fingerprints,
     list_seqs,
     part_bytes,
@@ -35,7 +36,6 @@ Row = Mapping[str, Any]
 # A lease that was ours a moment ago can't be another's as soon as this (see lease.py); a create that took longer looks
 # again at what stands.
 ASLEEP_S = 10.0
-ROWS_AT_ONCE = 10_000  # as Python's objects, which take ten times the memory
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class Ledger:
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """These columns of all committed annotations, as Python's numbers: the FLOPs of many don't fit in 64 bits."""
         for part in read_parts(self._store, "annotations", self.fingerprint, self._annotations.files, columns):
-            for some in part.rows.to_batches(max_chunksize=ROWS_AT_ONCE):
-                yield from some.to_pylist()
+            yield from as_python(part.rows)
 
     def commit(self, annotations: Sequence[Row], errors: Sequence[Row], selections: Sequence[Row] = ()) -> int:
         """Write the rows that aren't there yet, durably; returns how many of annotations and errors were written.
@@ -159,7 +158,7 @@ class Ledger:
             self._attempts.pop(one, None)
 
     def _learn_errors(self, rows: pa.Table) -> None:
-        for row in rows.to_pylist():
+        for row in as_python(rows):
             before = self._attempts.get(row["annotation_id"])
             if row["annotation_id"] not in self._done and (before is None or before.attempts < row["attempt"]):
                 self._attempts[row["annotation_id"]] = Attempt(row["attempt"], row["retryable"])

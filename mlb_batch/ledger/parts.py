@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +28,8 @@ from mlb_batch.storage import Store
 KINDS = ("annotations", "errors", "selections")
 ELSEWHERE = "it belongs to another place or fingerprint"
 _NAME = re.compile(r"part-(\d{6,})(?:-(\d{6,}))?\.parquet")
-_READERS = 16
+READERS, BYTES_AT_ONCE = 16, 64 * 2**20
+ROWS_AT_ONCE = 10_000
 _TRIES, _EXCHANGE_S = 5, 2.0
 
 T = TypeVar("T")
@@ -52,6 +53,10 @@ class Seqs:
     @property
     def merged(self) -> bool:
         return self.first < self.last
+
+    @property
+    def file_name(self) -> str:
+        return f"part-{self}.parquet"
 
     def __str__(self) -> str:
         return f"{self.first:06d}-{self.last:06d}" if self.merged else f"{self.first:06d}"
@@ -82,7 +87,7 @@ def folder_name(kind: str, fingerprint: str) -> str:
 
 
 def part_name(kind: str, fingerprint: str, seqs: Seqs) -> str:
-    return f"{folder_name(kind, fingerprint)}/part-{seqs}.parquet"
+    return f"{folder_name(kind, fingerprint)}/{seqs.file_name}"
 
 
 def parse_name(name: str) -> Seqs | None:
@@ -91,7 +96,7 @@ def parse_name(name: str) -> Seqs | None:
     if match is None:
         return None
     seqs = Seqs(int(match[1]), int(match[2] or match[1]))
-    return seqs if f"part-{seqs}.parquet" == name else None
+    return seqs if seqs.file_name == name else None
 
 
 def standing(every: Iterable[Seqs]) -> list[Seqs]:
@@ -183,17 +188,39 @@ def undisturbed(read: Callable[[], T]) -> T:
 def read_parts(
     store: Store, kind: str, fingerprint: str, seqs: Sequence[Seqs], columns: Sequence[str]
 ) -> Iterator[Part]:
-    """In order, several at a time: a resume is bound by round trips, not by bytes."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        for start in range(0, len(seqs), _READERS):
-            chunk = seqs[start : start + _READERS]
-            yield from readers.map(lambda one: read_part(store, kind, fingerprint, one, columns), chunk)
+    """In order, a handful at a time."""
+    with ThreadPoolExecutor(READERS) as readers:
+        for some in handfuls(store, kind, fingerprint, seqs):
+            yield from readers.map(lambda one: read_part(store, kind, fingerprint, one, columns), some)
+
+
+def handfuls(store: Store, kind: str, fingerprint: str, seqs: Sequence[Seqs]) -> Iterator[list[Seqs]]:
+    """What to read at once: many small files, which are bound by round trips, but of large ones, which are bound by
+    bytes, no more than there is always memory for.
+    """
+    sizes = store.sizes(folder_name(kind, fingerprint)) if len(seqs) > 1 else {}
+    some: list[Seqs] = []
+    num_bytes = 0
+    for one in seqs:
+        size = sizes.get(one.file_name, 0)  # 0: it has gone meanwhile
+        if some and (len(some) == READERS or num_bytes + size > BYTES_AT_ONCE):
+            yield some
+            some, num_bytes = [], 0
+        some, num_bytes = [*some, one], num_bytes + size
+    if some:
+        yield some
 
 
 def rows_of(store: Store, kind: str, fingerprint: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """These columns of all committed rows of one fingerprint, a file at a time."""
     seqs = list_seqs(store, kind, fingerprint)
     return (part.rows for part in read_parts(store, kind, fingerprint, seqs, columns))
+
+
+def as_python(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    """Some at a time: as Python's objects they take ten times the memory."""
+    for some in rows.to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from some.to_pylist()
 
 
 def written_columns(store: Store, fingerprint: str) -> pa.Schema:

@@ -18,8 +18,10 @@ from mlb_batch.ledger.compact import SHUT, STAGE
 from mlb_batch.ledger.parts import (
     ELSEWHERE,
     KINDS,
+    READERS,
     Seqs,
     folder_name,
+    handfuls,
     list_fingerprints,
     parse_name,
     part_name,
@@ -31,7 +33,6 @@ from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records,
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, join, open_store
 
-_READERS = 4
 _DELETE_AND_RUN = "delete this file and run the same job again: it computes the rows that are missing"
 _RUN = "run the same job again: it computes the rows that are missing"
 _COMPACT = "run `mlb-batch compact` again: it finishes what was cut off"
@@ -91,6 +92,7 @@ def _checked(output_uri: str) -> tuple[list[Finding], bool]:
             recorded = records.of(kind, fingerprint)
             findings += _check_folder(store, kind, fingerprint, recorded, seen[kind, fingerprint])
             findings += _check_count(kind, fingerprint, recorded, seen[kind, fingerprint])
+            seen[kind, fingerprint].keys.clear()  # of all folders together they may not fit in memory
         strays = set(store.list(kind)) - set(list_fingerprints(store, kind))
         findings += [Finding(f"{kind}/{name}", _FOREIGN, _AWAY) for name in strays]
     with_files = {fingerprint for (_, fingerprint), one in seen.items() if one.files}
@@ -122,9 +124,8 @@ def _check_folder(
         if after.first <= before.last:
             path = part_name(kind, fingerprint, after)
             yield Finding(path, f"its numbers overlap those of part-{before}", _DELETE_AND_RUN)
-    with ThreadPoolExecutor(_READERS) as readers:
-        for start in range(0, len(there), _READERS):  # by the handful: the files of a big output don't fit in memory
-            some = there[start : start + _READERS]
+    with ThreadPoolExecutor(READERS) as readers:
+        for some in handfuls(store, kind, fingerprint, there):
             data = readers.map(lambda one: _read_part(store, kind, fingerprint, one), some)
             for seqs, one in zip(some, data, strict=True):
                 yield from _check_part(one, kind, fingerprint, seqs, seen)
