@@ -30,6 +30,7 @@ from mlb_batch.ledger import Lease, Ledger, RunFolder, compact, publish, read_cu
 from mlb_batch.ledger.compact import SHUT, STAGE
 from mlb_batch.ledger.log import ASLEEP_S
 from mlb_batch.ledger.parts import Seqs, list_seqs, rows_of, standing
+from mlb_batch.ledger.runs import in_place, point
 from mlb_batch.page import write_page
 from mlb_batch.report import report
 from mlb_batch.storage import Store, open_store
@@ -327,6 +328,22 @@ def _sound_or_shut(uri: str, ids: list[str]) -> None:
 def test_killed_anywhere_it_leaves_what_the_next_run_or_compaction_mends(tmp_path: Path) -> None:
     steps = kills(Place(f"{tmp_path}/out"), first=1, step=3)
     assert steps > 12, "the kills should fall on every window"
+
+
+@pytest.mark.parametrize("remedy", ["compact", "run"])
+def test_what_was_cut_off_is_mended_too_where_its_folder_was_deleted_by_hand(remedy: str, tmp_path: Path) -> None:
+    uri, store = str(tmp_path), open_store(str(tmp_path))
+    ids = filled(uri, 3)
+    publish(uri, FINGERPRINT, "run-0")
+    gone = f"{STAGE}/cut.annotations.{FINGERPRINT}.part-000000-000002.parquet"
+    point(store, {**in_place(FINGERPRINT), "annotations": [gone]})  # as a compaction leaves it that is killed here
+    assert [finding.path for finding in verify(uri)] == [gone]
+    if remedy == "compact":
+        compact(uri, "again", 256, grace_s=0)
+    else:
+        tidy(uri)
+    reader = Reader(uri)
+    assert sorted(reader.ids(reader.files_of_current())) == sorted(ids) and verify(uri) == []
 
 
 @pytest.mark.slow

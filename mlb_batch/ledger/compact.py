@@ -132,19 +132,21 @@ def compact(output_uri: str, run_id: str, target_mb: int, grace_s: float) -> Com
 def tidy(output_uri: str) -> None:
     """Sweep up after a compaction that was killed. Only for who holds the lease."""
     store = open_store(output_uri)
-    staged = [f"{STAGE}/{name}" for name in store.list(STAGE)]
-    if not staged:
-        return  # they are deleted last
-    _sweep(store)
+    staged = {f"{STAGE}/{name}" for name in store.list(STAGE)}
     try:
         current = read_current(output_uri)
+        files = current.get("files", {}) if current else {}
+        pointed = {name for names in files.values() for name in names if name.startswith(STAGE)}
     except OutputError:
-        return  # who reads on despite its seal may need them; the run that is about to begin writes it anew
-    pointed = {name for names in current.get("files", {}).values() for name in names} if current else set()
+        # Who reads on despite its seal may need them; the run that is about to begin writes it anew.
+        current, pointed = None, staged
+    if not staged and not pointed:  # they are deleted last, but for who deletes them by hand
+        return
+    _sweep(store)
     if current:
         point(store, in_place(current["fingerprint"]))
     # Someone may still be reading those that current.json named until now: they are left to the next sweep.
-    _delete(store, (name for name in staged if name not in pointed))
+    _delete(store, staged - pointed)
 
 
 def _sweep(store: Store) -> None:
