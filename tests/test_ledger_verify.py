@@ -134,6 +134,23 @@ def test_after_a_repair_everything_is_sound(deleted: str, again: bool, tmp_path:
     assert verify(str(tmp_path)) == []
 
 
+def test_a_lost_selection_is_not_said_to_come_back(tmp_path: Path) -> None:
+    for n in range(3):
+        Ledger(str(tmp_path), FINGERPRINT, f"run-{n}").commit([annotation(n)], [], [selection(n)])
+    folder = tmp_path / "selections" / FINGERPRINT
+    damaged = folder / "part-000002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    (folder / "part-000001.parquet").unlink()
+    assert all("nothing brings back" in one.remedy and "computes" not in one.remedy for one in verify(str(tmp_path)))
+    with pytest.raises(OutputError, match="once the file is deleted, the same run goes on without its rows"):
+        Ledger(str(tmp_path), FINGERPRINT, "run-3")
+    damaged.unlink()
+    ledger = Ledger(str(tmp_path), FINGERPRINT, "run-3")
+    assert "nothing brings back which tokens were kept" in ledger.gone and len(ledger.done()) == 3
+    ledger.fill_gaps()
+    assert verify(str(tmp_path)) == [] and Ledger(str(tmp_path), FINGERPRINT, "run-4").gone == ""
+
+
 def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
     """Else of two runs that write at once one would not see the rows of the other."""
     for n in range(3):

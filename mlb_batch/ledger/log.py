@@ -18,6 +18,7 @@ from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.lease import Lease
 from mlb_batch.ledger.parts import (
     KINDS,
+    UNREPEATED,
     Part,
     Seqs,
     as_python,
@@ -101,10 +102,14 @@ class Ledger:
     @property
     def gone(self) -> str:
         """What is to be said where files that were committed weren't there: nobody may look with `verify` in time."""
-        names = [f"{self._store.uri}/{name}" for log in self._logs for name in log.gone]
-        more = f", and {len(names) - 1:,} more" if len(names) > 1 else ""
-        again = "what it held is made again where the input still has it"
-        return f"a file that was committed is gone: {names[0]}{more}; {again}" if names else ""
+        gone = [(log.kind, name) for log in self._logs for name in log.gone]
+        if not gone:
+            return ""
+        kind, name = gone[0]
+        more = f", and {len(gone) - 1:,} more" if len(gone) > 1 else ""
+        lost = "the answers stand, and nothing brings back which tokens were kept"
+        then = lost if kind == UNREPEATED else "what it held is made again where the input still has it"
+        return f"a file that was committed is gone: {self._store.uri}/{name}{more}; {then}"
 
     @property
     def _logs(self) -> tuple[_Log, ...]:

@@ -26,6 +26,7 @@ from mlb_batch.ledger.seal import OURS, BrokenSeal, check_seal, sealed
 from mlb_batch.storage import Store
 
 KINDS = ("annotations", "errors", "selections")
+UNREPEATED = "selections"  # recorded with their answers: what is lost of them nothing brings back
 ELSEWHERE = "it belongs to another place or fingerprint"
 _NAME = re.compile(r"part-(\d{6,})(?:-(\d{6,}))?\.parquet")
 READERS, BYTES_AT_ONCE = 16, 64 * 2**20
@@ -168,7 +169,8 @@ def read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs, columns: Se
             raise OutputError(f"{store.uri}/{name} was not written by this project: move it elsewhere")
         check_seal(data)  # the checksums in it spare the pages' headers, whose damage can make rows vanish
     except BrokenSeal as error:
-        remedy = f"run `mlb-batch verify {store.uri}`; once the file is deleted, the same run computes its rows again"
+        then = "goes on without its rows" if kind == UNREPEATED else "computes its rows again"
+        remedy = f"run `mlb-batch verify {store.uri}`; once the file is deleted, the same run {then}"
         raise OutputError(f"{store.uri}/{name} is damaged ({error}): {remedy}") from None
     if part.of != (fingerprint, str(seqs)):
         raise OutputError(f"{store.uri}/{name}: {ELSEWHERE}; run `mlb-batch verify {store.uri}`")

@@ -19,6 +19,7 @@ from mlb_batch.ledger.parts import (
     ELSEWHERE,
     KINDS,
     READERS,
+    UNREPEATED,
     Seqs,
     folder_name,
     handfuls,
@@ -33,8 +34,10 @@ from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records,
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, join, open_store
 
-_DELETE_AND_RUN = "delete this file and run the same job again: it computes the rows that are missing"
 _RUN = "run the same job again: it computes the rows that are missing"
+_LET_GO = (
+    "run the same job again, and this is told no more: its answers stand, nothing brings back which tokens were kept"
+)
 _COMPACT = "run `mlb-batch compact` again: it finishes what was cut off"
 _SOLVE = "the next run solves the budget again, which may come to another fingerprint"
 _CAREFUL = "run the same job again: it goes row by row where one may kill, and writes it anew"
@@ -119,16 +122,24 @@ def _check_folder(
         elif seqs not in there:
             yield Finding(f"{folder}/{name}", "its rows are in another file: a compaction was cut off", _COMPACT)
     for seqs in missing(there, recorded):
-        yield Finding(part_name(kind, fingerprint, seqs), "the file is gone", _RUN)
+        yield Finding(part_name(kind, fingerprint, seqs), "the file is gone", _remedy(kind))
     for before, after in pairwise(there):
         if after.first <= before.last:
             path = part_name(kind, fingerprint, after)
-            yield Finding(path, f"its numbers overlap those of part-{before}", _DELETE_AND_RUN)
+            yield Finding(path, f"its numbers overlap those of part-{before}", _without_file(kind))
     with ThreadPoolExecutor(READERS) as readers:
         for some in handfuls(store, kind, fingerprint, there):
             data = readers.map(lambda one: _read_part(store, kind, fingerprint, one), some)
             for seqs, one in zip(some, data, strict=True):
                 yield from _check_part(one, kind, fingerprint, seqs, seen)
+
+
+def _remedy(kind: str) -> str:
+    return _LET_GO if kind == UNREPEATED else _RUN
+
+
+def _without_file(kind: str) -> str:
+    return f"delete this file and {_remedy(kind)}"
 
 
 def _read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs) -> bytes | None:
@@ -147,25 +158,25 @@ def _check_part(data: bytes | None, kind: str, fingerprint: str, seqs: Seqs, see
     try:
         part = sound_part(data, seqs)
     except BrokenSeal as error:
-        yield Finding(path, str(error), _DELETE_AND_RUN)
+        yield Finding(path, str(error), _without_file(kind))
         return
     seen.rows += part.rows.num_rows
     if not part.is_of(fingerprint):
-        yield Finding(path, ELSEWHERE, _DELETE_AND_RUN)
+        yield Finding(path, ELSEWHERE, _without_file(kind))
     twice = []
     for key in row_keys(part.rows, kind):
         if key in seen.keys:
             twice.append(key[:-4].hex())
         seen.keys.add(key)
     if twice:
-        yield Finding(path, f"{len(twice)} rows stand twice, like {twice[0]}", _DELETE_AND_RUN)
+        yield Finding(path, f"{len(twice)} rows stand twice, like {twice[0]}", _without_file(kind))
 
 
 def _check_count(kind: str, fingerprint: str, recorded: Mapping[str, Any], seen: _Seen) -> Iterator[Finding]:
     """Against the newest record."""
     if seen.rows < recorded.get("rows", 0):
         problem = f"{recorded['rows']} rows in {recorded['files']} files were committed, {seen.rows} can be read"
-        yield Finding(folder_name(kind, fingerprint), problem, _RUN)
+        yield Finding(folder_name(kind, fingerprint), problem, _remedy(kind))
 
 
 class _Told(Records):
