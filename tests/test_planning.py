@@ -29,6 +29,7 @@ from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.cost.solve import Pricer
 from mlb_batch.engine import Engine
 from mlb_batch.errors import BudgetError, ModelError, OutputError, RowError, UserError
+from mlb_batch.ledger import RunFolder
 from mlb_batch.planning import Plan, describe, freeze, plan, settle, setup, solving, survey
 from mlb_batch.quality.rivals import rival
 from mlb_batch.source import Video, clip_spans
@@ -517,6 +518,31 @@ def test_later_runs_with_more_videos_reuse_the_schedule(clips_folder: Path, tmp_
     assert plan(spec).fingerprint == again.fingerprint
     rewritten = plan(job(folder, tmp_path / "out", budget={"pflops": 2.5e-6}))
     assert not rewritten.reused
+
+
+@pytest.mark.parametrize("allocation", ["equal", "content"])
+def test_a_deleted_schedule_is_that_of_the_newest_run(allocation: str, clips_folder: Path, tmp_path: Path) -> None:
+    """Else a video more would have all of them annotated anew."""
+    folder = tmp_path / "growing"
+    folder.mkdir()
+    spec = job(folder, tmp_path / "out", budget={"ratio": 0.6, "allocation": allocation})
+    for night, name in enumerate(("050.mp4", "009.mp4", "003.mp4")):
+        (folder / name).write_bytes((clips_folder / name).read_bytes())
+        solved = plan(spec, replan=True)
+        if allocation == "content":
+            clip = asked_shape(spec, 16, [CAPTION["text"]])
+            solved = settle(spec, solved, [[(clip, 0.2 * night)]])
+        freeze(spec, solved)
+        RunFolder(spec.output.uri, f"2026010{night}").begin(spec.as_written(), solved.to_json(), {})
+    frozen = tmp_path / "out" / "plans" / f"{solved.key}.json"
+    frozen.unlink()
+    (tmp_path / "out" / "runs" / "20260100" / "plan.json").write_text("damaged")
+    (folder / "080.mp4").write_bytes((clips_folder / "080.mp4").read_bytes())
+    later = plan(spec)
+    assert later.reused and (later.fingerprint, later.content) == (solved.fingerprint, solved.content)
+    assert plan(spec, replan=True).fingerprint != solved.fingerprint, "the test should tell them apart"
+    freeze(spec, later)
+    assert frozen.exists() and plan(spec).fingerprint == solved.fingerprint
 
 
 def test_a_damaged_schedule_is_named(clips_folder: Path, tmp_path: Path) -> None:

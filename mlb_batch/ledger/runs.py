@@ -100,16 +100,30 @@ def write_record(store: Store, run_id: str, turn: int, ledgers: Mapping[str, Map
 
 
 def read_records(store: Store) -> Records:
-    """Of all runs and compactions. One that is damaged is passed over: `verify` names it."""
+    return Records(every_sound(store, "ledger"))
+
+
+def every_sound(store: Store, name: Document) -> list[dict[str, Any]]:
+    """That document of all runs and compactions, the newest last. One that is damaged is passed over: `verify` names
+    it.
+    """
     with ThreadPoolExecutor(_READERS) as readers:
-        return Records(filter(None, readers.map(lambda run_id: _sound_record(store, run_id), store.list("runs"))))
+        return list(filter(None, readers.map(lambda run_id: _if_sound(store, run_id, name), store.list("runs"))))
 
 
-def _sound_record(store: Store, run_id: str) -> dict[str, Any] | None:
+def _if_sound(store: Store, run_id: str, name: Document) -> dict[str, Any] | None:
     try:
-        return unsealed_json(store.read(f"runs/{run_id}/{RECORD}"))
+        return unsealed_json(store.read(f"runs/{run_id}/{name}.json"))
     except (FileNotFoundError, BrokenSeal):
         return None
+
+
+def has_schedule(plan: Mapping[str, Any]) -> bool:
+    """Whether later runs follow a run's plan.json: not where there was nothing to solve, or allocation `content` was
+    not.
+    """
+    unsettled = plan.get("budget", {}).get("allocation") == "content" and plan["content"] is None
+    return bool(plan.get("clips")) and not unsettled
 
 
 class Records:

@@ -30,7 +30,7 @@ from mlb_batch.ledger.parts import (
     sound_part,
     standing,
 )
-from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records, missing
+from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records, has_schedule, missing
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, join, open_store
 
@@ -39,7 +39,10 @@ _LET_GO = (
     "run the same job again, and this is told no more: its answers stand, nothing brings back which tokens were kept"
 )
 _COMPACT = "run `mlb-batch compact` again: it finishes what was cut off"
-_SOLVE = "the next run solves the budget again, which may come to another fingerprint"
+_ANEW = (
+    "the next run of its job writes it anew from what runs/ tells of it; where those records are gone too, it solves "
+    "again, which may come to another fingerprint"
+)
 _CAREFUL = "run the same job again: it goes row by row where one may kill, and writes it anew"
 _FOREIGN, _AWAY = "not written by this project", "move it elsewhere"
 # What a run that has ended leaves; one that was killed may have any of them.
@@ -87,7 +90,7 @@ def _checked(output_uri: str) -> tuple[list[Finding], bool]:
     plans = store.list("plans")
     for name in plans:
         findings += _check_plan(store, f"plans/{name}")
-    findings += [Finding(f"plans/{name}", "the file is gone", _SOLVE) for name in sorted(records.plans - set(plans))]
+    findings += [Finding(f"plans/{name}", "the file is gone", _ANEW) for name in sorted(records.plans - set(plans))]
     seen: dict[tuple[str, str], _Seen] = {}
     for kind in KINDS:
         for fingerprint in {*list_fingerprints(store, kind), *records.fingerprints(kind)}:
@@ -212,19 +215,13 @@ def _check_run(store: Store, folder: str, records: _Told) -> Iterator[Finding]:
         for missing in sorted(wanted - set(names)):
             yield Finding(f"{folder}/{missing}", "the file is gone", "nothing brings it back; no row depends on it")
     plan = sound.get("plan.json", {})
-    if summary.get("rows_written") and _frozen(plan):
+    if summary.get("rows_written") and has_schedule(plan):
         records.plans.add(f"{plan['key']}.json")
-
-
-def _frozen(plan: Mapping[str, Any]) -> bool:
-    """Whether the run kept its schedule: not where there was nothing to solve, or allocation `content` was not."""
-    unsettled = plan.get("budget", {}).get("allocation") == "content" and plan["content"] is None
-    return bool(plan.get("clips")) and not unsettled
 
 
 def _check_plan(store: Store, name: str) -> Iterator[Finding]:
     if name.endswith(".json"):
-        yield from _check_text(store, name, f"delete it; {_SOLVE}")
+        yield from _check_text(store, name, f"delete it; {_ANEW}")
     else:
         yield Finding(name, _FOREIGN, _AWAY)
 
