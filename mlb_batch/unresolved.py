@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from mlb_batch.ledger.ids import DoneIds
 from mlb_batch.ledger.parts import as_python, rows_of
+from mlb_batch.ledger.runs import every_sound
 from mlb_batch.source.questions import USED_TWICE
 from mlb_batch.storage import Store
 
@@ -33,7 +34,19 @@ def unresolved(store: Store, fingerprint: str, done: DoneIds) -> tuple[list[Row]
             if row["annotation_id"] not in done and (before is None or before["attempt"] < row["attempt"]):
                 last[row["annotation_id"]] = row
     outdated = _outdated(store, fingerprint, last.values())
-    return [row for key, row in last.items() if key not in outdated], failures
+    left = [row for key, row in last.items() if key not in outdated]
+    return _still_asked(store, fingerprint, left) if left else left, failures
+
+
+def _still_asked(store: Store, fingerprint: str, failed: list[Row]) -> list[Row]:
+    """Without what failed before a run that went through the whole input and met no failure: it has left the input.
+
+    Where the last run counts more than are left then, some of it is back: that is not written down again.
+    """
+    ends = [one for one in every_sound(store, "summary") if one.get("fingerprint") == fingerprint]
+    clean = max((one["run_id"] for one in ends if one.get("complete") and one["errors"] == 0), default="")
+    left = [row for row in failed if row["run_id"] > clean]  # ids begin with their time
+    return left if clean and len(left) >= ends[-1]["errors"] else failed
 
 
 def _outdated(store: Store, fingerprint: str, failed: Iterable[Row]) -> set[str]:

@@ -85,6 +85,26 @@ def test_a_failure_ends_with_what_became_of_the_same_question_later(
     assert report(str(tmp_path))["errors"]["unresolved"] == left
 
 
+def test_a_failure_ends_with_a_whole_run_that_meets_none(tmp_path: Path) -> None:
+    """As long as it does not come back: a run that knows it as failed writes it down no second time."""
+
+    def unresolved_after(night: int, failed: list[int], **ended: object) -> int:
+        run_id = f"202601{night:02}"
+        Ledger(str(tmp_path), FINGERPRINT, run_id).commit([], [error(n) for n in failed])
+        told = {"fingerprint": FINGERPRINT, "run_id": run_id, "expected": 8, "complete": True, **ended}
+        RunFolder(str(tmp_path), run_id).write_json("summary", told)
+        number: int = report(str(tmp_path), FINGERPRINT)["errors"]["unresolved"]
+        return number
+
+    assert unresolved_after(1, [1, 2], errors=2) == 2
+    assert unresolved_after(2, [], errors=0, complete=False) == 2, "not the whole input"
+    assert unresolved_after(3, [], errors=0, fingerprint="f" * 16) == 2, "another job"
+    assert unresolved_after(4, [], errors=0) == 0
+    assert unresolved_after(5, [3], errors=1) == 1
+    assert unresolved_after(6, [], errors=2) == 3, "one of the first is back"
+    assert unresolved_after(7, [], errors=0) == 0
+
+
 def test_of_two_questions_under_one_id_what_is_asked_never_answers_the_other(tmp_path: Path) -> None:
     """Also of a new version of the video: each run goes on to count the other one as failed."""
     both = [{"id": "z", "question": "Why?"}, {"id": "z", "question": "How?"}]
