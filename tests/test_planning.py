@@ -584,6 +584,20 @@ def test_fingerprints_cover_what_changes_a_text_and_nothing_else(clips_folder: P
     assert len({base, *other}) == len(other) + 1
 
 
+def test_the_order_of_prompts_is_no_other_job_where_each_keeps_tokens_of_its_own(
+    clips_folder: Path, tmp_path: Path
+) -> None:
+    both = [CAPTION, {"id": "a", "kind": "qa", "text": "What colour?"}]
+
+    def named(prompts: list[dict[str, str]], select: str) -> tuple[str, str]:
+        parts = {"prompts": prompts, "prune": {"method": "adatp", "select": select}, "budget": {"ratio": 0.6}}
+        priced = plan(job(clips_folder, tmp_path / "out", **parts))
+        return priced.fingerprint, priced.key
+
+    assert named(both, "per_prompt") == named(both[::-1], "per_prompt")
+    assert named(both, "per_video") != named(both[::-1], "per_video")
+
+
 def test_content_is_settled_once_redundancies_are_known(clips_folder: Path, tmp_path: Path) -> None:
     spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
     priced = plan(spec)
