@@ -151,6 +151,26 @@ def test_a_lost_selection_is_not_said_to_come_back(tmp_path: Path) -> None:
     assert verify(str(tmp_path)) == [] and Ledger(str(tmp_path), FINGERPRINT, "run-4").gone == ""
 
 
+def test_a_fingerprint_that_was_deleted_on_purpose_is_told_once_and_can_be_forgotten(tmp_path: Path) -> None:
+    for n in range(3):
+        Ledger(str(tmp_path), OTHER, f"old-{n}").commit([annotation(n, OTHER)], [error(9, fingerprint=OTHER)])
+    compact(str(tmp_path), "old-compaction", 256, grace_s=0)
+    for n in range(3):
+        Ledger(str(tmp_path), FINGERPRINT, f"new-{n}").commit([annotation(n)], [])
+    for kind in ("annotations", "errors"):
+        shutil.rmtree(tmp_path / kind / OTHER)
+    (found,) = verify(str(tmp_path))
+    assert (found.path, found.problem) == (f"annotations/{OTHER}", "all files are gone")
+    assert "ledger.json names this fingerprint" in found.remedy
+
+    for record in (tmp_path / "runs").glob("*/ledger.json"):
+        if OTHER in record.read_text():
+            shutil.rmtree(record.parent)
+    assert verify(str(tmp_path)) == []
+    Ledger(str(tmp_path), FINGERPRINT, "new-3").commit([annotation(3)], [])
+    assert verify(str(tmp_path)) == []
+
+
 def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
     """Else of two runs that write at once one would not see the rows of the other."""
     for n in range(3):

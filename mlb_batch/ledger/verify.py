@@ -38,6 +38,10 @@ _RUN = "run the same job again: it computes the rows that are missing"
 _LET_GO = (
     "run the same job again, and this is told no more: its answers stand, nothing brings back which tokens were kept"
 )
+_FORGET = (
+    "run its job again; or, where it was deleted on purpose, delete each folder under runs/ whose ledger.json names "
+    "this fingerprint, and it is forgotten"
+)
 _COMPACT = "run `mlb-batch compact` again: it finishes what was cut off"
 _ANEW = (
     "the next run of its job writes it anew from what runs/ tells of it; where those records are gone too, it solves "
@@ -91,9 +95,11 @@ def _checked(output_uri: str) -> tuple[list[Finding], bool]:
     for name in plans:
         findings += _check_plan(store, f"plans/{name}")
     findings += [Finding(f"plans/{name}", "the file is gone", _ANEW) for name in sorted(records.plans - set(plans))]
+    given_up = _without_any_file(store, records)
+    findings += [Finding(folder_name("annotations", one), "all files are gone", _FORGET) for one in sorted(given_up)]
     seen: dict[tuple[str, str], _Seen] = {}
     for kind in KINDS:
-        for fingerprint in {*list_fingerprints(store, kind), *records.fingerprints(kind)}:
+        for fingerprint in {*list_fingerprints(store, kind), *records.fingerprints(kind)} - given_up:
             seen[kind, fingerprint] = _Seen()
             recorded = records.of(kind, fingerprint)
             findings += _check_folder(store, kind, fingerprint, recorded, seen[kind, fingerprint])
@@ -109,6 +115,12 @@ def _checked(output_uri: str) -> tuple[list[Finding], bool]:
         inside, _ = _checked(join(output_uri, f"canary/{rival}"))
         findings += [replace(one, path=f"canary/{rival}/{one.path}") for one in inside]
     return findings + current, bool(seen or records.met or current)
+
+
+def _without_any_file(store: Store, records: Records) -> set[str]:
+    """Fingerprints that are recorded, and of which nothing is left: someone may have deleted them on purpose."""
+    recorded = {one for kind in KINDS for one in records.fingerprints(kind)}
+    return {one for one in recorded if not any(store.list(folder_name(kind, one)) for kind in KINDS)}
 
 
 def _check_folder(
