@@ -23,11 +23,13 @@ from mlb_batch import run
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Ledger, RunFolder, publish
 from mlb_batch.page import write_page
-from mlb_batch.page.cards import Clip, Index, chosen
+from mlb_batch.page.cards import Clip, Index, chosen, index
+from mlb_batch.page.cards import clips as found_clips
 from mlb_batch.page.gallery import MOST_TEXT_BYTES, gallery
 from mlb_batch.page.kept import kept
 from mlb_batch.planning import plan
 from mlb_batch.spec import JobSpec
+from mlb_batch.storage import open_store
 from mlb_batch.video import FrameSize, Limits, Sampling, Wanted, read_frames
 
 RUN = "20260101T000000Z-page"
@@ -300,6 +302,18 @@ def test_a_larger_job_is_sampled_evenly_by_whole_clips() -> None:
     some = chosen(found)
     assert 3 * len(some) <= 10_000 < 3 * len(some) + 3 and some[0] == int(keys[-1]), "recorded selections come first"
     assert chosen(found) == some
+
+
+def test_each_version_of_a_video_is_shown_by_itself(tmp_path: Path) -> None:
+    """With its own answers, and its own picture: that of the other is gone."""
+    same = {"video_id": "v", "clip_start_s": 0.0, "clip_end_s": 9.0}
+    for n, version in enumerate(("old", "old", "new")):
+        answer = {**annotation(n, **same), "prompt_id": str(n), "video_version": version}
+        Ledger(str(tmp_path), FINGERPRINT, f"run-{n}").commit([answer], [])
+    store = open_store(str(tmp_path))
+    cards = found_clips(store, FINGERPRINT, chosen(index(store, FINGERPRINT)), ())
+    told = {card.first["video_version"]: [one["prompt_id"] for one in card.answers] for card in cards}
+    assert told == {"old": ["0", "1"], "new": ["2"]} and len(cards) == 2
 
 
 @pytest.mark.parametrize("sign", ["字", "<"])  # three bytes each, and six as it is written into the page

@@ -20,7 +20,7 @@ from mlb_batch.ledger.parts import rows_of
 from mlb_batch.storage import Store
 
 MOST_ROWS = 10_000
-CLIP = ("video_id", "clip_start_s", "clip_end_s")
+CLIP = ("video_id", "video_version", "clip_start_s", "clip_end_s")
 INDEX = ("annotation_id", *CLIP, "run_id", "created_at")
 Row = dict[str, Any]
 Keys = npt.NDArray[np.uint64]
@@ -28,7 +28,7 @@ Keys = npt.NDArray[np.uint64]
 
 @dataclass
 class Clip:
-    """One clip of one video and all that was answered about it."""
+    """One clip of one version of a video, and all that was answered about it."""
 
     key: int
     answers: list[Row] = field(default_factory=list)
