@@ -17,7 +17,7 @@ evaluate/, bench/   methods compared; seconds measured
 tiny/          the embedded models and the world they were taught in; demo.py
 cli.py         the commands; errors.py: every error that a user meets; reference.py: all keys of a job file as a page
 amounts.py, outside.py   numbers as people read them; text from outside, made harmless
-environment.py, processes.py   versions and machines; processes
+environment.py, processes.py, threads.py   versions and machines; processes; threads
 cache.py       what this machine keeps for every job
 """
 

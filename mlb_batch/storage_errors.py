@@ -7,12 +7,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TypeVar
 
 from mlb_batch.errors import JobError
+from mlb_batch.threads import begun
 
 PATIENCE_S, HURRIED_S = 120.0, 5.0
 LONGEST_PAUSE_S = 10.0
@@ -87,18 +87,9 @@ def soon(call: Callable[[], _T]) -> Callable[[], _T]:
     def within() -> _T:
         nonlocal limit_s
         limit_s *= 2
-        answer: Future[_T] = Future()
-        threading.Thread(target=_hand_over, args=(call, answer), daemon=True).start()
-        return answer.result(limit_s)
+        return begun(call).result(limit_s)
 
     return within
-
-
-def _hand_over(call: Callable[[], _T], answer: Future[_T]) -> None:
-    try:
-        answer.set_result(call())
-    except BaseException as error:
-        answer.set_exception(error)  # it is raised where the answer is waited for
 
 
 def _pauses() -> Iterator[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
@@ -21,6 +20,7 @@ from mlb_batch.errors import RowError
 from mlb_batch.source import Inspection, Video, videos
 from mlb_batch.spec import JobSpec
 from mlb_batch.stages import attempt
+from mlb_batch.threads import Threads
 from mlb_batch.video import version_of
 from mlb_batch.work import Counts, History, Work, in_storage, item_table
 
@@ -93,7 +93,7 @@ def unfinished(spec: JobSpec, found: Inspection, history: History, part: Part) -
 def looked_up(spec: JobSpec, found: Inspection, history: History, part: Part) -> Iterator[Work]:
     """In the source's order, with the versions of a few hundred videos looked up ahead."""
     stream = (video for video in videos(spec, found, part.begin, part.end) if _chosen(video, part.share))
-    with ThreadPoolExecutor(STAT_THREADS) as pool:
+    with Threads(STAT_THREADS) as pool:
         while ahead := list(islice(stream, AHEAD)):
             yield from pool.map(partial(_work, spec, history), ahead)
 

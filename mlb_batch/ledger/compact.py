@@ -62,6 +62,7 @@ from mlb_batch.ledger.parts import (
 from mlb_batch.ledger.runs import Records, in_place, newest_first, point, read_current, total, write_record
 from mlb_batch.ledger.seal import BrokenSeal
 from mlb_batch.storage import Store, open_store
+from mlb_batch.threads import Threads
 
 STAGE = "compacting"
 SHUT = "zz-being-compacted.parquet"  # sorts after every part
@@ -203,7 +204,7 @@ def _stage(store: Store, merge: Merge, run_id: str) -> None:
 
 
 def _sources(store: Store, merge: Merge) -> Iterator[Part]:
-    with ThreadPoolExecutor(READERS) as readers:
+    with Threads(READERS) as readers:
         for some in handfuls(store, merge.kind, merge.fingerprint, merge.sources):
             yield from readers.map(lambda seqs: _read_sound(store, merge, seqs), some)
 
@@ -308,5 +309,5 @@ def _record(store: Store, records: Records, fingerprints: Iterable[str], run_id:
 
 def _delete(store: Store, names: Iterable[str]) -> None:
     delete: Callable[[str], None] = store.delete
-    with ThreadPoolExecutor(_THREADS) as hands:
+    with ThreadPoolExecutor(_THREADS) as hands:  # waited for by who is stopped too: none is to outlive the lease
         list(hands.map(delete, names))

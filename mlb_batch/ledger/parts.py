@@ -13,7 +13,6 @@ import io
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from mlb_batch.columns import SCHEMA_VERSION
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.seal import OURS, BrokenSeal, check_seal, sealed
 from mlb_batch.storage import Store
+from mlb_batch.threads import Threads
 
 KINDS = ("annotations", "errors", "selections")
 UNREPEATED = "selections"  # recorded with their answers: what is lost of them nothing brings back
@@ -191,7 +191,7 @@ def read_parts(
     store: Store, kind: str, fingerprint: str, seqs: Sequence[Seqs], columns: Sequence[str]
 ) -> Iterator[Part]:
     """In order, a handful at a time."""
-    with ThreadPoolExecutor(READERS) as readers:
+    with Threads(READERS) as readers:
         for some in handfuls(store, kind, fingerprint, seqs):
             yield from readers.map(lambda one: read_part(store, kind, fingerprint, one, columns), some)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import yaml
@@ -18,6 +17,7 @@ from mlb_batch.ledger.parts import KINDS, Seqs, folder_name, parse_name
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, sealed_json, sealed_yaml, unsealed_json
 from mlb_batch.spec_parts import OutputSpec
 from mlb_batch.storage import Store, open_store
+from mlb_batch.threads import Threads
 
 Document = Literal["plan", "progress", "summary", "environment", "ledger"]
 Files = Mapping[str, Sequence[str]]  # kind -> names or globs, relative to the output
@@ -107,7 +107,7 @@ def every_sound(store: Store, name: Document) -> list[dict[str, Any]]:
     """That document of all runs and compactions, the newest last. One that is damaged is passed over: `verify` names
     it.
     """
-    with ThreadPoolExecutor(_READERS) as readers:
+    with Threads(_READERS) as readers:
         return list(filter(None, readers.map(lambda run_id: _if_sound(store, run_id, name), store.list("runs"))))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -33,6 +32,7 @@ from mlb_batch.ledger.parts import (
 from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records, has_schedule, missing
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, join, open_store
+from mlb_batch.threads import Threads
 
 _RUN = "run the same job again: it computes the rows that are missing"
 _LET_GO = (
@@ -142,7 +142,7 @@ def _check_folder(
         if after.first <= before.last:
             path = part_name(kind, fingerprint, after)
             yield Finding(path, f"its numbers overlap those of part-{before}", _without_file(kind))
-    with ThreadPoolExecutor(READERS) as readers:
+    with Threads(READERS) as readers:
         for some in handfuls(store, kind, fingerprint, there):
             data = readers.map(lambda one: _read_part(store, kind, fingerprint, one), some)
             for seqs, one in zip(some, data, strict=True):

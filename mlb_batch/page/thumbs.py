@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,8 @@ from mlb_batch.errors import JobError, RowError
 from mlb_batch.page.cards import Clip
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import JobSpec
-from mlb_batch.video import Frames, FrameSize, Limits, Reader, Sampling
+from mlb_batch.threads import Threads
+from mlb_batch.video import Frames, FrameSize, Limits, Reader, Sampling, Several
 
 MOST_PICTURES = 240
 MOST_FRAMES = 8  # shown of a clip, evenly chosen
@@ -48,19 +47,18 @@ def pictures(spec: JobSpec, plan: Mapping[str, Any], clips: Sequence[Clip]) -> I
     end_s = time.monotonic() + PICTURES_S
     policy, size = UriPolicy.of(spec.input), small(plan["frame_resize"], plan["frame_crop"])
     sampling = Sampling(int(plan["frames"]), spec.frames.strategy, spec.frames.fps)
-    mine = threading.local()
+    reader = partial(Reader, sampling, size, Limits(video_s=spec.limits.video_s))
     given_up: list[Picture] = []
-    with ExitStack() as readers, ThreadPoolExecutor(READERS) as threads:
+    with Several(reader, READERS) as readers, Threads(READERS) as threads:
 
         def one(clip: Clip) -> Picture:
             if given_up:
                 return given_up[0]
             if time.monotonic() > end_s:
                 return Picture(problem=f"not read: the page takes {PICTURES_S:.0f} s for its pictures")
-            if not hasattr(mine, "reader"):
-                mine.reader = readers.enter_context(Reader(sampling, size, Limits(video_s=spec.limits.video_s)))
             try:
-                return picture(mine.reader, policy, clip)
+                with readers.one() as mine:
+                    return picture(mine, policy, clip)
             except JobError as error:  # no video of this job can be read from here; the rest of the page can be shown
                 given_up.append(Picture(problem=str(error)))
                 return given_up[0]

@@ -10,18 +10,16 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from queue import SimpleQueue
 
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.errors import RowError
 from mlb_batch.source import Prompt, Video, clip_spans
 from mlb_batch.spec_parts import ClipsSpec, FramesSpec
 from mlb_batch.storage import local_path
-from mlb_batch.video import Limits, Prober
+from mlb_batch.threads import Threads
+from mlb_batch.video import Limits, Prober, Several
 
 PROBE_ALL = 5_000  # up to so many videos, every header is probed
 SAMPLE = 2_000  # of more, these; as many as of few, where these say too little
@@ -134,24 +132,18 @@ def looks_at(uris: Sequence[str]) -> list[Look | None]:
     """
     each = list(dict.fromkeys(uris))
     most = PROBERS_LOCAL if all(local_path(uri) is not None for uri in uris) else PROBERS_REMOTE
-    probers: SimpleQueue[Prober] = SimpleQueue()
     count = min(most, -(-len(each) // VIDEOS_PER_PROBER))
-    with ExitStack() as stack:
-        for _ in range(count):
-            probers.put(stack.enter_context(Prober(Limits())))
-        pool = stack.enter_context(ThreadPoolExecutor(max(1, count)))
-        seen = dict(zip(each, pool.map(partial(_look, probers), each), strict=True))
+    with Several(partial(Prober, Limits()), count) as probers, Threads(count) as threads:
+        seen = dict(zip(each, threads.map(partial(_look, probers), each), strict=True))
     return [seen[uri] for uri in uris]
 
 
-def _look(probers: SimpleQueue[Prober], uri: str) -> Look | None:
-    prober = probers.get()
+def _look(probers: Several[Prober], uri: str) -> Look | None:
     try:
-        header = prober.probe(uri)
+        with probers.one() as prober:
+            header = prober.probe(uri)
     except RowError:
         return None
-    finally:
-        probers.put(prober)
     return Look(header.duration_s, header.average_fps, header.frames, header.num_bytes)
 
 

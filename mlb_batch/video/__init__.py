@@ -3,6 +3,7 @@
 fetch.py       a uri -> a file to read from, and its version:
 remote.py        what is in storage, fetched as far as it is wanted (fsspec); objects.py: one file as its store gives it
 refusals.py      what storage says, as a video's error or the job's end
+several.py     one for each thread that reads:
 sandbox.py     Reader, Prober: the supervisors of
 process.py       one killable child process, in which
 child.py         a loop runs; shared.py: pixels between the two
@@ -26,6 +27,7 @@ from mlb_batch.video.fetch import version_of
 from mlb_batch.video.frames import Wanted, read_frames
 from mlb_batch.video.probe import probe
 from mlb_batch.video.sandbox import Prober, Reader
+from mlb_batch.video.several import Several
 from mlb_batch.video.values import Frames, FrameSize, Header, Limits, Sampling
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Prober",
     "Reader",
     "Sampling",
+    "Several",
     "Wanted",
     "probe",
     "read_frames",

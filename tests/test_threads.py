@@ -1,0 +1,88 @@
+"""Who is stopped, or has waited long enough, is held by no call that nothing answers: not there, and not at its end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from small_jobs import MLB_BATCH, job_file, start
+
+from mlb_batch.threads import Threads
+from mlb_batch.video import Prober, Several
+from mlb_batch.video.values import Limits
+
+
+@contextmanager
+def host(serve: Callable[[socket.socket], object]) -> Iterator[int]:
+    """A port at which each connection is served on a thread of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer(connection: socket.socket) -> None:
+            with suppress(OSError):  # who asked has gone
+                serve(connection)
+
+        def accept() -> None:
+            with suppress(OSError):  # the test has ended
+                while True:
+                    threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_calls_are_answered_in_order_and_their_errors_raised() -> None:
+    with Threads(3) as threads:
+        assert list(threads.map(divmod, [7, 8, 9], [2, 3, 4])) == [(3, 1), (2, 2), (2, 1)]
+        with pytest.raises(ZeroDivisionError):
+            threads.submit(divmod, 1, 0).result()
+
+
+def test_who_is_stopped_leaves_what_nothing_answers_and_drops_what_waits() -> None:
+    answers, called = threading.Event(), []
+
+    def ask(number: int) -> None:
+        called.append(number)
+        answers.wait()
+
+    with pytest.raises(KeyboardInterrupt), Threads(2) as threads:
+        asked = [threads.submit(ask, number) for number in range(5)]
+        raise KeyboardInterrupt
+    answers.set()
+    for one in asked[:2]:
+        one.result()
+    assert sorted(called) == [0, 1] and all(one.cancelled() for one in asked[2:])
+
+
+def test_a_reader_that_is_still_at_work_is_closed_by_who_has_it() -> None:
+    closed: list[Prober] = []
+
+    class Noted(Prober):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    with Several(lambda: Noted(Limits()), 2) as readers:
+        left = readers.one()
+        mine = left.__enter__()
+    assert len(closed) == 1 and mine not in closed
+    left.__exit__(None, None, None)
+    assert closed[1:] == [mine]
+
+
+def test_a_plan_is_stopped_while_a_bucket_is_silent(tmp_path: Path) -> None:
+    pytest.importorskip("s3fs")
+    asked, kept = threading.Event(), []
+    (tmp_path / "videos.jsonl").write_text('{"uri": "s3://bucket/v.mp4"}\n')
+    job = job_file(tmp_path, input={"manifest": str(tmp_path / "videos.jsonl"), "allow": ["s3://bucket/"]})
+    with host(lambda connection: (kept.append(connection), asked.set())) as port:
+        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+        process = start(MLB_BATCH, "plan", str(job), AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", **keys)
+        assert asked.wait(60)
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (143, "", "")
