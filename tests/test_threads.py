@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,18 @@ from small_jobs import MLB_BATCH, job_file, start
 from mlb_batch.threads import Threads
 from mlb_batch.video import Prober, Several
 from mlb_batch.video.values import Limits
+
+READS = """
+import sys
+from mlb_batch.errors import RowError
+from mlb_batch.video import FrameSize, Limits, Reader, Sampling
+with Reader(Sampling(4), FrameSize(32), Limits(video_s=1)) as reader:
+    try:
+        reader.read(sys.argv[1])
+    except RowError as error:
+        print(error.error_class)
+"""
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\nAccept-Ranges: bytes\r\n\r\n"
 
 
 @contextmanager
@@ -86,3 +100,19 @@ def test_a_plan_is_stopped_while_a_bucket_is_silent(tmp_path: Path) -> None:
         process.terminate()
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (143, "", "")
+
+
+def test_a_host_that_trickles_keeps_nobody_from_ending() -> None:
+    over = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(HEAD)
+        while not over.wait(0.2):
+            connection.sendall(b"a")
+
+    with host(trickle) as port:
+        asked = [sys.executable, "-c", READS, f"http://localhost:{port}/v.mp4"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        over.set()
+    assert (done.returncode, done.stdout) == (0, "timeout\n"), done.stderr

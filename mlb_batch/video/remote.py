@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import count
 from typing import Any, BinaryIO, cast
 
@@ -17,6 +17,7 @@ from mlb_batch.errors import RowError
 from mlb_batch.storage import scheme_of
 from mlb_batch.storage_errors import first_line
 from mlb_batch.stored_file import version_by
+from mlb_batch.threads import Threads
 from mlb_batch.video.objects import LITTLE_BYTES, Stored, remote, stored
 from mlb_batch.video.parts import Range, merged
 from mlb_batch.video.refusals import Clock, Short, asked
@@ -66,7 +67,7 @@ class Remote:
         if self._stored.part is None:
             self._stream()
             return
-        pool = ThreadPoolExecutor(min(AT_ONCE, len(pieces)))
+        pool = Threads(min(AT_ONCE, len(pieces)))
         try:
             self._gather({pool.submit(self._fetch, piece): piece for piece in pieces})
         except ValueError:  # fsspec's word for a web server that gives a file only from its beginning
