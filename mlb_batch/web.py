@@ -6,6 +6,7 @@ metadata service: both are refused before anything is sent there. Webhooks go by
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import socket
@@ -30,11 +31,22 @@ async def guarded_client(*, loop: Any = None, answer_s: float) -> Any:
         target = request.response.headers.get("Location", "elsewhere")
         raise PermissionError(f"{request.url} redirects to {target[:200]}; name that address instead, and allow it")
 
+    async def soon(request: Any, ask: Any) -> Any:
+        """Who sends an answer's head byte by byte is never silent; for what comes then there is a video's time."""
+        try:
+            async with asyncio.timeout(CONNECT_S + answer_s) as limit:
+                return await ask(request)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"it did not begin to answer within {CONNECT_S + answer_s:g} s") from None
+
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(refuse)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(resolver=Resolver()),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=answer_s),
+        middlewares=[soon],
         trace_configs=[trace],
     )
 

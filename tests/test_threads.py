@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from small_jobs import MLB_BATCH, job_file, start
 
+from mlb_batch import storage, web
+from mlb_batch.errors import RowError
 from mlb_batch.threads import Threads
-from mlb_batch.video import Prober, Several
-from mlb_batch.video.values import Limits
+from mlb_batch.video import Limits, Prober, Several, version_of
 
 READS = """
 import sys
@@ -102,17 +103,35 @@ def test_a_plan_is_stopped_while_a_bucket_is_silent(tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (143, "", "")
 
 
-def test_a_host_that_trickles_keeps_nobody_from_ending() -> None:
+@contextmanager
+def trickling(begin: bytes) -> Iterator[str]:
+    """A video on a host that goes on byte by byte, for longer than any limit here."""
     over = threading.Event()
 
     def trickle(connection: socket.socket) -> None:
         connection.recv(1 << 16)
-        connection.sendall(HEAD)
-        while not over.wait(0.2):
+        connection.sendall(begin)
+        for _ in range(200):
+            if over.wait(0.2):
+                return
             connection.sendall(b"a")
 
     with host(trickle) as port:
-        asked = [sys.executable, "-c", READS, f"http://localhost:{port}/v.mp4"]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        yield f"http://localhost:{port}/v.mp4"
         over.set()
+
+
+def test_a_body_that_trickles_keeps_nobody_from_ending() -> None:
+    with trickling(HEAD) as uri:
+        done = subprocess.run([sys.executable, "-c", READS, uri], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "timeout\n"), done.stderr
+
+
+def test_an_answer_that_trickles_before_it_begins_is_like_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "CONNECT_S", 0.3)
+    monkeypatch.setattr(storage, "ANSWER_S", 0.3)
+    with trickling(HEAD[:30]) as uri, Prober(Limits(patience_s=1)) as prober:
+        for ask in (prober.probe, version_of):
+            with pytest.raises(RowError, match="did not begin to answer") as caught:
+                ask(uri)
+            assert caught.value.error_class == "storage"
