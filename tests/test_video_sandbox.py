@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
 
 from mlb_batch.errors import RETRYABLE, JobError, RowError
 from mlb_batch.spec_types import WEEK_S
-from mlb_batch.video import FrameSize, Limits, Prober, Reader, Sampling, Wanted, probe, read_frames
+from mlb_batch.video import FrameSize, Limits, Prober, Reader, Sampling, Wanted, probe, process, read_frames
 from mlb_batch.video.refusals import Clock
 
 # A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
@@ -42,6 +43,12 @@ def troubled(usual, source, *rest):
 child.read_frames = functools.partial(troubled, child.read_frames)
 child.probe = functools.partial(troubled, child.probe)
 child.main()
+"""
+TRACES = """
+import ctypes, sys
+SEIZE = 0x4206
+print(ctypes.CDLL(None).ptrace(SEIZE, int(sys.argv[1]), None, None), flush=True)
+sys.stdin.read()
 """
 
 
@@ -236,6 +243,23 @@ def test_the_child_knows_no_secret_and_has_no_network(
     open_files = {str(link.readlink()) for link in Path(f"/proc/{reader.child_pid}/fd").iterdir()}
     assert sum(name.startswith("socket:") for name in open_files) == 1  # to its supervisor
     assert not any("first.mp4" in name for name in open_files)
+
+
+def test_a_child_that_is_killed_and_cannot_end_is_left(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that hangs. Here who traces it keeps it: until that ends too, the child has not ended for us."""
+    monkeypatch.setattr(process, "DYING_S", 0.2)
+    reader = Reader(Sampling(8), MODEL_SIZE, Limits())
+    reader.read(str(good))
+    pipe = subprocess.PIPE
+    tracer = subprocess.Popen([sys.executable, "-c", TRACES, str(reader.child_pid)], stdin=pipe, stdout=pipe)
+    with tracer:
+        assert tracer.stdout is not None
+        if tracer.stdout.readline() != b"0\n":
+            pytest.skip("nobody may trace a process here")
+        closing = threading.Thread(target=reader.close, daemon=True)
+        closing.start()
+        closing.join(10)
+        assert not closing.is_alive()
 
 
 def test_a_child_outlives_neither_its_supervisor_nor_its_deadline(good: Path) -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class Child:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):  # a disk that hangs keeps who reads from it; it ends with that
+            self.process.wait(DYING_S)
         self.socket.close()
         self.lent = Borrower()  # who looks at the old one's pixels keeps them
 
