@@ -40,6 +40,17 @@ with connected():
     cluster.end = lambda *given: (os.kill(os.getpid(), signal.SIGTERM), wait(*given))  # while what hangs is waited for
 print("the last word")
 """
+STOPPED = """
+import os, signal
+from mlb_batch.chain import cluster
+from mlb_batch.processes import below
+
+cluster.SHUTTING_S = 1.0
+with cluster.connected():
+    (head,) = (one for one in below(os.getpid()) if b"gcs_server" in one.read("cmdline"))
+    os.kill(head.pid, signal.SIGSTOP)
+print("the last word")
+"""
 
 
 def test_an_actor_that_hangs_does_not_outlive_its_ray_and_what_was_found_is_said() -> None:
@@ -49,6 +60,12 @@ def test_an_actor_that_hangs_does_not_outlive_its_ray_and_what_was_found_is_said
     assert said == "the last word", "a SIGTERM while Ray shuts down comes too late to change anything"
     with suppress(FileNotFoundError):
         assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"", "it runs; what has ended is nothing but a number"
+
+
+def test_a_ray_that_hangs_on_its_way_out_is_not_waited_for_without_end() -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=90, check=True)
+    *_, said = done.stdout.splitlines()
+    assert said == "the last word"
 
 
 def test_only_what_is_left_is_killed_and_no_stranger_with_its_number() -> None:

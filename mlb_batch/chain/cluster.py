@@ -40,6 +40,7 @@ BLOCK_BYTES = 4096
 STARTING_DEATHS = 5
 LOOK_S = 0.05  # between two looks at whether this process has left Ray
 SOON_S = 5.0  # in which the actors of a chain that has ended are gone
+SHUTTING_S = 30.0  # that Ray has to shut down before its processes are ended under its hands
 LEAVING_S = 10.0  # that Ray's processes have to be gone, and then once more
 STARTS = 3  # of a local Ray, which gives its processes 30 s to come up, whatever else the machine does
 
@@ -95,8 +96,11 @@ def shut_down(started: Sequence[Process]) -> None:
 
 
 def _end_once_left(theirs: Sequence[Process]) -> None:
-    """`ray.shutdown` asks them to end by SIGTERM, to which they are deaf, and gives each a second to answer."""
-    while ray.is_initialized():
+    """`ray.shutdown` asks them to end by SIGTERM, to which they are deaf, and gives each a second to answer. Before it
+    does, it waits for one that hangs, for minutes: so that ends too.
+    """
+    end_s = time.monotonic() + SHUTTING_S
+    while ray.is_initialized() and time.monotonic() < end_s:
         time.sleep(LOOK_S)
     end(theirs, patience_s=0)
 
