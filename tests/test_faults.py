@@ -7,7 +7,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 TABLE = (TESTS / "FAULTS.md").read_text(encoding="utf-8")
-COUNTS = {"E": 20, "S": 10, "V": 17, "P": 11, "X": 16, "O": 4}
+COUNTS = {"E": 20, "S": 11, "V": 17, "P": 11, "X": 16, "O": 4}
 
 
 def test_every_fault_has_a_line_and_every_test_that_it_names_exists() -> None:
