@@ -569,15 +569,20 @@ def test_fingerprints_cover_what_changes_a_text_and_nothing_else(clips_folder: P
         fingerprint(output=str(tmp_path / "elsewhere")), fingerprint(name="other"),
         fingerprint(generate={"max_new_tokens": 8, "expected_new_tokens": 4}),
         fingerprint(model={"id": "embedded:tiny", "device": "cpu"}),
+        fingerprint(generate={"max_new_tokens": 8, "seed": 1}),  # at temperature 0 nothing is drawn
     ]  # fmt: skip
     assert set(same) == {base}
+    assert fingerprint(prune={"method": "adatp", "options": {"boost": 2}}, budget={"ratio": 0.6}) == fingerprint(
+        prune={"method": "adatp", "options": {"boost": 2.0}}, budget={"ratio": 0.6}
+    )
     other = [
         fingerprint(prompts=[{**CAPTION, "text": "Describe."}]), fingerprint(budget={"ratio": 0.5}),
         fingerprint(prune={"method": "random"}), fingerprint(prune={"method": "random", "options": {"seed": 1}}),
         fingerprint(frames={"count": 8}), fingerprint(generate={"max_new_tokens": 9}),
         fingerprint(generate={"max_new_tokens": 8, "temperature": 0.5}), fingerprint(clips={"every_s": 2}),
         fingerprint(model="embedded:tiny-image"), fingerprint(prune={"method": "uniform", "select": "per_video"}),
-        fingerprint(generate={"max_new_tokens": 8, "seed": 1}), fingerprint(model={"dtype": "bfloat16"}),
+        fingerprint(generate={"max_new_tokens": 8, "temperature": 0.5, "seed": 1}),
+        fingerprint(model={"dtype": "bfloat16"}),
         fingerprint(prune={"method": "uniform", "compact_cache": True}),
         fingerprint(input={"videos": str(clips_folder), "changed": "never"}),
     ]  # fmt: skip
