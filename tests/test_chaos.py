@@ -197,7 +197,9 @@ def imports_torch(pid: int) -> bool:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_node_dies_and_so_does_the_one_that_comes_for_it(seed: int, many: Clean, tmp_path: Path, begin: Any) -> None:
-    """Neither node has room for both actors, so each time one dies, and only another node can take it."""
+    """Neither node has room for both actors, so each time one dies, and only another node can take it. Where it was the
+    reader, what it has read by then may be all, and the captioner ends alone.
+    """
     head = start_head(1)
     with contextlib.ExitStack() as stack:
         stack.callback(kill_all, head.process)
@@ -207,15 +209,20 @@ def test_a_node_dies_and_so_does_the_one_that_comes_for_it(seed: int, many: Clea
         stack.callback(kill_all, worker)
         until(lambda: alive(head.address) == 2, "the second node")
         run = begin(*many.command(out), *ONE_READER, RAY_ADDRESS=head.address)
+        kills = 0
         for share in (0.02 + 0.02 * seed, 0.3 + 0.05 * seed):  # while a death is found out, the other node goes on
-            until(lambda worker=worker: found(worker, "MapBatches"), "an actor on the second node")
+            there = lambda worker=worker: found(worker, "MapBatches")  # noqa: E731
+            until(lambda there=there: there() or run.poll() is not None, "an actor on the second node")
+            if not there():
+                break
             until(lambda least=share: committed(out) > least * len(many.said), "the moment")
             assert killed(found(worker, RAYLET)[0])
+            kills += 1
             until(lambda: alive(head.address) == 1, "the news of its death")
             worker = join(head, 1)  # seen in what it does: the list of nodes is seconds behind
             stack.callback(kill_all, worker)
         code, _, err = ended(run)
-        assert code == 0, err
+        assert code == 0 and kills, err
         hold(out, many.said)
 
 
