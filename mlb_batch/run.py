@@ -81,8 +81,8 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
                     books.add(outcomes)
                     rows.add(outcomes)
                     progress.show()
-            summary = closed(spec, books, stopped, run_id=run_id, fingerprint=priced.fingerprint, limit=limit,
-                             share=share, rows_written=rows.written, canary=seen, output=output)  # fmt: skip
+            summary = closed(spec, books, stopped, run_id=run_id, share=share, rows_written=rows.written, canary=seen,
+                             fingerprint=priced.fingerprint, limit=found.bounded(limit), output=output)  # fmt: skip
             if summary["complete"]:
                 ledger.publish()
             folder.write_json("summary", summary)  # last: what it says of the run is so

@@ -63,6 +63,10 @@ class Inspection:
         """So many rows, or all."""
         return self.num_rows if limit is None else min(limit, self.num_rows)
 
+    def bounded(self, limit: int | None) -> int | None:
+        """The limit; none where it leaves nothing out."""
+        return limit if self.first(limit) < self.num_rows else None
+
     def like(self, written: pa.Schema) -> Inspection:
         """With the types of then, where they hold what a column has now: 0.5 one night, then 1 and 2."""
         return replace(self, passthrough=pa.schema([self._like(column, written) for column in self.passthrough]))
