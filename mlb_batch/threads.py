@@ -70,6 +70,7 @@ class Threads(Executor):
 def _work(calls: SimpleQueue[_Call | None]) -> None:
     while waiting := calls.get():
         _hand_over(*waiting)
+        del waiting  # or it would keep the answer, which may be a whole file, until the next call
 
 
 def _hand_over(answer: Future[_T], call: Callable[[], _T]) -> None:

@@ -98,6 +98,7 @@ def test_a_model_that_kills_every_process_that_loads_it_ends_the_job() -> None:
     assert "\n" not in str(ended.value)
 
 
+@pytest.mark.slow
 def test_a_clip_on_which_the_captioner_hangs_is_found_too(tmp_path: Path) -> None:
     hanging = lambda: Killer(str(tmp_path / "notes"), hangs=True)  # noqa: E731  (travels by value)
     errors = [row for outcome in outcomes(hanging, hang_s=2.0) for row in outcome.errors]

@@ -100,6 +100,7 @@ def drill(victim: str, seed: int, faultless: Any, out: Path, commands: list[subp
     assert verify(str(out)) == []
 
 
+@pytest.mark.slow
 def test_killed_then_told_to_stop_then_left_alone(
     ray_cluster: None, tmp_path: Path, commands: list[subprocess.Popen[str]]
 ) -> None:

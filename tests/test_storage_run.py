@@ -62,7 +62,8 @@ def everything_said(out: str, err: str, *folders: Path) -> bytes:
     return b"\n".join([out.encode(), err.encode(), *(path.read_bytes() for path in files)])
 
 
-@pytest.mark.parametrize("code", ["InvalidAccessKeyId", pytest.param("AccessDenied", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "AccessDenied"])
 def test_keys_that_end_stop_the_run_soon_and_blame_no_video(
     code: str, s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:

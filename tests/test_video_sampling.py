@@ -19,17 +19,16 @@ def test_uniform_is_the_reference_rule_without_repeats(total: int, count: int) -
     assert uniform(total, count).tolist() == sorted(set(np.linspace(0, total - 1, count, dtype=int).tolist()))
 
 
-@given(times, st.floats(0, 12), st.floats(0.001, 12))
-@example(np.array([0.0, 10.0]), 11.0, 1.0)  # right where the video ends
-def test_a_clip_is_what_starts_in_it_else_what_is_on_screen(
-    times_s: np.ndarray, start_s: float, length_s: float
-) -> None:
-    end_s = start_s + length_s
-    frames = clip_frames(times_s, 11.0, start_s, end_s).tolist()
-    inside = [i for i, t in enumerate(times_s) if start_s <= t < end_s]
-    earlier = [i for i, t in enumerate(times_s) if t < start_s]
+@given(times, st.integers(0, 12_000), st.integers(1, 12_000))
+@example(np.array([0.0, 10.0]), 11_000, 1_000)  # right where the video ends
+def test_a_clip_is_what_starts_in_it_else_what_is_on_screen(times_s: np.ndarray, start_ms: int, length_ms: int) -> None:
+    """In whole milliseconds, as spans name an annotation; their floats may be off by their last digits."""
+    frames = clip_frames(times_s, 11.0, start_ms / 1000, start_ms / 1000 + length_ms / 1000).tolist()
+    times_ms = np.rint(times_s * 1000).astype(int).tolist()
+    inside = [i for i, ms in enumerate(times_ms) if start_ms <= ms < start_ms + length_ms]
+    earlier = [i for i, ms in enumerate(times_ms) if ms < start_ms]
     on_screen = earlier[-1:] or [0]  # before the first picture, that one
-    assert frames == (inside or (on_screen if start_s < 11.0 else []))
+    assert frames == (inside or (on_screen if start_ms < 11_000 else []))
 
 
 @given(times, st.floats(0.1, 100), st.integers(1, 64))
