@@ -44,6 +44,11 @@ def gpu_hours(number: float) -> str:
     return f"{number:,.3g} GPU-hours" if number < 100 else f"{number:,.0f} GPU-hours"
 
 
+def at_price(cost: float | None) -> str:
+    """Behind GPU-hours; nothing where the job names no price."""
+    return "" if cost is None else f", {cost:,.2f} at limits.price_per_gpu_hour"
+
+
 def _time(nanoseconds: int) -> str:
     for size, name in ((3600 * _NANO, "hours"), (60 * _NANO, "minutes")):
         if nanoseconds >= size:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from mlb_batch.amounts import gpu_hours
+from mlb_batch.amounts import at_price, gpu_hours
 from mlb_batch.books import STEPS, Books
 from mlb_batch.errors import MlbBatchError, OutputError
 from mlb_batch.ledger import RunFolder, holder_of
@@ -181,9 +181,8 @@ def _details(progress: dict[str, Any]) -> list[str]:
     flops = f"{progress['flops_executed']:.3g} FLOPs of {progress['flops_vanilla']:.3g} unpruned"
     lost = f", {lost:.3g} more without a result" if (lost := progress.get("flops_without_result")) else ""
     held = f", {gpu_hours(progress['gpu_hours'])} held" if progress["gpu_hours"] else ""
-    cost = f", {progress['cost']:,.2f} at limits.price_per_gpu_hour" if progress["cost"] is not None else ""
     return [
         *([f"failed   {failed}"] if failed else []),
         f"time     {steps}, summed over actors; captioners busy {progress['gpu_busy_share']:.0%}",
-        f"cost     {flops}{lost}{held}{cost}",
+        f"cost     {flops}{lost}{held}{at_price(progress['cost'])}",
     ]

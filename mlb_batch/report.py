@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlb_batch.amounts import amount, gpu_hours, percent
+from mlb_batch.amounts import amount, at_price, gpu_hours, percent
 from mlb_batch.columns import BILL
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.ids import DoneIds
@@ -158,8 +158,7 @@ def to_text(numbers: dict[str, Any]) -> str:
         share = last["flops_spent_of_budget"] / last["flops_budget"]
         lines.append(f"budget       the newest run spent {percent(share)} of its own")
     if last.get("gpu_hours"):
-        price = "" if last["cost"] is None else f", {last['cost']:,.2f} at limits.price_per_gpu_hour"
-        lines.append(f"held         {gpu_hours(last['gpu_hours'])} by the newest run{price}")
+        lines.append(f"held         {gpu_hours(last['gpu_hours'])} by the newest run{at_price(last['cost'])}")
     lines.append(f"time         reading {sums['read_s']:.1f} s, model {sums['model_s']:.1f} s (summed over rows)")
     for name, one in errors["by_class"].items():
         lines.append(f"  {name}: {one['count']:,}")

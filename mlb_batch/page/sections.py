@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mlb_batch.amounts import amount, count, gpu_hours, hours, many, percent
+from mlb_batch.amounts import amount, at_price, count, gpu_hours, hours, many, percent
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.errors import RETRYABLE
 from mlb_batch.page.charts import bar, ceiling, steps
@@ -62,8 +62,8 @@ def tiles(numbers: Json, spent: Spending | None, newest: Run | None) -> str:
         )
     last = numbers["last_run"] or {}
     if last.get("gpu_hours"):
-        price = "" if last["cost"] is None else f", {last['cost']:,.2f} at limits.price_per_gpu_hour"
-        tile.append(("Held", _with_unit(gpu_hours(last["gpu_hours"])), f"by the newest run{price}", ""))
+        more = f"by the newest run{at_price(last['cost'])}"
+        tile.append(("Held", _with_unit(gpu_hours(last["gpu_hours"])), more, ""))
     tile.append(("Unresolved", count(errors["unresolved"]), f"{many(errors['failed_attempts'], 'failed attempt')}",
                  "bad" if errors["unresolved"] else ""))  # fmt: skip
     shown = (f'<div class="{css}"><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>'
