@@ -90,18 +90,10 @@ def rss_mb(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
 
 
-class Weather(Storm):
-    """A storm that is told what to be."""
-
-    def become(self, kind: str, share: float) -> None:
-        with self._lock:
-            self._kind, self._share = kind, share
-
-
 class Faults:
     """One fault after the other, on whatever runs at the moment."""
 
-    def __init__(self, storm: Weather, seed: int, every_s: float, log: Log, memory: Memory) -> None:
+    def __init__(self, storm: Storm, seed: int, every_s: float, log: Log, memory: Memory) -> None:
         self.process: subprocess.Popen[str] | None = None
         self._storm, self._chance, self._log, self._memory = storm, random.Random(seed), log, memory
         self._every_s = every_s
@@ -206,7 +198,7 @@ def soak(minutes: float, seed: int, count: int, folder: Path, log: Log) -> dict[
         bucket = server.make_bucket()
         job = make_job(folder, server, bucket, count)
         base = [sys.executable, NOTED_RUN, str(folder / "notes"), str(job), "--set", "output.commit_rows=16"]
-        storm = stack.enter_context(Weather(server.port, "calm", 0.0, seed))
+        storm = stack.enter_context(Storm(server.port, seed=seed))
         begun_s = log.now_s
         said = without_faults(folder, job, log)
         every_s = max(EVERY_S, (log.now_s - begun_s) / FAULTS_A_RUN)
@@ -221,10 +213,12 @@ def soak(minutes: float, seed: int, count: int, folder: Path, log: Log) -> dict[
             assert failed >= POISON, f"only {failed} were found out"
             rounds, annotated = rounds + 1, annotated + len(said)
             log.say(f"round {rounds} held: {len(said)} rows, {runs} runs, {log.faults.total()} faults so far")
+    blown = sum(log.faults[kind] for kind, _ in KINDS) + log.faults["outage"]
+    assert storm.faults or not blown, "storms were told, and no request was struck"
     thirds = memory.thirds(begun_s, log.now_s)
     flat = all(part[-1] <= GROWTH * part[0] for part in thirds.values())
     return {"minutes": round((log.now_s - begun_s) / 60, 1), "seed": seed, "rounds": rounds, "annotated": annotated,
-            "faults": dict(log.faults), "rss_mb_by_third": thirds, "flat": flat}  # fmt: skip
+            "faults": dict(log.faults), "struck": storm.faults, "rss_mb_by_third": thirds, "flat": flat}  # fmt: skip
 
 
 def without_faults(folder: Path, job: Path, log: Log) -> Said:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 
@@ -28,10 +29,15 @@ class Storm(FaultProxy):
         self.answers: Counter[int] = Counter()
         self.paths: list[tuple[str, str, str]] = []
         self.bytes_sent = 0
-        self.before: dict[int, object] = {}  # number of a request -> what to call before it is answered
-        self._kind, self.share, self._chance = kind, share, random.Random(seed)
+        self.before: dict[int, Callable[[], object]] = {}  # number of a request -> what to call before it is answered
+        self._kind, self._share, self._chance = kind, share, random.Random(seed)
         self._refusal = self._refused_part = ""
         self._over = threading.Event()
+
+    def become(self, kind: str, share: float) -> None:
+        """Other weather from now on."""
+        with self._lock:
+            self._kind, self._share = kind, share
 
     def refuse(self, code: str, part: str = "") -> None:
         self._refusal, self._refused_part = code, part
@@ -42,10 +48,10 @@ class Storm(FaultProxy):
             number = self.requests.total()
             self.requests[request.command] += 1
             self.paths.append((request.command, request.path, request.headers.get("Range") or ""))
-            strikes = self._chance.random() < self.share
+            strikes = self._chance.random() < self._share
             self.faults += strikes
         if number in self.before:
-            self.before[number]()  # type: ignore[operator]
+            self.before[number]()
         if self._refusal and self._refused_part in request.path:
             self._say(request, 403, self._refusal)
         elif not strikes or (self._kind == "truncate" and request.command != "GET"):

@@ -98,12 +98,12 @@ def test_a_lease_that_ran_out_while_the_storage_was_away_is_waited_for(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody else could take it meanwhile, so a commit that is due in an outage is as patient as all storage is."""
-    with Storm(s3.port, "slow_down") as storm:
+    with Storm(s3.port) as storm:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{storm.port}")
         s3fs.S3FileSystem.clear_instance_cache()
         with Lease(f"s3://{s3.make_bucket()}/out", "run-1", ttl_s=1.0) as lease:
-            storm.share = 1.0
-            end = threading.Timer(3.0, setattr, (storm, "share", 0.0))  # the fault itself, three times the lease's life
+            storm.become("slow_down", 1.0)
+            end = threading.Timer(3.0, storm.become, ("calm", 0.0))  # the fault itself, three times the lease's life
             end.start()
             lease._renewed_at_s = -1e9  # its next look, whenever its beats come
             lease.check()
