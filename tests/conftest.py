@@ -61,9 +61,7 @@ def own_calibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs want both cores: with several workers, all of them stay in one, beside the tests that want a core."""
     for item in items:
-        module = item.getparent(pytest.Module).obj
-        helpers = {getattr(value, "__module__", None) for value in vars(module).values()}
-        if "ray_cluster" in getattr(item, "fixturenames", ()) or "small_jobs" in helpers:
+        if "ray_cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("whole_run"):
             item.add_marker(pytest.mark.xdist_group("whole runs"))
 
 

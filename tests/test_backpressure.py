@@ -17,6 +17,7 @@ from mlb_batch.chain.pools import MOST_A_LOOK
 PROMPTS, VIDEOS = 2, 50
 
 
+@pytest.mark.whole_run
 @pytest.mark.slow
 def test_a_slow_captioner_holds_reading_back(tmp_path: Path) -> None:
     told = printed("slow_consumer.py", tmp_path, VIDEOS)
@@ -25,6 +26,7 @@ def test_a_slow_captioner_holds_reading_back(tmp_path: Path) -> None:
     assert told["spilled"] == [] and told["driver_grew_mb"] < 200
 
 
+@pytest.mark.whole_run
 @pytest.mark.slow
 def test_a_batch_that_the_store_has_no_room_for_is_made_smaller(tmp_path: Path) -> None:
     """Ray Data lets what is beyond its bounds through one clip every ten seconds: that would be four minutes."""

@@ -47,7 +47,7 @@ from writer_process import Writer
 from mlb_batch.chain.strikes import STRIKES
 from mlb_batch.ledger import Ledger, publish, read_current, verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.whole_run, pytest.mark.slow, pytest.mark.timeout(3600)]
 CLIPS, FEW = 900, 40
 COMMIT_ROWS = 16
 READERS = 3

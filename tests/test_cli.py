@@ -38,6 +38,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
+@pytest.mark.whole_run
 def test_plan_run_status_report_verify(tmp_path: Path, here: Command) -> None:
     clips(tmp_path / "videos", 2)
     (tmp_path / "videos" / "empty.mp4").touch()
@@ -191,6 +192,7 @@ def test_the_package_is_a_command_and_says_which_version_it_is(here: Command) ->
     assert set(mlb_batch_package.__all__) <= set(dir(mlb_batch_package))
 
 
+@pytest.mark.whole_run
 def test_the_demo_shows_its_answers_and_adds_nothing_the_second_time(tmp_path: Path) -> None:
     code, first, err = mlb_batch("demo", str(tmp_path / "demo"), COLUMNS="200")
     assert code == 0 and first["rows_written"] == first["expected"] > 0

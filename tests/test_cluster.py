@@ -53,6 +53,7 @@ print("the last word")
 """
 
 
+@pytest.mark.whole_run
 def test_an_actor_that_hangs_does_not_outlive_its_ray_and_what_was_found_is_said() -> None:
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120, check=True)
     number, said = done.stdout.splitlines()
@@ -62,6 +63,7 @@ def test_an_actor_that_hangs_does_not_outlive_its_ray_and_what_was_found_is_said
         assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"", "it runs; what has ended is nothing but a number"
 
 
+@pytest.mark.whole_run
 def test_a_ray_that_hangs_on_its_way_out_is_not_waited_for_without_end() -> None:
     done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=90, check=True)
     *_, said = done.stdout.splitlines()

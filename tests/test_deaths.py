@@ -228,6 +228,7 @@ def test_what_is_written_down_before_it_is_touched(tmp_path: Path) -> None:
     assert Trace(place, "f" * 16, "x").read() == (True, {})
 
 
+@pytest.mark.whole_run
 @pytest.mark.slow
 def test_a_clip_that_takes_the_driver_along_is_found_by_the_runs_after(tmp_path: Path) -> None:
     """Every run dies of it until one knows better: a batch, the batch's clips one by one, and an error row."""

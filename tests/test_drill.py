@@ -186,6 +186,8 @@ from mlb_batch.chain.cluster import connected
 from mlb_batch.chain.pace import Pace
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.strikes import Strikes
+
+pytestmark = pytest.mark.whole_run
 with connected():
     while len(nodes()) < 2:
         time.sleep(0.1)

@@ -11,6 +11,8 @@ import pytest
 from ray_nodes import until
 from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, start
 
+pytestmark = pytest.mark.whole_run
+
 # A method of every service that Ray's processes offer to each other; what isn't asked for the token answers OK.
 ORDERS = ("NodeInfoGcsService/GetAllNodeInfo", "InternalKVGcsService/InternalKVKeys", "JobInfoGcsService/GetAllJobInfo",
           "ActorInfoGcsService/GetAllActorInfo", "NodeManagerService/GetNodeStats",

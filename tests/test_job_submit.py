@@ -15,6 +15,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray_nodes import has_jobs, ray, serving, until
 from small_jobs import clips, ids, job_file, kill_all, table
 
+pytestmark = pytest.mark.whole_run
+
 PROJECT = Path(__file__).parents[1]
 VIDEOS, PROMPTS = 24, 2
 ROWS = VIDEOS * PROMPTS

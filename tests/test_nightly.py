@@ -29,6 +29,8 @@ from video_files import write_video
 from mlb_batch.ledger import Lease, compact, read_current, verify
 from mlb_batch.storage import filesystem
 
+pytestmark = pytest.mark.whole_run
+
 CHANGED_PROMPTS = [PROMPTS[0], {**PROMPTS[1], "text": "What colour is it?"}]
 Night = Callable[[list[dict[str, str]]], dict[str, Any]]
 

@@ -432,6 +432,7 @@ def test_a_token_leaves_once() -> None:
     assert list(b64decode(one.left_at)) == [0, 2, 1]
 
 
+@pytest.mark.whole_run
 @pytest.mark.slow
 def test_the_page_of_a_real_run(chromium: Browser, tmp_path: Path) -> None:
     clips(tmp_path / "videos", 2)

@@ -69,6 +69,7 @@ def test_what_is_missing_is_not_forbidden(buckets: tuple[str, str], monkeypatch:
         others.read("lease.json")
 
 
+@pytest.mark.whole_run
 @pytest.mark.slow
 def test_a_run_asks_for_nothing_that_it_may_not(s3: S3Server, buckets: tuple[str, str], tmp_path: Path) -> None:
     source, target = buckets

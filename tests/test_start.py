@@ -42,6 +42,8 @@ import json, sys
 from ray._common.usage import usage_constants, usage_lib
 from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
 from ray._raylet import GcsClient
+
+pytestmark = pytest.mark.whole_run
 head = GcsClient(address=sys.argv[1])
 told = json.dumps({**usage_lib.get_cluster_metadata(head), "ray_version": "2.9.3"}).encode()
 head.internal_kv_put(usage_constants.CLUSTER_METADATA_KEY, told, True, KV_NAMESPACE_CLUSTER)

@@ -24,6 +24,8 @@ from storm import Storm
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage_errors import PATIENCE_S
 
+pytestmark = pytest.mark.whole_run
+
 CLIPS = 48  # half of them are more than the 20 in a row that end a run
 PLANTED = {"HF_TOKEN": "hf_planted/+token=1", "SOME_PASSWORD": "planted-password-2"}
 

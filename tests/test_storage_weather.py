@@ -28,6 +28,8 @@ from small_jobs import (
 )
 from storm import Storm
 
+pytestmark = pytest.mark.whole_run
+
 CLIPS = 400
 CHEAP = {"prompts": PROMPTS[:1], "generate": {"max_new_tokens": 2}}
 # kind, the share of requests that go wrong, and how many times as long as on a calm day the run may take: longer where

@@ -25,6 +25,7 @@ def job(folder: Path, name: str) -> Path:
     return job_file(folder, input=given, prompts=prompts, output={"uri": str(folder / name), "commit_rows": 2})
 
 
+@pytest.mark.whole_run
 @pytest.mark.slow
 def test_a_bare_locale_far_from_greenwich_changes_no_row(tmp_path: Path) -> None:
     for name, environment in (("usual", {}), ("bare", BARE)):

@@ -199,6 +199,7 @@ def test_operations_are_held_against_no_budget_of_time(books: Books) -> None:
     assert {"budget_spent", "budget_limit"}.isdisjoint(values(books))
 
 
+@pytest.mark.whole_run
 @pytest.mark.slow
 def test_the_cluster_exports_the_metrics(tmp_path: Path) -> None:
     head = serving(healthy, 2)
