@@ -1,7 +1,7 @@
 """A process that writes to a ledger, for tests to race, stop and kill: one JSON object in, its answers out as lines.
 
-{"output": URI, "fingerprints": [..], "count": N, "batch": B, "lease_ttl_s": T or null, "paced": bool,
- "shift": S}
+{"output": URI, "fingerprints": [..], "count": N, "batch": B, "lease_ttl_s": T or null, "asleep_s": A,
+ "paced": bool, "shift": S}
 For each fingerprint it opens the ledger, says "ready", waits for a line where it is paced, and commits rows S..N-1 and
 0..S-1 in batches, saying "committed K" after each; it ends with "done", or with the error that stopped it.
 """
@@ -16,7 +16,7 @@ import sys
 from ledger_rows import annotation
 
 from mlb_batch.errors import MlbBatchError
-from mlb_batch.ledger import Lease, Ledger
+from mlb_batch.ledger import Lease, Ledger, log
 
 
 def say(text: str) -> None:
@@ -38,6 +38,7 @@ def write(job: dict[str, object], fingerprint: str, lease: Lease | None) -> None
 
 def main() -> int:
     job = json.loads(sys.stdin.readline())
+    log.ASLEEP_S = job["asleep_s"]
     with contextlib.ExitStack() as stack:
         try:
             lease = None

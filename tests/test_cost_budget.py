@@ -41,18 +41,6 @@ SLOW_DEVICE = Calibration(
 
 
 @dataclass(frozen=True)
-class OneCut:
-    """A method of our own, so that the solver is tested apart from the real ones."""
-
-    at: int
-    fork: bool
-
-    def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
-        at = min(self.at, shape.decoder.layers - 1)
-        return Schedule(clip.frames, (Cut(at, keep_count(clip.visual, keep)),), rows="last", fork=self.fork)
-
-
-@dataclass(frozen=True)
 class Falling:
     """A broken method: it costs less the more it keeps."""
 

@@ -19,3 +19,11 @@ def test_every_fault_has_a_line_and_every_test_that_it_names_exists() -> None:
     named = re.findall(r"`(\w+\.py)(?:::(\w+))?`", TABLE)
     missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (TESTS / file).read_text() and name]
     assert len(named) > 60 and not missing, missing
+
+
+def test_what_only_a_slow_test_proves_is_said_to_be_so() -> None:
+    for file, name, label in re.findall(r"`(\w+\.py)::(\w+)`( \(slow\))?", TABLE):
+        text = (TESTS / file).read_text()
+        decorators = text.split(f"def {name}(")[0].rpartition("\n\n\n")[2]
+        slow = "@pytest.mark.slow\n" in decorators or re.search(r"^pytestmark = .*pytest\.mark\.slow", text, re.M)
+        assert bool(label) == bool(slow), (file, name)

@@ -239,7 +239,7 @@ def test_what_runs_keep_beside_their_rows_is_checked_too(output: Path) -> None:
 
 
 def test_doubled_rows_strays_and_misplaced_files_are_found(output: Path) -> None:
-    first, *_, last = sorted((output / "annotations").rglob("*.parquet"))
+    first = min((output / "annotations").rglob("*.parquet"))
     copy = first.with_name("part-000005.parquet")
     shutil.copy(first, copy)
     (first.parent / "notes.txt").write_text("hello")
@@ -248,7 +248,6 @@ def test_doubled_rows_strays_and_misplaced_files_are_found(output: Path) -> None
     found = {one.path: one.problem for one in verify(str(output))}
     assert "stand twice" in found.pop(str(copy.relative_to(output)))
     assert found.keys() == {f"annotations/{FINGERPRINT}/notes.txt", "annotations/old", "current.json"}
-    assert last != copy
 
 
 def test_current_names_the_newest_complete_fingerprint(tmp_path: Path) -> None:

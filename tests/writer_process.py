@@ -12,6 +12,8 @@ from types import TracebackType
 
 from ledger_rows import FINGERPRINT
 
+from mlb_batch.ledger.log import ASLEEP_S
+
 
 class Writer:
     """Started on construction; ended with the `with` block, if it hasn't ended by itself."""
@@ -24,6 +26,7 @@ class Writer:
         *,
         fingerprints: list[str] | None = None,
         lease_ttl_s: float | None = None,
+        asleep_s: float = ASLEEP_S,
         paced: bool = False,
         shift: int = 0,
         environment: dict[str, str] | None = None,
@@ -37,7 +40,7 @@ class Writer:
             env={**os.environ, **(environment or {})},
         )
         job = {"output": output, "fingerprints": fingerprints or [FINGERPRINT], "count": count, "batch": batch}
-        self.say(json.dumps({**job, "lease_ttl_s": lease_ttl_s, "paced": paced, "shift": shift}))
+        self.say(json.dumps({**job, "lease_ttl_s": lease_ttl_s, "asleep_s": asleep_s, "paced": paced, "shift": shift}))
 
     def say(self, line: str = "") -> None:
         assert self.process.stdin is not None
