@@ -17,6 +17,7 @@ from ledger_rows import FINGERPRINT, annotation
 from small_jobs import clips, job, job_file, mlb_batch
 
 import mlb_batch as mlb_batch_package
+from mlb_batch import tiny
 from mlb_batch.books.ending import exit_code
 from mlb_batch.cli import app, ended
 from mlb_batch.errors import OutputError
@@ -38,15 +39,14 @@ def here(capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-@pytest.mark.whole_run
-def test_plan_run_status_report_verify(tmp_path: Path, here: Command) -> None:
+def test_plan_run_status_report_verify(ray_cluster: None, tmp_path: Path, here: Command) -> None:
     clips(tmp_path / "videos", 2)
     (tmp_path / "videos" / "empty.mp4").touch()
     path, out = job_file(tmp_path), str(tmp_path / "out")
     code, planned, err = here("plan", str(path))
     assert code == 0 and planned["prompts"] == 6 and "budget" in err
     assert not Path(out).exists(), "a plan leaves nothing"
-    code, summary, err = mlb_batch("run", str(path), "--set", "output.commit_rows=1")
+    code, summary, err = here("run", str(path))
     assert code == summary["exit_code"] == 3 and (summary["annotated"], summary["errors"]) == (4, 2)
     assert "done 4" in err and "failed 2" in err and "\x1b" not in err, "no colours where there is no terminal"
     code, progress, err = here("status", out)
@@ -193,15 +193,14 @@ def test_the_package_is_a_command_and_says_which_version_it_is(here: Command) ->
 
 
 @pytest.mark.whole_run
-def test_the_demo_shows_its_answers_and_adds_nothing_the_second_time(tmp_path: Path) -> None:
+def test_the_demo_shows_its_answers_and_adds_nothing_the_second_time(
+    ray_cluster: None, tmp_path: Path, here: Command
+) -> None:
     code, first, err = mlb_batch("demo", str(tmp_path / "demo"), COLUMNS="200")
     assert code == 0 and first["rows_written"] == first["expected"] > 0
     assert "clip-0000000" in err and "Describe the video" in err
-    trained = json.loads(subprocess.run(
-        [sys.executable, "-c", "from mlb_batch import tiny; print('true' if tiny.trained('tiny') else 'false')"],
-        check=True, capture_output=True, text=True).stdout)  # fmt: skip
-    assert ("random weights" in err) == (not trained)
-    code, second, err = mlb_batch("demo", str(tmp_path / "demo"))
+    assert "random weights" not in err and tiny.trained("tiny")
+    code, second, err = here("demo", str(tmp_path / "demo"))
     assert (code, second["rows_written"], second["skipped_done"]) == (0, 0, first["expected"])
     assert "added no row" in err
 

@@ -29,6 +29,7 @@ class Actor:
     def leave(self):
         ray.actor.exit_actor()
 
+cluster.LEAVING_S = 1.0
 with connected():
     actor = Actor.remote()
     print(ray.get(actor.pid.remote()))

@@ -23,6 +23,8 @@ from small_jobs import MLB_BATCH, clips, descendants, ids, job_file, kill_all, m
 from mlb_batch import run
 from mlb_batch.ledger import verify
 
+pytestmark = pytest.mark.whole_run
+
 VIDEOS, PROMPTS = 24, 2
 ROWS = VIDEOS * PROMPTS
 COMMIT_ROWS = 8
@@ -186,8 +188,6 @@ from mlb_batch.chain.cluster import connected
 from mlb_batch.chain.pace import Pace
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.strikes import Strikes
-
-pytestmark = pytest.mark.whole_run
 with connected():
     while len(nodes()) < 2:
         time.sleep(0.1)

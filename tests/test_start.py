@@ -16,34 +16,40 @@ import pytest
 from ray_nodes import free_ports, healthy, serving, until
 from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, start
 
+pytestmark = pytest.mark.whole_run
+
 SOON = "import mlb_batch.chain.cluster as cluster; cluster.START_S = 0.5; cluster.start_local(2)"
 
-ONCE = """
-import sys
+# A process that joins at each address that it is given, and says with which exit code a run would end there.
+JOINS = """
+import os, sys
 from mlb_batch.chain.cluster import connected
 from mlb_batch.cli import ended
-sys.exit(ended(connected().__enter__))
+for address in sys.argv[1:]:
+    os.environ["RAY_ADDRESS"] = address
+    code = ended(connected().__enter__)
+    print(code, flush=True)
+sys.exit(code)
 """
-# A process that is pinned to two of 64 cores, in a container with the quota that is given.
+# A process that is pinned to two of 64 cores, in containers with the quotas that are given.
 PINNED = """
 import json, os, sys
 from ray._private import utils
 from mlb_batch.chain.cluster import connected
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 utils.multiprocessing.cpu_count = lambda: 64
-utils._get_docker_cpus = lambda: json.loads(sys.argv[1])
-with connected() as nodes:
-    print(nodes[0]["CPU"])
+for quota in sys.argv[1:]:
+    utils._get_docker_cpus = lambda: json.loads(quota)
+    with connected() as nodes:
+        print(nodes[0]["CPU"])
 """
-JOINS_SOON = f"import mlb_batch.chain.cluster as cluster; cluster.JOIN_S = 0.5\n{ONCE}"
+JOINS_SOON = f"import mlb_batch.chain.cluster as cluster; cluster.JOIN_S = 0.5\n{JOINS}"
 # What a head says of itself, as one of another Ray would say it.
 AGED = """
 import json, sys
 from ray._common.usage import usage_constants, usage_lib
 from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
 from ray._raylet import GcsClient
-
-pytestmark = pytest.mark.whole_run
 head = GcsClient(address=sys.argv[1])
 told = json.dumps({**usage_lib.get_cluster_metadata(head), "ray_version": "2.9.3"}).encode()
 head.internal_kv_put(usage_constants.CLUSTER_METADATA_KEY, told, True, KV_NAMESPACE_CLUSTER)
@@ -61,6 +67,11 @@ def left_behind(mark: str) -> list[str]:
     return found
 
 
+def joined(script: str, *addresses: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script, *addresses], env={**os.environ, **environment},
+                          capture_output=True, text=True, timeout=60)  # fmt: skip
+
+
 def test_a_start_that_takes_too_long_ends_in_one_line() -> None:
     mark = uuid.uuid4().hex
     ended = subprocess.run(
@@ -76,41 +87,32 @@ def test_a_start_that_takes_too_long_ends_in_one_line() -> None:
     ("name", "value"), [("RAY_TMPDIR", "/proc/nowhere"), ("RAY_AUTH_TOKEN_PATH", "/nowhere/token")]
 )
 def test_what_ray_cannot_start_with_is_one_line(name: str, value: str) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", ONCE], env={**os.environ, name: value}, capture_output=True, text=True
-    )
+    ended = joined(JOINS, "local", **{name: value})
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == 1 and line.startswith("failed: Ray can't start: ") and value in line
 
 
-@pytest.mark.parametrize("quota", ["null", "0.5"])
-def test_a_ray_of_this_machine_takes_the_cores_that_this_process_may_use_and_never_less_than_two(quota: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", PINNED, quota], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2.0\n", "")
+def test_a_ray_of_this_machine_takes_the_cores_that_this_process_may_use_and_never_less_than_two() -> None:
+    ended = subprocess.run([sys.executable, "-c", PINNED, "null", "0.5"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2.0\n2.0\n", "")
 
 
-def joined(script: str, address: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "RAY_ADDRESS": address}
-    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+def test_what_is_no_address_of_a_head_is_the_users_mistake() -> None:
+    addresses = ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "127.0.0.1", "127.0.0.1:", ":6379", "head:99999",
+                 "a..b:6379", "head:6379/", "x y:6379", "me@head:6379", "Auto"]  # fmt: skip
+    ended = joined(JOINS, *addresses)
+    assert ended.stdout.split() == ["2"] * len(addresses)
+    for address, line in zip(addresses, ended.stderr.splitlines(), strict=True):
+        assert line.startswith(f"error: RAY_ADDRESS={address}: ") and "10.0.0.5:6379" in line
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "127.0.0.1", "127.0.0.1:", ":6379", "head:99999", "a..b:6379",
-     "head:6379/", "x y:6379", "me@head:6379", "Auto"],
-)  # fmt: skip
-def test_what_is_no_address_of_a_head_is_the_users_mistake(address: str) -> None:
-    ended = joined(ONCE, address)
-    (line,) = ended.stderr.splitlines()
-    assert ended.returncode == 2 and line.startswith(f"error: RAY_ADDRESS={address}: ") and "10.0.0.5:6379" in line
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "no-such-host.invalid"])
-def test_where_nothing_listens_the_job_fails_at_once_and_can_be_run_again(host: str) -> None:
-    ended = joined(ONCE, f"{host}:{free_ports(1)[0]}")
-    (line,) = ended.stderr.splitlines()
-    assert ended.returncode == 1 and line.startswith(f"failed: RAY_ADDRESS={host}:")
-    assert "nothing answers there" in line and "run the same command again" in line
+def test_where_nothing_listens_the_job_fails_at_once_and_can_be_run_again() -> None:
+    hosts = ["127.0.0.1", "[::1]", "no-such-host.invalid"]
+    ended = joined(JOINS, *(f"{host}:{free_ports(1)[0]}" for host in hosts))
+    assert ended.stdout.split() == ["1"] * len(hosts)
+    for host, line in zip(hosts, ended.stderr.splitlines(), strict=True):
+        assert line.startswith(f"failed: RAY_ADDRESS={host}:")
+        assert "nothing answers there" in line and "run the same command again" in line
 
 
 def test_what_listens_and_is_no_head_is_not_waited_for_without_end() -> None:
@@ -144,7 +146,7 @@ def test_a_cluster_of_another_ray_is_the_users_to_mend() -> None:
     head = serving(healthy, 1)
     try:
         subprocess.run([sys.executable, "-c", AGED, head.address], check=True, timeout=60)
-        ended = joined(ONCE, head.address)
+        ended = joined(JOINS, head.address)
     finally:
         kill_all(head.process)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr

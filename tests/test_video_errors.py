@@ -149,18 +149,18 @@ def test_a_box_longer_than_any_file_is_typed(length: int, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("codec", "name", "side"), [("png", "b.mov", 16000), ("libx264", "b.mp4", 8192), ("mpeg4", "b.avi", 8176)]
+    ("codec", "name", "side"), [("png", "b.mov", 12000), ("libx264", "b.mp4", 8192), ("mpeg4", "b.avi", 8176)]
 )
 def test_bombs_are_refused_before_their_memory_is_asked_for(codec: str, name: str, side: int, tmp_path: Path) -> None:
     path = write_bomb(tmp_path / name, codec, side)
     program = (
         "import re, sys, time; from pathlib import Path\n"
         "from mlb_batch.errors import RowError; from mlb_batch.video import *\n"
-        "start = time.perf_counter()\n"
+        "start = time.process_time()\n"
         "try: read_frames(Path(sys.argv[1]), Wanted(Sampling(8), FrameSize((96, 96)), Limits()))\n"
         "except RowError as error: print(error.error_class)\n"
         "peak_kb = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
-        "print(int(peak_kb) // 1024, time.perf_counter() - start)\n"
+        "print(int(peak_kb) // 1024, time.process_time() - start)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     kind, numbers_line = done.stdout.splitlines()
