@@ -33,19 +33,6 @@ def test_a_run_records_what_it_kept_and_the_same_run_again_adds_nothing(tmp_path
         assert row["plain_by_frame"] == row["kept_by_frame"], "nothing is debiased in fastv"
 
 
-def test_what_largest_scores_would_have_kept_is_counted_as_the_method_looks(tmp_path: Path) -> None:
-    """`segattn` keeps the largest of each segment: those of a short one are larger, and mean nothing elsewhere."""
-    clips(tmp_path / "videos", 2)
-    run(spec(tmp_path, prune={"method": "segattn", "options": {"segment": 3}, "selections": 1.0},
-             budget={"ratio": 0.7}, frames={"count": 7}))  # fmt: skip
-    rows = pq.read_table(tmp_path / "out" / "selections").to_pylist()
-    assert rows and all(len(set(row["segment"])) > 1 for row in rows)
-    for row in rows:
-        assert row["plain_by_frame"] == row["kept_by_frame"] and row["plain_by_place"] == row["kept_by_place"]
-        score, few = np.array(row["score"]), len(row["kept"])
-        assert np.array(row["score"]).shape == (len(row["candidates"]),) and few < len(score)
-
-
 @pytest.mark.slow
 def test_by_default_nothing_is_recorded_and_a_share_picks_the_same_answers_every_time(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 12)

@@ -223,6 +223,17 @@ def test_counts_and_bills_of_a_clip_add_up() -> None:
     assert sum((row.bill.planned for row in rows), flops.Bill()) == planned
 
 
+@pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
+def test_what_largest_scores_would_have_kept_is_counted_as_the_method_looks(spec: Spec) -> None:
+    """`segattn` keeps the largest of each segment: those of a short one are larger, and mean nothing elsewhere."""
+    given = Settings(pruning("segattn", {"segment": 3}), 600_000, 3, device="cpu", selections=1.0)
+    ((answer,),) = Captioner(checkpoint(spec), given).annotate([Clip(pixels(spec, 7, 1), (ask("a"),))])
+    assert isinstance(answer, Answer) and answer.selections
+    for row in answer.selections:
+        assert len(set(row["segment"])) > 1 and len(row["kept"]) < len(row["score"]) == len(row["candidates"])
+        assert row["plain_by_frame"] == row["kept_by_frame"] and row["plain_by_place"] == row["kept_by_place"]
+
+
 # Rows that fail, between rows that don't.
 
 
