@@ -148,6 +148,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("mlb_batch.ledger.parts.SCHEMA_VERSION", 0)  # what an older version would have written
     Ledger(str(tmp_path), FINGERPRINT, "run-1").commit([annotation(1)], [])
     monkeypatch.undo()
+    (tmp_path / "annotations" / "0000000000000000").mkdir()  # of another fingerprint, whose files were deleted by hand
     with pytest.raises(OutputError, match="schema version 0, this is 2"):
         Ledger(str(tmp_path), "fedcba9876543210", "run-2")
 

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
@@ -306,13 +306,11 @@ def _now() -> datetime.datetime:
 
 
 def _refuse_other_versions(store: Store) -> None:
-    """One file is enough: since every writer refuses to mix, all were written by one version."""
+    """One file of a kind is enough: since every writer refuses to mix, all were written by one version."""
     for kind in KINDS:
-        for fingerprint in list_fingerprints(store, kind)[:1]:
-            for seqs in list_seqs(store, kind, fingerprint)[:1]:
-                version = read_part(store, kind, fingerprint, seqs, []).metadata.get("schema_version")
-                if version != str(SCHEMA_VERSION):
-                    raise OutputError(
-                        f"{store.uri}: {kind} were written with schema version {version}, this is {SCHEMA_VERSION}; "
-                        "use another output"
-                    )
+        every = ((one, seqs) for one in list_fingerprints(store, kind) for seqs in list_seqs(store, kind, one))
+        for fingerprint, seqs in islice(every, 1):
+            version = read_part(store, kind, fingerprint, seqs, []).metadata.get("schema_version")
+            if version != str(SCHEMA_VERSION):
+                written = f"{kind} were written with schema version {version}, this is {SCHEMA_VERSION}"
+                raise OutputError(f"{store.uri}: {written}; use another output")
