@@ -29,7 +29,7 @@ from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Lease, Ledger, RunFolder, compact, publish, read_current, tidy, verify
 from mlb_batch.ledger.compact import SHUT, STAGE
 from mlb_batch.ledger.parts import Seqs, list_seqs, rows_of, standing
-from mlb_batch.ledger.runs import in_place, point
+from mlb_batch.ledger.runs import in_place, last_target_mb, point
 from mlb_batch.page import write_page
 from mlb_batch.report import report
 from mlb_batch.storage import Store, open_store
@@ -139,6 +139,20 @@ def test_the_command_takes_the_target_from_the_job(tmp_path: Path) -> None:
     assert (code, said["files_before"], said["files_after"]) == (0, 3, 1) and "3 files before, 1 now" in err
     code, _, err = mlb_batch("compact", str(tmp_path / "nowhere"))
     assert code == 2 and "no annotations are here" in err and not (tmp_path / "nowhere").exists()
+
+
+def test_the_target_is_that_of_the_newest_job_file_and_a_damaged_one_is_not_believed(tmp_path: Path) -> None:
+    default = last_target_mb(str(tmp_path))
+    RunFolder(str(tmp_path), "run-0").write_spec("output: {uri: x, target_file_mb: 16}\n")
+    (tmp_path / "runs" / "run-1").mkdir()  # a compaction's: it has no job file
+    assert last_target_mb(str(tmp_path)) == 16
+    RunFolder(str(tmp_path), "run-2").write_spec("output: x\n")
+    assert last_target_mb(str(tmp_path)) == default
+    RunFolder(str(tmp_path), "run-3").write_spec("output: {uri: x, target_file_mb: 32}\n")
+    spec = tmp_path / "runs" / "run-3" / "spec.yaml"
+    spec.write_bytes(spec.read_bytes().replace(b"mb: 32", b"mb: 92"))
+    with pytest.raises(OutputError, match=r"run-3/spec\.yaml: .*checksum differs.*; delete it"):
+        last_target_mb(str(tmp_path))
 
 
 def test_it_refuses_where_a_run_is_at_work_or_a_file_is_damaged(tmp_path: Path) -> None:

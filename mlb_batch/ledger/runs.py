@@ -16,6 +16,7 @@ from mlb_batch.errors import OutputError
 from mlb_batch.ledger.parts import KINDS, Seqs, folder_name, parse_name
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, sealed_json, sealed_yaml, unsealed_json
 from mlb_batch.spec_parts import OutputSpec
+from mlb_batch.spec_text import long_forms
 from mlb_batch.storage import Store, open_store
 from mlb_batch.threads import Threads
 
@@ -81,17 +82,10 @@ def newest_first(store: Store, name: Document, *others: Document) -> Iterator[tu
 
 def last_target_mb(output_uri: str) -> int:
     """output.target_file_mb of the newest run, as its job file has it; the default where none is recorded."""
-    store = open_store(output_uri)
-    for run_id in reversed(store.list("runs")):
-        try:
-            written = yaml.safe_load(store.read(f"runs/{run_id}/{SPEC}"))["output"]
-        except FileNotFoundError:
-            continue
-        except (yaml.YAMLError, KeyError, TypeError):
-            raise OutputError(f"{output_uri}/runs/{run_id}/{SPEC} is damaged; say --target-mb") from None
-        default = OutputSpec.model_fields["target_file_mb"].default
-        return int(written.get("target_file_mb", default)) if isinstance(written, dict) else int(default)
-    return int(OutputSpec.model_fields["target_file_mb"].default)
+    default = OutputSpec.model_fields["target_file_mb"].default
+    specs = (RunFolder(output_uri, run_id).read_spec() for run_id in reversed(run_ids(output_uri)))
+    jobs = (long_forms(yaml.safe_load(text), {"output": "uri"}) for text in specs if text is not None)
+    return int(next((job["output"].get("target_file_mb", default) for job in jobs), default))
 
 
 def write_record(store: Store, run_id: str, turn: int, ledgers: Mapping[str, Mapping[str, Any]]) -> None:
