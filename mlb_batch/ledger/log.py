@@ -74,19 +74,18 @@ class Ledger:
         self._done = DoneIds()
         self._attempts: dict[str, Attempt] = {}
         self._selected: set[tuple[str, int]] = set()
-        schema = annotation_schema(passthrough if passthrough is not None else pa.schema([]))
         _refuse_other_versions(self._store)
         size, told = target_file_mb * 2**20, read_records(self._store)
         self._turn = told.next_turn
-        self._annotations = _Log(
-            self._store, "annotations", schema, self, ("annotation_id",), self._learn_done, size, told
+        schema = annotation_schema(passthrough if passthrough is not None else pa.schema([]))
+        failed, cut = ("annotation_id", "retryable", "attempt"), ("annotation_id", "layer")
+        kinds = (  # annotations first: what is done is known before what failed
+            _Kind("annotations", schema, ("annotation_id",), self._learn_done, self._new_annotations),
+            _Kind("errors", error_schema(), failed, self._learn_errors, self._new_errors),
+            _Kind("selections", selection_schema(), cut, self._learn_selections, self._new_selections),
         )
-        columns = ("annotation_id", "retryable", "attempt")
-        self._errors = _Log(self._store, "errors", error_schema(), self, columns, self._learn_errors, size, told)
-        cut = ("annotation_id", "layer")
-        self._selections = _Log(
-            self._store, "selections", selection_schema(), self, cut, self._learn_selections, size, told
-        )  # fmt: skip
+        self._logs = tuple(_Log(self._store, self, kind, size, told) for kind in kinds)
+        self._annotations, self._errors, self._selections = self._logs
 
     def done(self) -> DoneIds:
         return self._done.copy()
@@ -97,12 +96,12 @@ class Ledger:
 
     def totals(self) -> dict[str, dict[str, Any]]:
         """Files and rows that are committed, by kind, and which files of several numbers are among them."""
-        return {log.kind: total(log.num_rows, log.files, log.told) for log in self._logs}
+        return {log.kind.name: total(log.num_rows, log.files, log.told) for log in self._logs}
 
     @property
     def gone(self) -> str:
         """What is to be said where files that were committed weren't there: nobody may look with `verify` in time."""
-        gone = [(log.kind, name) for log in self._logs for name in log.gone]
+        gone = [(log.kind.name, name) for log in self._logs for name in log.gone]
         if not gone:
             return ""
         kind, name = gone[0]
@@ -110,10 +109,6 @@ class Ledger:
         lost = "the answers stand, and nothing brings back which tokens were kept"
         then = lost if kind == UNREPEATED else "what it held is made again where the input still has it"
         return f"a file that was committed is gone: {self._store.uri}/{name}{more}; {then}"
-
-    @property
-    def _logs(self) -> tuple[_Log, ...]:
-        return self._annotations, self._errors, self._selections
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """These columns of all committed annotations, as Python's numbers: the FLOPs of many don't fit in 64 bits."""
@@ -127,9 +122,9 @@ class Ledger:
         JobError where the storage is gone or the lease is lost.
         """
         # Selections first: what is cut off between the two files is made again with its annotation, and found here.
-        selected = self._selections.append(selections, self._new_selections)
-        written = self._annotations.append(annotations, self._new_annotations)
-        written += self._errors.append(errors, self._new_errors)
+        selected = self._selections.append(selections)
+        written = self._annotations.append(annotations)
+        written += self._errors.append(errors)
         if written or selected:
             self._record()
         return written
@@ -189,34 +184,32 @@ class Ledger:
         return list(new.values())
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What the rows of one kind are, and what the ledger knows of them."""
+
+    name: str
+    schema: pa.Schema
+    columns: Sequence[str]  # those that are learned
+    learn: Callable[[pa.Table], None]
+    new: Callable[[Sequence[Row]], list[Row]]  # of some rows those that aren't there yet
+
+
 class _Log:
     """The files of one kind; every one of them was read before the next is written."""
 
-    def __init__(
-        self,
-        store: Store,
-        kind: str,
-        schema: pa.Schema,
-        ledger: Ledger,
-        columns: Sequence[str],
-        learn: Callable[[pa.Table], None],
-        most_bytes: int,
-        told: Records,
-    ) -> None:
+    def __init__(self, store: Store, ledger: Ledger, kind: _Kind, most_bytes: int, told: Records) -> None:
         self.kind, self.num_rows = kind, 0
-        self._store, self._schema, self._ledger = store, schema, ledger
-        self._columns, self._learn, self._most_bytes = columns, learn, most_bytes
+        self._store, self._ledger, self._most_bytes = store, ledger, most_bytes
         self.files: list[Seqs] = []
-        for part in read_parts(store, kind, ledger.fingerprint, list_seqs(store, kind, ledger.fingerprint), columns):
+        name, fingerprint = kind.name, ledger.fingerprint
+        for part in read_parts(store, name, fingerprint, list_seqs(store, name, fingerprint), kind.columns):
             self._take_in(part)
-        self.told = told.of(kind, ledger.fingerprint)
-        self.gone = [part_name(kind, ledger.fingerprint, seqs) for seqs in missing(self.files, self.told)]
+        self.told = told.of(name, fingerprint)
+        self.gone = [part_name(name, fingerprint, seqs) for seqs in missing(self.files, self.told)]
 
-    def append(self, rows: Sequence[Row], only_new: Callable[[Sequence[Row]], list[Row]]) -> int:
-        written = 0
-        for some in self._by_size(only_new(rows)):
-            written += self._append_file(some, only_new)
-        return written
+    def append(self, rows: Sequence[Row]) -> int:
+        return sum(map(self._append_file, self._by_size(self.kind.new(rows))))
 
     def fill_gaps(self) -> bool:
         """Whether what was recorded is not so any more."""
@@ -225,9 +218,9 @@ class _Log:
             self._create(seqs, [], uuid.uuid4().hex)
         return bool(gaps) or self.told.get("rows", 0) > self.num_rows
 
-    def _append_file(self, rows: Sequence[Row], only_new: Callable[[Sequence[Row]], list[Row]]) -> int:
+    def _append_file(self, rows: Sequence[Row]) -> int:
         token = uuid.uuid4().hex
-        while rows := only_new(rows):
+        while rows := self.kind.new(rows):
             self._ledger.check_lease()
             # Never a deleted file's number: of two runs that write at once, one then could not see the other's.
             number = 1 + max([self.told.get("last", -1), *(seqs.last for seqs in self.files)])
@@ -238,34 +231,34 @@ class _Log:
     def _create(self, seqs: Seqs, rows: Sequence[Row], token: str) -> bool:
         """Whether the file of this name is ours now; either way what stands there has been read."""
         ledger, begun_s = self._ledger, time.monotonic()
-        data = part_bytes([self._table(rows)], self._schema, seqs, ledger.fingerprint, ledger.run_id, token)
-        created = self._store.create(part_name(self.kind, ledger.fingerprint, seqs), data)
+        data = part_bytes([self._table(rows)], self.kind.schema, seqs, ledger.fingerprint, ledger.run_id, token)
+        created = self._store.create(part_name(self.kind.name, ledger.fingerprint, seqs), data)
         if time.monotonic() - begun_s > ASLEEP_S:
             self._withdraw_if_void(seqs)
-        there = read_part(self._store, self.kind, ledger.fingerprint, seqs, self._columns)
+        there = read_part(self._store, self.kind.name, ledger.fingerprint, seqs, self.kind.columns)
         self._take_in(there)
         return created or there.metadata.get("token") == token  # the second: the answer got lost
 
     def _withdraw_if_void(self, seqs: Seqs) -> None:
         """A run that slept may wake after others have written more and merged it: then this number was free again."""
-        if seqs not in list_seqs(self._store, self.kind, self._ledger.fingerprint):
-            self._store.delete(part_name(self.kind, self._ledger.fingerprint, seqs))
+        if seqs not in list_seqs(self._store, self.kind.name, self._ledger.fingerprint):
+            self._store.delete(part_name(self.kind.name, self._ledger.fingerprint, seqs))
             raise JobError(
                 f"{self._store.uri}: while this run was stopped, others wrote here and compacted; what is committed "
                 "stays, run the same command again"
             )
 
     def _take_in(self, part: Part) -> None:
-        ours, theirs = self._schema, part.schema
+        ours, theirs = self.kind.schema, part.schema
         if theirs != ours:
             differ = _differences(ours, theirs) or ["their order"]
             raise OutputError(
-                f"{self._store.uri}: its {self.kind} were written with other columns ({', '.join(differ)}); "
+                f"{self._store.uri}: its {self.kind.name} were written with other columns ({', '.join(differ)}); "
                 "use another output, or the input.columns and the input types of then"
             )
         self.files.append(part.seqs)
         self.num_rows += part.rows.num_rows
-        self._learn(part.rows)
+        self.kind.learn(part.rows)
 
     def _table(self, rows: Sequence[Row]) -> pa.Table:
         stamps = {
@@ -274,9 +267,9 @@ class _Log:
             "run_id": self._ledger.run_id,
             "created_at": _now(),
         }
-        stamps = {name: value for name, value in stamps.items() if name in self._schema.names}
+        stamps = {name: value for name, value in stamps.items() if name in self.kind.schema.names}
         assert all(STAMPED.isdisjoint(row) for row in rows), "a row comes with columns that the ledger stamps"
-        return to_table([{**row, **stamps} for row in rows], self._schema)
+        return to_table([{**row, **stamps} for row in rows], self.kind.schema)
 
     def _by_size(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         """Halves of halves, until the uncompressed size of each stays within a file's, or it is a row alone."""
