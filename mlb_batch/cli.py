@@ -157,9 +157,8 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Merge small files, under readers that are at work: who reads what current.json names notices nothing."""
-    from mlb_batch.environment import new_run_id
     from mlb_batch.ledger import compact as merge
-    from mlb_batch.ledger.runs import last_target_mb
+    from mlb_batch.ledger.runs import last_target_mb, new_run_id
 
     done = merge(output, new_run_id(), target_mb or last_target_mb(output), grace_s)
     if not as_json:

@@ -1,21 +1,14 @@
-"""What a run was made with: versions and machines, for runs/<run id>/environment.json; and the run's name."""
+"""What a run was made with: versions and machines, for runs/<run id>/environment.json."""
 
 from __future__ import annotations
 
 import platform
-import secrets
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 PACKAGES = ("mlb-batch", "ray", "torch", "transformers", "pyarrow", "av", "fsspec", "s3fs", "numpy", "pillow")
-
-
-def new_run_id() -> str:
-    """Begins with its time, so that names sort by it."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
 
 
 def _version(package: str) -> str:

@@ -22,8 +22,8 @@ from mlb_batch.chain.reading import captioners, clips_with_frames
 from mlb_batch.chain.settling import grants, settled
 from mlb_batch.chain.strikes import Strikes, lasting_strikes
 from mlb_batch.engine import Engine
-from mlb_batch.environment import environment, new_run_id
-from mlb_batch.ledger import Lease, Ledger, RunFolder, tidy, written_columns
+from mlb_batch.environment import environment
+from mlb_batch.ledger import Lease, Ledger, RunFolder, new_run_id, tidy, written_columns
 from mlb_batch.notify import announced
 from mlb_batch.planning import Plan, freeze, plan
 from mlb_batch.progress import Progress

@@ -30,7 +30,7 @@ Small files are merged by `compact`, under readers (compact.py has its own decis
 
 log.py      what is done and what failed, and the commit of new rows; parts.py: the files it is made of
 lease.py    one run writes to an output at a time
-runs.py     what a run leaves beside its rows
+runs.py     what a run leaves beside its rows; records.py: what it records of them, for files that are gone later
 ids.py      names made from content: of a setting, of an annotation
 verify.py   every file and invariant, checked
 """
@@ -41,7 +41,7 @@ from mlb_batch.ledger.ids import DoneIds, annotation_id, fingerprint
 from mlb_batch.ledger.lease import Lease, holder_of
 from mlb_batch.ledger.log import Attempt, Ledger, pending
 from mlb_batch.ledger.parts import written_columns
-from mlb_batch.ledger.runs import RunFolder, publish, read_current
+from mlb_batch.ledger.runs import RunFolder, new_run_id, publish, read_current
 from mlb_batch.ledger.verify import Finding, verify
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "compact",
     "fingerprint",
     "holder_of",
+    "new_run_id",
     "pending",
     "publish",
     "read_current",

@@ -59,7 +59,8 @@ from mlb_batch.ledger.parts import (
     sound_part,
     standing,
 )
-from mlb_batch.ledger.runs import Records, in_place, newest_first, point, read_current, total, write_record
+from mlb_batch.ledger.records import Records, total, write_record
+from mlb_batch.ledger.runs import in_place, newest_first, point, read_current
 from mlb_batch.ledger.seal import BrokenSeal
 from mlb_batch.storage import Store, open_store
 from mlb_batch.threads import Threads

@@ -29,7 +29,8 @@ from mlb_batch.ledger.parts import (
     read_part,
     read_parts,
 )
-from mlb_batch.ledger.runs import Records, absent_numbers, missing, publish, read_records, total, write_record
+from mlb_batch.ledger.records import Records, absent_numbers, missing, read_records, total, write_record
+from mlb_batch.ledger.runs import publish
 from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.storage import Store, open_store
 

@@ -29,7 +29,8 @@ from mlb_batch.ledger.parts import (
     sound_part,
     standing,
 )
-from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, RECORD, SPEC, Records, has_schedule, missing
+from mlb_batch.ledger.records import RECORD, Records, missing
+from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, SPEC, has_schedule, run_ids
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
 from mlb_batch.storage import Store, join, open_store
 from mlb_batch.threads import Threads
@@ -89,7 +90,7 @@ def _checked(output_uri: str) -> tuple[list[Finding], bool]:
     store = open_store(output_uri)
     findings: list[Finding] = []
     records = _Told()
-    for run_id in store.list("runs"):
+    for run_id in run_ids(store):
         findings += _check_run(store, f"runs/{run_id}", records)
     plans = store.list("plans")
     for name in plans:

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from mlb_batch.ledger.runs import RunFolder, run_ids
+from mlb_batch.storage import open_store
 
 MOST_RUNS = 30
 MOST_STEPS = 120
@@ -58,7 +59,7 @@ class Step:
 
 def newest_runs(output_uri: str, fingerprint: str) -> list[Run]:
     """Of this fingerprint, the newest first."""
-    every = (_read(output_uri, run_id) for run_id in reversed(run_ids(output_uri)))
+    every = (_read(output_uri, run_id) for run_id in reversed(run_ids(open_store(output_uri))))
     return list(islice((run for run in every if run.fingerprint == fingerprint), MOST_RUNS))
 
 
