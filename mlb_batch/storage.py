@@ -73,6 +73,12 @@ def local_path(uri: str) -> Path | None:
     return Path(os.path.normpath(path.absolute()))  # without following links: it is a name
 
 
+def in_full(uri: str) -> str:
+    """A local place as every process finds it, whatever folder it was started in; any other uri as it is."""
+    path = local_path(uri)
+    return uri if path is None else str(path)
+
+
 def patience_for(uri: str, most_s: float | None = None) -> float:
     """How long its storage is waited for; a disk of this machine not at all."""
     if local_path(uri) is not None:

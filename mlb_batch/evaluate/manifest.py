@@ -23,7 +23,7 @@ from mlb_batch.evaluate.spec import EvalSpec
 from mlb_batch.evaluate.world import Say, folder_of, write_world
 from mlb_batch.source.listing import VIDEO_ENDINGS
 from mlb_batch.source.uris import UriPolicy
-from mlb_batch.storage import Store, join, local_path, open_store, scheme_of
+from mlb_batch.storage import Store, in_full, join, open_store, scheme_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def videos_folder(spec: EvalSpec, store: Store) -> str:
     if given.name in WORLDS:
         return join(store.uri, folder_of(given.name, given.world))
     assert given.videos is not None
-    path = local_path(given.videos)
-    return given.videos.rstrip("/") if path is None else str(path)
+    return in_full(given.videos).rstrip("/") or "/"
 
 
 def prepared(spec: EvalSpec, store: Store, say: Say) -> Prepared:

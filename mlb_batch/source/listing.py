@@ -14,7 +14,7 @@ from mlb_batch.errors import InputError
 from mlb_batch.source.links import LinkedDisk
 from mlb_batch.source.uris import UriPolicy, is_glob
 from mlb_batch.spec_parts import InputSpec
-from mlb_batch.storage import CLIENT_TRIES, filesystem, local_path, scheme_of
+from mlb_batch.storage import CLIENT_TRIES, filesystem, in_full, scheme_of
 from mlb_batch.storage_errors import root_line
 from mlb_batch.stored_file import asked
 
@@ -29,7 +29,7 @@ VIDEO_ENDINGS = (
 def video_uris(given: InputSpec, output: str = "") -> list[str]:
     """Sorted, without what lies below the job's own output; InputError where there are none."""
     assert given.videos is not None
-    place = given.videos if local_path(given.videos) is None else str(local_path(given.videos))
+    place = in_full(given.videos)
     listed = _listed(place, given)
     uris = [uri for uri in listed if not (output and uri.startswith(f"{output}/"))]
     if listed and not uris:

@@ -31,7 +31,7 @@ from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec import JobSpec
 from mlb_batch.spec_parts import InputSpec
 from mlb_batch.spec_text import did_you_mean
-from mlb_batch.storage import local_path
+from mlb_batch.storage import in_full
 
 MOST_PROBLEMS = 20
 MOST_ID_CHARS = 4096
@@ -42,8 +42,7 @@ KEY_BYTES = 16
 def inspect(spec: JobSpec) -> Inspection:
     """One pass over the input; every mistake in it is one line of one UserError."""
     if spec.input.manifest is None:
-        output = spec.output.uri
-        uris = tuple(listing.video_uris(spec.input, str(local_path(output) or output.rstrip("/"))))
+        uris = tuple(listing.video_uris(spec.input, in_full(spec.output.uri).rstrip("/")))
         return Inspection(len(uris), pa.schema([]), uris)
     version = table.version(spec.input.manifest)  # before: what is read behind it may be newer, and is found to be
     return replace(_check_rows(spec, _check_columns(spec)), version=version)

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlb_batch.errors import InputError, RowError
 from mlb_batch.spec_parts import InputSpec, is_shipped
-from mlb_batch.storage import local_path, scheme_of
+from mlb_batch.storage import in_full, local_path, scheme_of
 from mlb_batch.web import is_metadata
 
 MOST_CHARS = 4096
@@ -66,14 +66,9 @@ class UriPolicy:
 
 
 def anchored(given: InputSpec) -> InputSpec:
-    """Local places as every process finds them, whatever folder it was started in."""
-
-    def absolute(uri: str) -> str:
-        path = local_path(uri)
-        return uri if path is None else str(path)
-
-    places = {name: absolute(uri) for name in ("manifest", "videos") if (uri := getattr(given, name)) is not None}
-    allow = None if given.allow is None else tuple(map(absolute, given.allow))
+    """With its local places in full."""
+    places = {name: in_full(uri) for name in ("manifest", "videos") if (uri := getattr(given, name)) is not None}
+    allow = None if given.allow is None else tuple(map(in_full, given.allow))
     return given.model_copy(update={**places, "allow": allow})
 
 
@@ -81,8 +76,7 @@ def base_of(spec: InputSpec) -> str:
     """The folder of the manifest, or of the glob before its first pattern; absolute."""
     uri = spec.manifest if spec.manifest is not None else spec.videos
     assert uri is not None
-    path = local_path(uri)
-    text = uri if path is None else str(path)
+    text = in_full(uri)
     if spec.manifest is None:
         if not is_glob(text):
             return text.rstrip("/")
