@@ -28,30 +28,28 @@ The folder is named by the bare fingerprint: a `fingerprint=` folder beside the 
 Every file is sealed: its metadata hold the SHA-256 of the file itself (see seal.py), so `verify` finds any flipped bit.
 Small files are merged by `compact`, under readers (compact.py has its own decision record).
 
-log.py      what is done and what failed, and the commit of new rows; parts.py: the files it is made of
+log.py      what is done and what failed, and the commit of new rows
+parts.py    the files that a log is made of
+compact.py  small files become few, under readers
 lease.py    one run writes to an output at a time
-runs.py     what a run leaves beside its rows; records.py: what it records of them, for files that are gone later
+runs.py     what a run leaves beside its rows
+records.py  what runs and compactions record of the files, so that lost ones are missed
+seal.py     files that hold a checksum of themselves
 ids.py      names made from content: of a setting, of an annotation
 verify.py   every file and invariant, checked
 """
 
-from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS, SCHEMA_VERSION
-from mlb_batch.ledger.compact import Compacted, compact, tidy
+from mlb_batch.ledger.compact import compact, tidy
 from mlb_batch.ledger.ids import DoneIds, annotation_id, fingerprint
 from mlb_batch.ledger.lease import Lease, holder_of
 from mlb_batch.ledger.log import Attempt, Ledger, pending
 from mlb_batch.ledger.parts import written_columns
 from mlb_batch.ledger.runs import RunFolder, new_run_id, publish, read_current
-from mlb_batch.ledger.verify import Finding, verify
+from mlb_batch.ledger.verify import verify
 
 __all__ = [
-    "ANNOTATION_COLUMNS",
-    "ERROR_COLUMNS",
-    "SCHEMA_VERSION",
     "Attempt",
-    "Compacted",
     "DoneIds",
-    "Finding",
     "Lease",
     "Ledger",
     "RunFolder",
