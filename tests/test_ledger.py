@@ -30,7 +30,7 @@ from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS
 from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger import Attempt, DoneIds, Ledger, annotation_id, fingerprint, pending, verify
 from mlb_batch.ledger.ids import MERGE_AT
-from mlb_batch.ledger.parts import READERS, handfuls, list_seqs
+from mlb_batch.ledger.parts import FILES_AT_ONCE, handfuls, list_seqs
 from mlb_batch.ledger.seal import check_seal
 from mlb_batch.source import Prompt
 from mlb_batch.spec_parts import RetrySpec
@@ -397,7 +397,7 @@ def test_many_small_files_are_read_at_once(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     every = list_seqs(store, "annotations", FINGERPRINT)
     some = list(handfuls(store, "annotations", FINGERPRINT, every))
-    assert [len(one) for one in some] == [READERS, 20 - READERS] and [*some[0], *some[1]] == every
+    assert [len(one) for one in some] == [FILES_AT_ONCE, 20 - FILES_AT_ONCE] and [*some[0], *some[1]] == every
 
 
 # --- ids

@@ -43,8 +43,8 @@ from mlb_batch.errors import JobError, OutputError
 from mlb_batch.ledger.lease import Lease
 from mlb_batch.ledger.parts import (
     ELSEWHERE,
+    FILES_AT_ONCE,
     KINDS,
-    READERS,
     Part,
     Seqs,
     folder_name,
@@ -73,7 +73,6 @@ NOTE = (
 )
 ROW_GROUP_BYTES = 64 * 2**20
 LEASE_LOOK_S = 5.0
-_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ def _stage(store: Store, merge: Merge, run_id: str) -> None:
 
 
 def _sources(store: Store, merge: Merge) -> Iterator[Part]:
-    with Threads(READERS) as readers:
+    with Threads(FILES_AT_ONCE) as readers:
         for some in handfuls(store, merge.kind, merge.fingerprint, merge.sources):
             yield from readers.map(lambda seqs: _read_sound(store, merge, seqs), some)
 
@@ -310,5 +309,5 @@ def _record(store: Store, records: Records, fingerprints: Iterable[str], run_id:
 
 def _delete(store: Store, names: Iterable[str]) -> None:
     delete: Callable[[str], None] = store.delete
-    with ThreadPoolExecutor(_THREADS) as hands:  # waited for by who is stopped too: none is to outlive the lease
+    with ThreadPoolExecutor(FILES_AT_ONCE) as hands:  # waited for by who is stopped too: none is to outlive the lease
         list(hands.map(delete, names))

@@ -29,7 +29,7 @@ KINDS = ("annotations", "errors", "selections")
 UNREPEATED = "selections"  # recorded with their answers: what is lost of them nothing brings back
 ELSEWHERE = "it belongs to another place or fingerprint"
 _NAME = re.compile(r"part-(\d{6,})(?:-(\d{6,}))?\.parquet")
-READERS, BYTES_AT_ONCE = 16, 64 * 2**20
+FILES_AT_ONCE, BYTES_AT_ONCE = 16, 64 * 2**20
 ROWS_AT_ONCE = 10_000
 _TRIES, _EXCHANGE_S = 5, 2.0
 
@@ -191,7 +191,7 @@ def read_parts(
     store: Store, kind: str, fingerprint: str, seqs: Sequence[Seqs], columns: Sequence[str]
 ) -> Iterator[Part]:
     """In order, a handful at a time."""
-    with Threads(READERS) as readers:
+    with Threads(FILES_AT_ONCE) as readers:
         for some in handfuls(store, kind, fingerprint, seqs):
             yield from readers.map(lambda one: read_part(store, kind, fingerprint, one, columns), some)
 
@@ -205,7 +205,7 @@ def handfuls(store: Store, kind: str, fingerprint: str, seqs: Sequence[Seqs]) ->
     num_bytes = 0
     for one in seqs:
         size = sizes.get(one.file_name, 0)  # 0: it has gone meanwhile
-        if some and (len(some) == READERS or num_bytes + size > BYTES_AT_ONCE):
+        if some and (len(some) == FILES_AT_ONCE or num_bytes + size > BYTES_AT_ONCE):
             yield some
             some, num_bytes = [], 0
         some, num_bytes = [*some, one], num_bytes + size

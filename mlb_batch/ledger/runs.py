@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from mlb_batch.errors import OutputError
-from mlb_batch.ledger.parts import KINDS, folder_name
+from mlb_batch.ledger.parts import FILES_AT_ONCE, KINDS, folder_name
 from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, sealed_json, sealed_yaml, unsealed_json
 from mlb_batch.spec_parts import OutputSpec
 from mlb_batch.spec_text import long_forms
@@ -28,7 +28,6 @@ CURRENT = "current.json"
 SPEC = "spec.yaml"
 # What to do about a damaged one.
 DELETE, AGAIN = "delete it; no row depends on it", "run the newest job again: it writes the file anew"
-_READERS = 16
 
 
 class RunFolder:
@@ -99,7 +98,7 @@ def every_sound(store: Store, name: Document) -> list[dict[str, Any]]:
     """That document of all runs and compactions, the newest last. One that is damaged is passed over: `verify` names
     it.
     """
-    with Threads(_READERS) as readers:
+    with Threads(FILES_AT_ONCE) as readers:
         return list(filter(None, readers.map(lambda run_id: _if_sound(store, run_id, name), run_ids(store))))
 
 

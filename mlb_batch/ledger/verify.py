@@ -16,8 +16,8 @@ from mlb_batch.errors import OutputError
 from mlb_batch.ledger.compact import SHUT, STAGE
 from mlb_batch.ledger.parts import (
     ELSEWHERE,
+    FILES_AT_ONCE,
     KINDS,
-    READERS,
     UNREPEATED,
     Seqs,
     folder_name,
@@ -143,7 +143,7 @@ def _check_folder(
         if after.first <= before.last:
             path = part_name(kind, fingerprint, after)
             yield Finding(path, f"its numbers overlap those of part-{before}", _without_file(kind))
-    with Threads(READERS) as readers:
+    with Threads(FILES_AT_ONCE) as readers:
         for some in handfuls(store, kind, fingerprint, there):
             data = readers.map(lambda one: _read_part(store, kind, fingerprint, one), some)
             for seqs, one in zip(some, data, strict=True):
@@ -225,8 +225,8 @@ def _check_run(store: Store, folder: str, records: _Told) -> Iterator[Finding]:
     records.complete |= summary.get("complete", False)
     if summary or sound.get("progress.json", {}).get("state") == "ended":
         wanted = {*_DOCUMENTS, *([RECORD] if summary.get("rows_written") else [])}
-        for missing in sorted(wanted - set(names)):
-            yield Finding(f"{folder}/{missing}", "the file is gone", "nothing brings it back; no row depends on it")
+        for lost in sorted(wanted - set(names)):
+            yield Finding(f"{folder}/{lost}", "the file is gone", "nothing brings it back; no row depends on it")
     plan = sound.get("plan.json", {})
     if summary.get("rows_written") and has_schedule(plan):
         records.plans.add(f"{plan['key']}.json")
