@@ -38,6 +38,10 @@ HIDDEN = ".tmp"  # where a local store writes before it links; readers pass over
 _T = TypeVar("_T")
 
 
+class NoFile(OutputError):
+    """A folder stands where a file is to be."""
+
+
 class Store(Protocol):
     """A folder of small files; names are relative to it, with / between folders."""
 
@@ -45,7 +49,7 @@ class Store(Protocol):
 
     def list(self, folder: str) -> list[str]: ...  # the names in it, sorted; empty where there is no such folder
     def sizes(self, folder: str) -> dict[str, int]: ...  # the same names, with how many bytes each has
-    def read(self, name: str) -> bytes: ...  # FileNotFoundError where it doesn't exist
+    def read(self, name: str) -> bytes: ...  # FileNotFoundError where it doesn't exist; NoFile where it is a folder
     def create(self, name: str, data: bytes) -> bool: ...  # False where something stands there already
     def replace(self, name: str, data: bytes) -> None: ...
     def delete(self, name: str) -> None: ...
@@ -169,7 +173,7 @@ class LocalStore:
         try:
             return (self.root / name).read_bytes()
         except IsADirectoryError:
-            raise OutputError(f"{self.root / name} is a folder, where a file is to be; move it elsewhere") from None
+            raise NoFile(f"{self.root / name} is a folder, where a file is to be; move it elsewhere") from None
         except (FileNotFoundError, NotADirectoryError):  # the second: a folder of its path is a file of other hands
             _refuse_what_is_no_folder(self.root)
             raise FileNotFoundError(name) from None

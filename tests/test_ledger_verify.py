@@ -297,11 +297,12 @@ def test_what_other_programs_leave_beside_the_rows_is_named_or_passed_by(output:
     folder.write_json("progress", {"state": "ended"})
     for stray in ("runs/run-1/.ipynb_checkpoints", "plans/.ipynb_checkpoints"):
         (output / stray).mkdir(parents=True)
-    for name in ("runs/notes.txt", "runs/.DS_Store", "runs/zz.txt"):
+    (output / "canary").mkdir()
+    for name in ("runs/notes.txt", "runs/.DS_Store", "runs/zz.txt", "canary/.DS_Store"):
         (output / name).write_text("a note")
     found = {one.path: one.problem for one in verify(str(output))}
     assert set(found.values()) == {"not written by this project"}
-    assert found.keys() == {"runs/run-1/.ipynb_checkpoints", "plans/.ipynb_checkpoints"}
+    assert found.keys() == {"runs/run-1/.ipynb_checkpoints", "plans/.ipynb_checkpoints", "canary/.DS_Store"}
     assert report(str(output))["reconciliation"]["lost"] == 0 and latest(str(output))["state"] == "ended"
     assert compact(str(output), "compaction", 256, grace_s=0).merged == 1
 
@@ -310,6 +311,22 @@ def test_a_folder_in_the_place_of_a_file_is_named(output: Path) -> None:
     (output / "runs" / "run-1" / "summary.json").mkdir()
     with pytest.raises(OutputError, match=r"summary\.json is a folder"):
         report(str(output))
+    places = ("runs/run-1/summary.json", f"annotations/{FINGERPRINT}/part-000005.parquet", "current.json")
+    (output / "current.json").unlink()
+    for name in places[1:]:
+        (output / name).mkdir()
+    assert [one.path for one in verify(str(output)) if one.problem.startswith("it is a folder")] == list(places)
+
+
+def test_a_file_of_a_number_far_off_is_named_and_counts_for_one(output: Path) -> None:
+    """Whoever puts it there chooses its number: what lies between is not counted one by one."""
+    folder, far = f"annotations/{FINGERPRINT}", "part-999999.parquet"
+    shutil.copy(parts(output)[0], output / folder / far)
+    compact(str(output), "compaction", 256, grace_s=0)
+    assert {one.path for one in verify(str(output))} == {f"{folder}/part-000005-999998.parquet", f"{folder}/{far}"}
+    (output / folder / far).unlink()
+    Ledger(str(output), FINGERPRINT, "run-2").fill_gaps()
+    assert verify(str(output)) == [] and len(parts(output)) == 3
 
 
 def test_a_run_folder_keeps_what_is_written(tmp_path: Path) -> None:

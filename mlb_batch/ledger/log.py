@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -214,7 +214,7 @@ class _Log:
 
     def fill_gaps(self) -> bool:
         """Whether what was recorded is not so any more."""
-        gaps = list(_spans(absent_numbers(self.files, self.told)))
+        gaps = list(absent_numbers(self.files, self.told))
         for seqs in gaps:
             self._create(seqs, [], uuid.uuid4().hex)
         return bool(gaps) or self.told.get("rows", 0) > self.num_rows
@@ -279,13 +279,6 @@ class _Log:
             yield from self._by_size(rows[len(rows) // 2 :])
         elif rows:
             yield rows
-
-
-def _spans(numbers: Iterable[int]) -> Iterator[Seqs]:
-    """Those that follow one another, together."""
-    for _, group in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
-        some = [number for _, number in group]
-        yield Seqs(some[0], some[-1])
 
 
 def _differences(ours: pa.Schema, theirs: pa.Schema) -> list[str]:

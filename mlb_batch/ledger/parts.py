@@ -48,10 +48,6 @@ class Seqs:
         return Seqs(number, number)
 
     @property
-    def numbers(self) -> range:
-        return range(self.first, self.last + 1)
-
-    @property
     def merged(self) -> bool:
         return self.first < self.last
 

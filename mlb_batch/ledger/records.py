@@ -61,16 +61,23 @@ def total(rows: int, files: Sequence[Seqs], before: Mapping[str, Any]) -> dict[s
 
 
 def missing(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> Iterator[Seqs]:
-    """The files that are gone: numbers in between, and those that were recorded, by the names that they had."""
-    absent = absent_numbers(there, recorded)
-    for name in recorded.get("merged", ()):
-        seqs = parse_name(f"part-{name}.parquet")
-        if seqs is not None and absent.issuperset(seqs.numbers):
-            absent.difference_update(seqs.numbers)
-            yield seqs
-    yield from map(Seqs.one, sorted(absent))
+    """The files that are gone, by the names that they had; of a gap beyond the record all as one: a file that someone
+    put behind it may have any number.
+    """
+    last, absent = recorded.get("last", -1), list(absent_numbers(there, recorded))
+    merged = filter(None, (parse_name(f"part-{name}.parquet") for name in recorded.get("merged", ())))
+    gone = [one for one in merged if any(gap.first <= one.first and one.last <= gap.last for gap in absent)]
+    yield from gone
+    for gap in absent_numbers([*there, *gone], recorded):
+        yield from map(Seqs.one, range(gap.first, min(gap.last, last) + 1))
+        if gap.last > last:
+            yield Seqs(max(gap.first, last + 1), gap.last)
 
 
-def absent_numbers(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> set[int]:
-    last = max([recorded.get("last", -1), *(seqs.last for seqs in there)])
-    return set(range(last + 1)).difference(*(seqs.numbers for seqs in there))
+def absent_numbers(there: Sequence[Seqs], recorded: Mapping[str, Any]) -> Iterator[Seqs]:
+    """Those that no file stands for, gap by gap."""
+    free = 0
+    for seqs in [*sorted(there), Seqs.one(recorded.get("last", -1) + 1)]:
+        if free < seqs.first:
+            yield Seqs(free, seqs.first - 1)
+        free = max(free, seqs.last + 1)

@@ -31,8 +31,8 @@ from mlb_batch.ledger.parts import (
 )
 from mlb_batch.ledger.records import RECORD, Records, missing
 from mlb_batch.ledger.runs import AGAIN, CURRENT, DELETE, SPEC, has_schedule, run_ids
-from mlb_batch.ledger.seal import BrokenSeal, check_text_seal, unsealed_json
-from mlb_batch.storage import Store, join, open_store
+from mlb_batch.ledger.seal import BrokenSeal, check_text_seal
+from mlb_batch.storage import NoFile, Store, join, open_store
 from mlb_batch.threads import Threads
 
 _RUN = "run the same job again: it computes the rows that are missing"
@@ -113,6 +113,9 @@ def _checked(output_uri: str) -> tuple[list[Finding], bool]:
     for name in store.list("strikes"):
         findings += _check_text(store, f"strikes/{name}", _CAREFUL)
     for rival in store.list("canary"):
+        if not store.list(f"canary/{rival}"):
+            findings.append(Finding(f"canary/{rival}", _FOREIGN, _AWAY))
+            continue
         inside, _ = _checked(join(output_uri, f"canary/{rival}"))
         findings += [replace(one, path=f"canary/{rival}/{one.path}") for one in inside]
     return findings + current, bool(seen or records.met or current)
@@ -145,7 +148,7 @@ def _check_folder(
             yield Finding(path, f"its numbers overlap those of part-{before}", _without_file(kind))
     with Threads(FILES_AT_ONCE) as readers:
         for some in handfuls(store, kind, fingerprint, there):
-            data = readers.map(lambda one: _read_part(store, kind, fingerprint, one), some)
+            data = readers.map(lambda one: _read(store, part_name(kind, fingerprint, one)), some)
             for seqs, one in zip(some, data, strict=True):
                 yield from _check_part(one, kind, fingerprint, seqs, seen)
 
@@ -158,17 +161,23 @@ def _without_file(kind: str) -> str:
     return f"delete this file and {_remedy(kind)}"
 
 
-def _read_part(store: Store, kind: str, fingerprint: str, seqs: Seqs) -> bytes | None:
+def _read(store: Store, name: str) -> bytes | Finding | None:
+    """None where nothing is there, or no longer."""
     try:
-        return store.read(part_name(kind, fingerprint, seqs))
+        return store.read(name)
     except FileNotFoundError:
         return None
+    except NoFile:
+        return Finding(name, "it is a folder, where a file is to be", _AWAY)
 
 
-def _check_part(data: bytes | None, kind: str, fingerprint: str, seqs: Seqs, seen: _Seen) -> Iterator[Finding]:
+def _check_part(
+    data: bytes | Finding | None, kind: str, fingerprint: str, seqs: Seqs, seen: _Seen
+) -> Iterator[Finding]:
     path = part_name(kind, fingerprint, seqs)
-    if data is None:
-        yield Finding(path, "it went while this was checked", "check again when no run and no compaction is at work")
+    if not isinstance(data, bytes):
+        again = "check again when no run and no compaction is at work"
+        yield data or Finding(path, "it went while this was checked", again)
         return
     seen.files += 1
     try:
@@ -246,27 +255,27 @@ def _check_text(store: Store, name: str, remedy: str) -> Iterator[Finding]:
 
 
 def _text(store: Store, name: str, remedy: str) -> bytes | Finding:
-    """A .json or .yaml file, or what is wrong with it; empty where a run has replaced it meanwhile."""
+    """A .json or .yaml file, or what is wrong with it; empty where there is none, or no longer."""
+    data = _read(store, name)
+    if not isinstance(data, bytes):
+        return data or b""
     try:
-        data = store.read(name)
         check_text_seal(data, name)
-        return data
-    except FileNotFoundError:
-        return b""
     except BrokenSeal as error:
         return Finding(name, str(error), remedy)
+    return data
 
 
 def _check_current(store: Store, fingerprints: set[str], wanted: bool) -> Iterator[Finding]:
-    try:
-        current = unsealed_json(store.read(CURRENT))
-    except FileNotFoundError:
+    found = _text(store, CURRENT, AGAIN)
+    if isinstance(found, Finding):
+        yield found
+        return
+    if not found:
         if wanted:
             yield Finding(CURRENT, "the file is gone, and a run was complete", AGAIN)
         return
-    except BrokenSeal as error:
-        yield Finding(CURRENT, str(error), AGAIN)
-        return
+    current = json.loads(found)
     if current["fingerprint"] not in fingerprints:
         yield Finding(CURRENT, f"it names {current['fingerprint']}, of which there are no rows", "run that job again")
     staged = {f"{STAGE}/{name}" for name in store.list(STAGE)}
