@@ -1,8 +1,9 @@
 """Small files on any storage: listed, read, replaced whole, and created only where nothing stands yet.
 
 The one boundary at which foreign storage errors become ours: a refusal (403, no such bucket, disk full) is a JobError
-at once, a hiccup (5xx, 409, a reset, a timeout) is tried again with full jitter until patience ends. Clients don't try
-again by themselves then: theirs and ours would multiply, to hours on a server that hangs.
+at once, a hiccup (5xx, 409, a reset, a timeout) is tried again with full jitter until patience ends. The client of S3
+doesn't try again by itself then: its patience and ours would multiply, to hours on a server that hangs. Those of gs://
+and az:// do, each in its own way.
 """
 
 from __future__ import annotations
@@ -100,12 +101,13 @@ def filesystem(uri: str, tries: int = 1) -> tuple[Any, str]:
     file on to a library that knows no patience.
     """
     scheme = scheme_of(uri)
-    options: dict[str, Any] = {}
+    # fsspec keeps a listing for as long as the process lives; others write there too.
+    options: dict[str, Any] = {"use_listings_cache": False} if scheme in EXCLUSIVE else {}
     if scheme in ("s3", "s3a"):
-        # Listings must be true, and older gateways refuse the checksums that newer clients add unasked.
+        # Older gateways refuse the checksums that newer clients add unasked.
         config = {"connect_timeout": 5, "read_timeout": ANSWER_S, "retries": _retries(tries)}
         config["request_checksum_calculation"] = "when_required"
-        options = {"use_listings_cache": False, "config_kwargs": config}
+        options["config_kwargs"] = config
     elif scheme in ("http", "https"):
         options = {"get_client": guarded_client, "client_kwargs": {"answer_s": ANSWER_S}}
     try:

@@ -14,7 +14,7 @@ from video_files import MODEL_SIZE, write_video
 from mlb_batch.errors import OutputError, RowError
 from mlb_batch.source.uris import UriPolicy
 from mlb_batch.spec_parts import InputSpec
-from mlb_batch.storage import filesystem
+from mlb_batch.storage import DRIVERS, filesystem
 from mlb_batch.video import Limits, Reader, Sampling, version_of
 from mlb_batch.web import inside, is_metadata, refused
 
@@ -105,3 +105,12 @@ def test_this_machine_is_asked_only_where_it_is_named_as_such() -> None:
 def test_a_driver_that_is_not_installed_is_named(uri: str, package: str) -> None:
     with pytest.raises(OutputError, match=f"pip install {package}"):
         filesystem(uri)
+
+
+@pytest.mark.parametrize("scheme", sorted(DRIVERS))
+def test_what_a_bucket_lists_is_asked_each_time(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that lives for days would else see what was there when it first looked."""
+    told: dict[str, object] = {}
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda uri, **options: (told.update(options), uri))
+    filesystem(f"{scheme}://bucket/out")
+    assert told == {"use_listings_cache": False}
