@@ -50,6 +50,7 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signal == "SIGINT":
-            raise KeyboardInterrupt  # a second Ctrl-C means now
-        self._signal = signal.Signals(number).name
+        if self._signal != "SIGINT":
+            self._signal = signal.Signals(number).name
+        elif number == signal.SIGINT:  # a second Ctrl-C means now; a SIGTERM behind the first asks for nothing more
+            raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from mlb_batch.cli import app, ended
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Lease, Ledger
 from mlb_batch.spec import JobSpec
+from mlb_batch.stop import Stop
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -182,6 +184,17 @@ def test_the_package_offers_its_three_names_without_loading_anything() -> None:
 def test_exit_codes(tmp_path: Path, errors: int, stopped: str, allowed: float | None, code: int) -> None:
     spec = JobSpec.from_dict(job(tmp_path, limits={"max_error_share": allowed}))
     assert exit_code(spec, {"errors": errors, "expected": 100, "stopped": stopped}) == code
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_only_a_second_ctrl_c_means_now(signals: tuple[signal.Signals, ...]) -> None:
+    """Where a person and a scheduler both stop a run, it still commits what is finished."""
+    with Stop(None) as stop:
+        for number in signals:
+            signal.raise_signal(number)
+        assert stop.reason == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_the_package_is_a_command_and_says_which_version_it_is(here: Command) -> None:
