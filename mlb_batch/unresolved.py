@@ -18,6 +18,7 @@ from mlb_batch.storage import Store
 
 Row = dict[str, Any]
 Asked = tuple[str, str]
+Alike = tuple[str, str, bool]  # the prompt, the video's version, whether provisional
 _ASKED = ("video_id", "prompt_id")
 _WHERE = ("annotation_id", *_ASKED, "prompt", "video_version", "clip_start_s", "clip_end_s", "run_id", "created_at")
 _FAILURE = (*_WHERE, "provisional", "attempt", "error_class", "uri", "message")
@@ -51,14 +52,16 @@ def _still_asked(store: Store, fingerprint: str, failed: list[Row]) -> list[Row]
 
 def _outdated(store: Store, fingerprint: str, failed: Iterable[Row]) -> set[str]:
     """The ids that no run asks for any more: their video was found at last, or has changed, or became clips."""
-    failures: dict[Asked, list[Row]] = defaultdict(list)
+    failures: dict[Asked, dict[Alike, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in failed:
-        failures[_asked(row)].append(row)
+        failures[_asked(row)][row["prompt"], row["video_version"], row["provisional"]].append(row)
     return {
         row["annotation_id"]
         for kind in ("annotations", "errors")
         for later in _rows_about(failures.keys(), store, kind, fingerprint)
-        for row in failures[_asked(later)]
+        for alike, rows in failures[_asked(later)].items()
+        if alike != (later["prompt"], later["video_version"], False)  # clips of one video end none of each other
+        for row in rows
         if later["run_id"] != row["run_id"]  # one run asks for nothing that it has done with
         and later["created_at"] > row["created_at"]
         and _replaces(later, row)

@@ -13,6 +13,7 @@ import pytest
 from ledger_rows import FINGERPRINT, annotation, error, row_id
 from small_jobs import clips, spec
 
+from mlb_batch import unresolved
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger import Ledger, RunFolder, publish
 from mlb_batch.outside import printable
@@ -83,6 +84,19 @@ def test_a_failure_ends_with_what_became_of_the_same_question_later(
     told = {**CLIP, "video_id": "video-1", **later}
     Ledger(str(tmp_path), FINGERPRINT, str(told.pop("run_id", "the next"))).commit([annotation(2, **told)], [])
     assert report(str(tmp_path))["errors"]["unresolved"] == left
+
+
+def test_the_clips_of_a_long_video_are_not_each_held_against_all_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of hours of video thousands may have failed, and thousands be answered since: they end none of each other."""
+    held, replaces = list[object](), unresolved._replaces
+    monkeypatch.setattr(unresolved, "_replaces", lambda *pair: (held.append(pair), replaces(*pair))[1])
+    told = {**CLIP, "video_id": "video-0"}
+    failed = [{**error(n), **told} for n in range(20)] + [{**error(20), **told, "provisional": True}]
+    Ledger(str(tmp_path), FINGERPRINT, "the first").commit([], failed)
+    Ledger(str(tmp_path), FINGERPRINT, "the next").commit([annotation(n, **told) for n in range(30, 50)], [])
+    assert report(str(tmp_path))["errors"]["unresolved"] == 20 and len(held) == 20, "with the provisional one alone"
 
 
 def test_a_failure_ends_with_a_whole_run_that_meets_none(tmp_path: Path) -> None:
