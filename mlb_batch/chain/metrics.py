@@ -11,7 +11,7 @@ ray_mlb_batch_errors{error_class}      failed attempts of this run by class (the
 ray_mlb_batch_expected                 annotations met in the input so far; only grows
 ray_mlb_batch_left                     annotations still to come, by the plan; absent of a share (a canary's passes)
 ray_mlb_batch_videos                   videos met in the input so far; only grows
-ray_mlb_batch_annotations_per_s        outcomes a second, over the whole run but the measuring before it
+ray_mlb_batch_outcomes_per_s           outcomes a second, over the whole run but the measuring before it
 ray_mlb_batch_eta_s                    seconds to the end at that rate; -1 while it can't be told
 ray_mlb_batch_wall_s                   seconds since the run began; only grows
 ray_mlb_batch_flops{kind}              operations: executed, planned, vanilla (the same clips unpruned); only grows
@@ -41,7 +41,7 @@ METRICS = {
     "expected": ("annotations met in the input so far", ""),
     "left": ("annotations still to come, by the plan", ""),
     "videos": ("videos met in the input so far", ""),
-    "annotations_per_s": ("outcomes a second", ""),
+    "outcomes_per_s": ("outcomes a second", ""),
     "eta_s": ("seconds to the end; -1 while it can't be told", ""),
     "wall_s": ("seconds since the run began", ""),
     "flops": ("operations, by kind", "kind"),
@@ -82,7 +82,7 @@ def values(books: Books) -> dict[str, dict[str, float]]:
         "expected": counts.expected,
         "left": books.left,
         "videos": counts.videos,
-        "annotations_per_s": books.rate,
+        "outcomes_per_s": books.rate,
         "eta_s": -1 if books.eta_s is None else books.eta_s,
         "wall_s": books.wall_s,
         "budget_spent": books.spent,
