@@ -59,7 +59,7 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
         sizes, folder = pools(spec, nodes, priced.clips, Engine.of(spec, priced).clip_bytes), RunFolder(output, run_id)
         say_if_crowded(sizes.least)
         refuse_hours_of(priced.budget.kind, priced.device, sizes)
-        books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, limit, share)
+        books = Books(priced, spec.retry, sizes.gpus, spec.limits.price_per_gpu_hour, found.bounded(limit), share)
         with Progress(books, folder, Metrics(spec.name, run_id).show) as progress:
             priced = settled(spec, books, sizes, found, stop, progress)
             found = found.like(written_columns(open_store(output), priced.fingerprint)) if found.holding else found
@@ -81,8 +81,8 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
                     books.add(outcomes)
                     rows.add(outcomes)
                     progress.show()
-            summary = closed(spec, books, stopped, run_id=run_id, share=share, rows_written=rows.written, canary=seen,
-                             fingerprint=priced.fingerprint, limit=found.bounded(limit), output=output)  # fmt: skip
+            summary = closed(spec, books, stopped, run_id=run_id, rows_written=rows.written, canary=seen,
+                             fingerprint=priced.fingerprint, output=output)  # fmt: skip
             if summary["complete"]:
                 ledger.publish()
             folder.write_json("summary", summary)  # last: what it says of the run is so

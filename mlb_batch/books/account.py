@@ -27,14 +27,14 @@ class Books:
     retry: RetrySpec
     gpus: float = 0.0  # that the captioners hold
     price_per_gpu_hour: float | None = None
-    limit: int | None = None  # of the input's rows, and the share of their videos: what this run is asked for
-    share: float = 1.0
+    limit: int | None = None  # of the input's rows, where it leaves some out; and the share of their videos:
+    share: float = 1.0  # what this run is asked for
     end: str | None = None  # why nothing more comes: "" where all that was asked for has passed
     counts: Counts = field(default_factory=Counts)
     annotated: int = 0
     errors_by_class: Counter[str] = field(default_factory=Counter)
     to_retry: int = 0  # failed in this run, and the next run of the same command will try them
-    cost: Counter[str] = field(default_factory=Counter)
+    bill: Counter[str] = field(default_factory=Counter)
     without_result: int = 0  # operations of attempts that failed, which are in no row
     read_s: float = 0.0
     bytes_fetched: int = 0  # of videos, from storage; of local files, their size
@@ -59,7 +59,7 @@ class Books:
         self.counts += outcome.counts
         self.annotated += len(outcome.annotations)
         for row in outcome.annotations:
-            self.cost.update({name: row[name] for name in BILL})
+            self.bill.update({name: row[name] for name in BILL})
         for row in outcome.errors:
             self.errors_by_class[row["error_class"]] += 1
             self.to_retry += pending(Attempt(row["attempt"], row["retryable"]), self._by_itself)
@@ -153,7 +153,7 @@ class Books:
         """By this run, in the budget's own measure; None where that is time: a captioner's seconds hold more than it
         counts.
         """
-        return self.plan.budget.spent(self.cost)
+        return self.plan.budget.spent(self.bill)
 
     @property
     def budget(self) -> int | None:
@@ -164,10 +164,9 @@ class Books:
         """Every expected annotation has an outcome; anything else is a fault of the run, not of a row."""
         if stopped:
             return
-        found = self.counts.skipped_done + self.counts.skipped_failed + self.annotated + self.failed
-        if found != self.counts.expected:
+        if self.finished != self.counts.expected:
             raise JobError(
-                f"{self.counts.expected} annotations were expected and {found} have an outcome; "
+                f"{self.counts.expected} annotations were expected and {self.finished} have an outcome; "
                 "what is committed stays, run the same command again"
             )
 
@@ -185,7 +184,7 @@ class Books:
             "flops_budget": self.budget,
             "flops_spent_of_budget": self.spent,
             "budget_unit": self.plan.budget.unit,
-            **{name: self.cost[name] for name in ("flops_planned", "flops_executed", "flops_vanilla")},
+            **{name: self.bill[name] for name in ("flops_planned", "flops_executed", "flops_vanilla")},
             "flops_without_result": self.without_result,
             "wall_s": round(wall_s, 3),
             "measuring_s": round(self.measuring_s, 3),

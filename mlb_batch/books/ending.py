@@ -14,7 +14,7 @@ def closed(spec: JobSpec, books: Books, stopped: str, **run: Any) -> dict[str, A
     """The summary, once the books were found to add up; `run`: what else is to be known of it."""
     books.end = stopped
     books.check(stopped)
-    summary = {**books.as_json(), "stopped": stopped, **run}
+    summary = {**books.as_json(), "stopped": stopped, "limit": books.limit, "share": books.share, **run}
     code = exit_code(spec, summary)
     return summary | {"exit_code": code, "complete": complete(books, summary, code)}
 
@@ -36,6 +36,6 @@ def complete(books: Books, summary: dict[str, Any], code: int) -> bool:
     than the job allows. Where nothing was answered there is nothing that readers could be sent to, and what a plan that
     is not settled came to is not the job's last word.
     """
-    whole = not summary["stopped"] and summary["limit"] is None and summary["share"] == 1
+    whole = not summary["stopped"] and books.limit is None and books.share == 1
     answered = summary["annotated"] + summary["skipped_done"] > 0
     return books.plan.settled and whole and answered and (code == 0 or books.to_retry == 0)

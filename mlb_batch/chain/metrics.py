@@ -94,7 +94,7 @@ def values(books: Books) -> dict[str, dict[str, float]]:
     return {
         "annotations": outcomes,
         "errors": dict(books.errors_by_class),
-        "flops": {kind: books.cost[f"flops_{kind}"] for kind in ("executed", "planned", "vanilla")},
+        "flops": {kind: books.bill[f"flops_{kind}"] for kind in ("executed", "planned", "vanilla")},
         "step_s": {step: getattr(books, seconds) for step, seconds in STEPS.items()},
         "starved_by": {step: float(step == books.starved_by) for step in STEPS},
         **{name: {"": float(value)} for name, value in single.items() if value is not None},
