@@ -69,7 +69,7 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
             folder.begin(spec.as_written(), priced.to_json(), environment(nodes))
             freeze(spec, priced)
             purse = grants(spec, priced, found, ledger, stop)
-            history = History(priced.fingerprint, ledger.done(), ledger.attempts(), spec.retry)
+            history = History(priced.fingerprint, spec.retry, ledger.done(), ledger.attempts())
             with (
                 DataContext.current(data_context(sizes.clips_a_look)),
                 lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,

@@ -108,9 +108,9 @@ class History:
     """What earlier runs left under this fingerprint."""
 
     fingerprint: str
-    done: DoneIds
-    attempts: Mapping[str, Attempt]
     retry: RetrySpec
+    done: DoneIds = field(default_factory=DoneIds)
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)
 
     def work(self, video: Video, version: str, span: tuple[float | None, float | None]) -> Work:
         """What is still to be done of one span of a video, and the counts of what isn't."""

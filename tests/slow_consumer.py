@@ -25,7 +25,6 @@ from mlb_batch.chain.parts import Part
 from mlb_batch.chain.pools import LEAST_A_LOOK
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.errors import RowError
-from mlb_batch.ledger import DoneIds
 from mlb_batch.rows import Constants
 from mlb_batch.source import inspect
 from mlb_batch.stages import Caption, ReadFrames
@@ -55,7 +54,7 @@ def main(folder: Path, videos: int) -> None:
     found = inspect(job)
     ray.init(address="local", num_cpus=2, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=False)
     ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-    past, strikes = ray.put(History("fingerprint", DoneIds(), {}, job.retry)), Strikes()
+    past, strikes = ray.put(History("fingerprint", job.retry)), Strikes()
     rows = 0
     with DataContext.current(data_context(LEAST_A_LOOK)):
         source = ray.data.read_datasource(VideoSource(job, found, past, Part()), num_cpus=0, override_num_blocks=1)

@@ -67,7 +67,7 @@ def works(folder: Path, history: History, *of: Part) -> list[Any]:
 
 
 def history(done: list[str] | None = None, attempts: dict[str, Attempt] | None = None) -> History:
-    return History(FINGERPRINT, DoneIds(done or ()), attempts or {}, RetrySpec())
+    return History(FINGERPRINT, RetrySpec(), DoneIds(done or ()), attempts or {})
 
 
 def test_only_unfinished_work_is_sent_and_the_counts_of_the_rest_ride_on_it(tmp_path: Path) -> None:

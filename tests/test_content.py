@@ -28,7 +28,7 @@ from mlb_batch.cost.calibration import Calibration
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.engine import Engine
 from mlb_batch.errors import JobError
-from mlb_batch.ledger import DoneIds, Ledger, RunFolder, annotation_id, verify
+from mlb_batch.ledger import Ledger, RunFolder, annotation_id, verify
 from mlb_batch.planning import plan, pricer_of, setup
 from mlb_batch.progress import latest
 from mlb_batch.prune import METHODS
@@ -183,7 +183,7 @@ def test_a_night_of_other_videos_has_a_purse_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [None, {"every_s": 1}])
 def test_only_what_was_spent_on_this_input_counts(cut: dict[str, Any] | None, tmp_path: Path) -> None:
     videos, job = clips(tmp_path / "videos", 3), spec(tmp_path, clips=cut)
-    found, nothing = inspect(job), History(FINGERPRINT, DoneIds(), {}, job.retry)
+    found, nothing = inspect(job), History(FINGERPRINT, job.retry)
     ledger = Ledger(str(tmp_path / "out"), FINGERPRINT, "run")
 
     def row(work: Work, ask: Ask) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def test_a_run_that_resumes_sets_aside_the_floors_of_the_clips_that_are_left(tmp
     budget = replace(priced.budget, limit=1000, content_floor=400)
     priced = replace(priced, budget=budget, content=ContentRule(WHOLE, 0))
     ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "run")
-    works = looked_up(job, found, History(priced.fingerprint, DoneIds(), {}, job.retry), Part())
+    works = looked_up(job, found, History(priced.fingerprint, job.retry), Part())
     done = [ask.annotation_id for work in list(works)[:2] for ask in work.asks]
     paid: dict[str, Any] = dict.fromkeys(budget.columns, 0) | {budget.columns[0]: 150}
     ledger.commit([annotation(n, annotation_id=name, **paid) for n, name in enumerate(done)], [])

@@ -15,7 +15,6 @@ from small_jobs import manifest, spec
 from mlb_batch.chain.feed import paced, unfinished
 from mlb_batch.chain.pace import STEPS, Pace
 from mlb_batch.chain.parts import Part, parts
-from mlb_batch.ledger import DoneIds
 from mlb_batch.source import inspect
 from mlb_batch.spec_parts import RetrySpec
 from mlb_batch.work import Counts, History, Outcome
@@ -58,7 +57,7 @@ def test_rows_that_come_in_several_parts_are_told_as_often_as_they_are_counted(t
     job, pace, came = spec(tmp_path, input=listed, prompts=asked), Pace(STEPS), Queue[Any]()
 
     def source() -> None:
-        works = unfinished(job, inspect(job), History("f", DoneIds(), {}, RetrySpec()), Part())
+        works = unfinished(job, inspect(job), History("f", RetrySpec()), Part())
         for work in paced(works, pace):
             came.put(work)
         came.put(None)

@@ -371,7 +371,7 @@ def test_reading_and_captioning_are_steps_of_their_own(tmp_path: Path) -> None:
     job, found = spec(tmp_path), inspect(spec(tmp_path))
     priced = plan(job, inspection=found)
     ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "a-run", found.passthrough)
-    history = History(priced.fingerprint, ledger.done(), ledger.attempts(), job.retry)
+    history = History(priced.fingerprint, job.retry, ledger.done(), ledger.attempts())
     sizes = pools(job, [node["Resources"] for node in ray.nodes()], priced.clips, 10**6)
     with DataContext.current(data_context(sizes.clips_a_look)):
         done = chain(job, priced, sizes, found, history, Strikes(), None, Part()).materialize()

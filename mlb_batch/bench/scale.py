@@ -33,7 +33,7 @@ from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.cost.solve import Pricer
 from mlb_batch.engine import Engine
 from mlb_batch.errors import SpecError
-from mlb_batch.ledger import DoneIds, Ledger
+from mlb_batch.ledger import Ledger
 from mlb_batch.planning import Setup, plan, setup
 from mlb_batch.rows import Constants, annotation_row
 from mlb_batch.source import Prompt, Video, inspect
@@ -150,7 +150,7 @@ def _chain(spec: JobSpec, template: Row, clip_s: float, actors: int, part: Any) 
     from mlb_batch.chain.pools import BATCHES_IN_FLIGHT
 
     captioners = ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT)
-    past = ray.put(History("simulated", DoneIds(), {}, spec.retry))
+    past = ray.put(History("simulated", spec.retry))
     source = VideoSource(spec, inspect(spec), past, part)
     return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
         NoFrames, batch_format="pyarrow", batch_size=1, num_cpus=READER_CPUS, compute=ActorPoolStrategy(size=READERS),

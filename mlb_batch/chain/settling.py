@@ -26,7 +26,7 @@ from mlb_batch.chain.spent import ROWS, spent_on
 from mlb_batch.chain.strikes import Strikes
 from mlb_batch.cost.allocate import Redundant
 from mlb_batch.engine import Engine
-from mlb_batch.ledger import DoneIds, Ledger
+from mlb_batch.ledger import Ledger
 from mlb_batch.planning import Plan, planned_with, pricer_of, settle
 from mlb_batch.progress import Progress
 from mlb_batch.source import Inspection
@@ -64,7 +64,7 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
               progress: Progress) -> list[list[Redundant]]:  # fmt: skip
     """Every clip that can be read, or those of a share of the videos, by their videos."""
     about = round(share * priced.clips)
-    nothing = History("", DoneIds(), {}, spec.retry)
+    nothing = History("", spec.retry)
     engine = Engine.of(spec, priced)
     out: list[Measured] = []
     with closing(Strikes(hang_s=spec.limits.model_s)) as strikes:

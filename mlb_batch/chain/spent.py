@@ -35,7 +35,7 @@ def spent_on(spec: JobSpec, found: Inspection, ledger: Ledger, columns: Sequence
 
 def _names(spec: JobSpec, found: Inspection, fingerprint: str, stop: Stop) -> DoneIds:
     """What names this input's annotations in their rows; some of it only, where the run is to stop."""
-    names, nothing = DoneIds(), History(fingerprint, DoneIds(), {}, spec.retry)
+    names, nothing = DoneIds(), History(fingerprint, spec.retry)
     for work in looked_up(spec, found, nothing, Part()):
         if stop.reason:
             break
