@@ -21,21 +21,6 @@ MODEL = "tiny"
 # What the embedded model is sure of: one shape a clip. Its model card says how much of the rest.
 FRAMES, KINDS = 8, ("first_shape", "first_colour", "direction", "place")
 MOST_ROWS_SHOWN, MOST_CHARS = 60, 160
-JOB = {
-    "name": "demo",
-    "input": {"manifest": "clips/manifest.jsonl", "id_column": "video_id"},
-    "prompts": [
-        {"id": "caption", "kind": "caption", "text": "Describe the video in detail."},
-        {"id": "asked", "kind": "qa", "column": "questions"},
-    ],
-    "model": f"embedded:{MODEL}",
-    "frames": {"count": FRAMES},
-    # One selection for the five prompts of a clip: here their text is half of the cost, and each apart would be more.
-    "prune": {"method": "adatp", "select": "per_video"},
-    "budget": {"ratio": 0.7},
-    "generate": {"max_new_tokens": 48},
-    "output": "annotations",
-}
 
 
 def demo(folder: Path) -> dict[str, Any]:
@@ -68,14 +53,30 @@ def prepared(folder: Path, console: Console) -> Path:
     if not job.exists():
         if clips.exists():
             raise OutputError(f"{clips} is there and not a demo's; give the demo a folder of its own")
-        here = {**JOB, "input": {**JOB["input"], "manifest": str(clips / "manifest.jsonl")}}  # type: ignore[dict-item]
-        here["output"] = str(folder / "annotations")
         folder.mkdir(parents=True, exist_ok=True)
-        job.write_text(yaml.safe_dump(here, sort_keys=False), encoding="utf-8")
+        job.write_text(yaml.safe_dump(job_in(folder), sort_keys=False), encoding="utf-8")
     if not (clips / "manifest.jsonl").exists():
         console.print(f"Making {CLIPS} sample clips in {clips} ...")
         write_sample_clips(clips, CLIPS, SEED, Scope(FRAMES, 1, 0, KINDS))
     return job
+
+
+def job_in(folder: Path) -> dict[str, Any]:
+    return {
+        "name": "demo",
+        "input": {"manifest": str(folder / "clips" / "manifest.jsonl"), "id_column": "video_id"},
+        "prompts": [
+            {"id": "caption", "kind": "caption", "text": "Describe the video in detail."},
+            {"id": "asked", "kind": "qa", "column": "questions"},
+        ],
+        "model": f"embedded:{MODEL}",
+        "frames": {"count": FRAMES},
+        # One selection for the five prompts of a clip: here their text is half of the cost, and more if each is apart.
+        "prune": {"method": "adatp", "select": "per_video"},
+        "budget": {"ratio": 0.7},
+        "generate": {"max_new_tokens": 48},
+        "output": str(folder / "annotations"),
+    }
 
 
 def truth(folder: Path) -> dict[tuple[str, str], str]:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, Concatenate, ParamSpec
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from mlb_batch.errors import MlbBatchError
 from mlb_batch.spec import JobSpec
@@ -89,7 +89,7 @@ def post(url: str, word: Mapping[str, Any]) -> None:
         body = json.dumps(word).encode()
         port = to.port or (443 if to.scheme == "https" else 80)
         with closing(http.client.HTTPConnection(to.hostname, port)) as connection:
-            connection.sock = _connected(to)
+            connection.sock = _connected(to.scheme, to.hostname, port)
             path = f"{to.path or '/'}{'?' + to.query if to.query else ''}"
             connection.request("POST", path, body, {"Content-Type": "application/json", "Host": to.netloc})
             status = connection.getresponse().status
@@ -99,18 +99,14 @@ def post(url: str, word: Mapping[str, Any]) -> None:
         raise Undelivered(f"it answered {status}" + (", a redirect" if 300 <= status < 400 else ""))
 
 
-def _connected(to: SplitResult) -> socket.socket:
+def _connected(scheme: str, host: str, port: int) -> socket.socket:
     """To the address that was checked, whatever the name may lead to a moment later."""
-    assert to.hostname is not None
-    port = to.port or (443 if to.scheme == "https" else 80)
-    found = socket.getaddrinfo(to.hostname, port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(one[4][0]) for one in found]
-    if any(refused(to.hostname, address) for address in addresses):
+    if any(refused(host, address) for address in addresses):
         raise Undelivered("its address is link-local or this machine's, where no webhook goes")
     plain = _first_of(addresses, port)
-    if to.scheme == "http":
-        return plain
-    return ssl.create_default_context().wrap_socket(plain, server_hostname=to.hostname)
+    return plain if scheme == "http" else ssl.create_default_context().wrap_socket(plain, server_hostname=host)
 
 
 def _first_of(addresses: list[str], port: int) -> socket.socket:

@@ -205,11 +205,11 @@ def _deaf_to_sigterm() -> Iterator[None]:
 def _time_limit(stderr: int, most_s: float, late: str) -> Iterator[None]:
     """Ends this process: where Ray's core waits no exception reaches, and its processes go with the one they are of."""
 
-    def end() -> None:
+    def give_up() -> None:
         os.write(stderr, f"{late}; run the same command again to resume\n".encode())
         os._exit(1)
 
-    timer = threading.Timer(most_s, end)
+    timer = threading.Timer(most_s, give_up)
     timer.daemon = True
     timer.start()
     try:

@@ -22,9 +22,7 @@ def clips_with_frames(spec: JobSpec, engine: Engine, sizes: Pools, found: Inspec
                       strikes: Strikes, part: Part) -> Dataset:  # fmt: skip
     past = ray.put(history)
     reading = (spec, engine.sampling, engine.frame_size(), strikes, past if spec.clips else None)
-    videos = ray.data.read_datasource(
-        VideoSource(spec, found, past, part), num_cpus=0, override_num_blocks=1
-    )  # fmt: skip
+    videos = ray.data.read_datasource(VideoSource(spec, found, past, part), num_cpus=0, override_num_blocks=1)
     return videos.map_batches(
         ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,
         num_cpus=sizes.read_cpus, compute=ActorPoolStrategy(min_size=sizes.readers[0], max_size=sizes.readers[1]),

@@ -7,7 +7,6 @@ limit.
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
 from fractions import Fraction
 from functools import partial
@@ -55,7 +54,7 @@ def settled(spec: JobSpec, books: Books, sizes: Pools, found: Inspection, stop: 
     if stop.reason:
         return priced
     if not measured:  # at the keep that `equal` gives, whatever can be read after all is within the limit
-        print("allocation content: no clip could be measured; the next run solves it", file=sys.stderr, flush=True)
+        progress.warn("allocation content: no clip could be measured; the next run solves it")
     books.plan = settle(spec, priced, measured)
     return books.plan
 

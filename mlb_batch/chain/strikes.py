@@ -155,9 +155,7 @@ def _to_blame(machine: str, fallen: int) -> str:
 
 
 @contextmanager
-def lasting_strikes(
-    output_uri: str, fingerprint: str, run_id: str, forget: bool, hang_s: float
-) -> Iterator[Strikes]:  # fmt: skip
+def lasting_strikes(output_uri: str, fingerprint: str, run_id: str, forget: bool, hang_s: float) -> Iterator[Strikes]:
     """`forget`: what earlier runs died of is tried afresh. What is at work for longer than `hang_s` hangs."""
     trace = Trace(output_uri, fingerprint, run_id)
     died, begun = trace.read()
