@@ -4,11 +4,11 @@ from mlb_batch import JobSpec, plan, run
 spec = JobSpec.load("job.yaml"); p = plan(spec); summary = run(spec)
 
 run.py         the whole way of a job; chain/: what holds it together, on Ray
-stages.py      its two steps, over video/ and vlm/; work.py: what travels between them
+stages.py      its three steps, over video/ and vlm/; work.py: what travels between them
 spec.py        what a job file may say; spec_parts.py: its keys; spec_text.py, spec_types.py: how it is read
 source/        what there is to annotate; stored_file.py: a file that is read as it comes, wherever it is
 planning/      what it will cost, by cost/ and the methods of prune/; engine.py: the plan as a model that answers
-books/         what arrived, what waits, how it ended; rows.py: an answer as a row of columns.py
+books/         what arrived, what waits, how it ended; rows.py: an answer or a failure as a row of columns.py
 ledger/        the output, on storage.py (and storage_errors.py, web.py)
 progress.py    what a person sees of a run; stop.py: why it ends early; notify.py: the word at its end
 report.py      what an output holds; page/: as a page; unresolved.py: what failed

@@ -1,4 +1,6 @@
-"""One answer becomes one row of annotations/: see columns.py for the columns, and the ledger for those it stamps."""
+"""An answer becomes a row of annotations/, a failure one of errors/: see columns.py for the columns, and the ledger for
+those it stamps.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlb_batch.cost.schedule import WHOLE
+from mlb_batch.errors import RowError
 from mlb_batch.video import Frames
 from mlb_batch.work import Ask, Row, Work
 
@@ -43,6 +46,24 @@ def annotation_row(work: Work, ask: Ask, frames: Frames, answer: Answer, read_s:
         **_answer_columns(answer, frames.partial),
         **_cost_columns(answer),
         **work.video.columns,
+    }
+
+
+def error_row(work: Work, ask: Ask, error: RowError) -> Row:
+    return {
+        "annotation_id": ask.annotation_id,
+        "video_id": work.video.video_id,
+        "uri": work.video.uri,
+        "video_version": work.version,
+        "clip_start_s": work.start_s or 0.0,
+        "clip_end_s": work.end_s or 0.0,
+        "provisional": work.video.problem is not None,
+        "prompt_id": ask.prompt.id,
+        "prompt": ask.prompt.text,
+        "error_class": error.error_class,
+        "message": error.message,
+        "retryable": error.retryable,
+        "attempt": ask.attempt,
     }
 
 

@@ -18,7 +18,7 @@ import ray
 from mlb_batch.chain.strikes import STRIKES, Strikes
 from mlb_batch.cost.allocate import Redundant
 from mlb_batch.errors import JobError, RowError, UserError
-from mlb_batch.rows import Constants, annotation_row
+from mlb_batch.rows import Constants, annotation_row, error_row
 from mlb_batch.source import InputRow, Video, clip_spans
 from mlb_batch.spec import JobSpec
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling
@@ -29,7 +29,6 @@ from mlb_batch.work import (
     Read,
     Row,
     Work,
-    error_row,
     in_storage,
     item_table,
     items,

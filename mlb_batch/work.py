@@ -128,24 +128,6 @@ class History:
         return Work(video, version, *span, tuple(asks), counts)
 
 
-def error_row(work: Work, ask: Ask, error: RowError) -> Row:
-    return {
-        "annotation_id": ask.annotation_id,
-        "video_id": work.video.video_id,
-        "uri": work.video.uri,
-        "video_version": work.version,
-        "clip_start_s": work.start_s or 0.0,
-        "clip_end_s": work.end_s or 0.0,
-        "provisional": work.video.problem is not None,
-        "prompt_id": ask.prompt.id,
-        "prompt": ask.prompt.text,
-        "error_class": error.error_class,
-        "message": error.message,
-        "retryable": error.retryable,
-        "attempt": ask.attempt,
-    }
-
-
 def in_storage(answer: object) -> InStorage:
     """By what became of a video that was asked for; a timeout may be the storage's or the video's."""
     if not isinstance(answer, RowError):
