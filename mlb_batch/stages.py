@@ -91,11 +91,8 @@ class ReadFrames:
         """A long video becomes its clips; where they end is only known now."""
         if self._clips is None or self._history is None or not work.asks or work.video.problem is not None:
             return [work]
-        video, key = work.video, f"length {work.key}"
-        if self._strikes.deaths([key])[0] >= STRIKES:
-            return [replace(work, video=replace(video, problem=DIED_READING))]
-        with self._strikes.watching([key]):
-            spans = attempt(lambda: self._spans(video), "corrupt")
+        video = work.video
+        spans = self._watched(f"length {work.key}", partial(self._spans, video))
         if isinstance(spans, RowError):
             return [replace(work, video=replace(video, problem=spans), in_storage=in_storage(spans))]
         if not spans:
@@ -116,19 +113,21 @@ class ReadFrames:
             return Read(work, problem=work.video.problem, in_storage=work.in_storage)
         if self._last is not None and self._last.work.clip == work.clip:
             return replace(self._last, work=work, read_s=0.0, bytes_fetched=0)
-        key = f"read {work.key}"
-        if self._strikes.deaths([key])[0] >= STRIKES:
-            return Read(work, problem=DIED_READING)
+        read = partial(self._reader.read, work.video.uri, work.start_s, work.end_s, work.version or None)
         begun_s, fetched = time.monotonic(), self._reader.bytes_fetched
-        with self._strikes.watching([key]):
-            frames = attempt(
-                lambda: self._reader.read(work.video.uri, work.start_s, work.end_s, work.version or None), "corrupt"
-            )
+        frames = self._watched(f"read {work.key}", read)
         cost = Read(work, read_s=time.monotonic() - begun_s, bytes_fetched=self._reader.bytes_fetched - fetched)
         if isinstance(frames, RowError):
             return replace(cost, problem=frames, in_storage=in_storage(frames))
         self._last = replace(cost, frames=frames, in_storage="found")
         return self._last
+
+    def _watched(self, key: str, step: Callable[[], T]) -> T | RowError:
+        """What the step gives, or why it could not: also where process after process died of it."""
+        if self._strikes.deaths([key])[0] >= STRIKES:
+            return DIED_READING
+        with self._strikes.watching([key]):
+            return attempt(step, "corrupt")
 
 
 class Caption:

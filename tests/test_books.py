@@ -17,7 +17,7 @@ from mlb_batch.books import Uncommitted
 from mlb_batch.books.ending import exit_code
 from mlb_batch.chain.feed import FLUSH_VIDEOS, SENT_TOGETHER, together, unfinished
 from mlb_batch.chain.parts import Part
-from mlb_batch.chain.strikes import Strikes
+from mlb_batch.chain.strikes import STRIKES, Strikes
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import Attempt, DoneIds, Lease, Ledger, annotation_id
 from mlb_batch.source import clip_spans, inspect, videos
@@ -165,3 +165,21 @@ def test_clips_that_ask_for_nothing_ride_on_the_first_that_does(done: int, tmp_p
     assert len(sent) == max(1, left) and sent[0].stands == (video.uri if done else "")
     assert sum((work.counts + work.before for work in sent), Counts()) == Counts(7, 1 + 2 * len(spans), 2 * done)
     assert sum(len(work.asks) for work in sent) == 2 * left
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("cut", "step"), [(None, "read"), ({"every_s": 0.1}, "length")])
+def test_a_video_that_reading_processes_died_on_was_there(
+    cut: dict[str, Any] | None, step: str, tmp_path: Path
+) -> None:
+    """As one is on which a decoder crashes: others that are refused are so for themselves, if it still can be had."""
+    clips(tmp_path / "videos", 1)
+    job, past = spec(tmp_path, clips=cut), history()
+    (video,) = videos(job)
+    work = past.work(video, "v", (None, None))
+    with closing(Strikes()) as strikes:
+        ray.get([strikes.record.begin.remote([f"{step} {work.key}"]) for _ in range(STRIKES)])
+        reader = ReadFrames(job, Sampling(1), FrameSize((8, 8), None, "bilinear"), strikes, ray.put(past))
+        (read,) = [read for table in reader(item_table([work])) for read in reads(table)]
+    assert read.problem is not None
+    assert (read.problem.error_class, read.in_storage) == ("decoder_crash", "found")
