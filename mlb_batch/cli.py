@@ -70,9 +70,9 @@ def run(
 ) -> None:
     """Annotate what is not annotated yet. The same command again resumes, and adds nothing to what is done."""
     spec = JobSpec.load(job, sets or ())
-    from mlb_batch.run import run as annotate
+    from mlb_batch.run import run as run_job
 
-    summary = annotate(spec, limit, replan)
+    summary = run_job(spec, limit, replan)
     answer(summary)
     raise typer.Exit(summary["exit_code"])
 
@@ -176,13 +176,13 @@ def evaluate(
     spec = EvalSpec.load(file, sets or ())  # first: a mistake in the file is said before anything heavy is loaded
     from mlb_batch.chain.cluster import connected
     from mlb_batch.evaluate.job import evaluate as compare
-    from mlb_batch.run import run as annotate_all
+    from mlb_batch.run import run as run_job
 
     with ExitStack() as session:
 
         def one(job: JobSpec) -> dict[str, Any]:
             session.enter_context(connected())  # the first cell starts Ray, or joins one; the others use it too
-            return annotate_all(job)
+            return run_job(job)
 
         try:
             summary = compare(spec, one, say)
