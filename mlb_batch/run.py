@@ -50,7 +50,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
 
 def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool = False, share: float = 1.0,
              seen: dict[str, Any] | None = None, held: Lease | None = None) -> dict[str, Any]:  # fmt: skip
-    """One pass over the input, or a share of its videos; `seen`: what its canary found; `held`: the whole job's."""
+    """One pass over the input, or a share of its videos. `seen`: by its canary; `held`: the lease that the job has."""
     spec = spec.model_copy(update={"input": anchored(spec.input)})
     found = inspect(spec)
     priced, run_id, output = plan(spec, replan, found), new_run_id(), spec.output.uri

@@ -97,8 +97,8 @@ def join(uri: str, name: str) -> str:
 
 
 def filesystem(uri: str, tries: int = 1) -> tuple[Any, str]:
-    """The fsspec filesystem of a uri and the path in it. `tries`: of each request by the client, for whoever hands the
-    file on to a library that knows no patience.
+    """The fsspec filesystem of a uri and the path in it. `tries`: of each request by the client of S3, for a call that
+    is many requests, as a listing is, or that no patience of ours is around.
     """
     scheme = scheme_of(uri)
     # fsspec keeps a listing for as long as the process lives; others write there too.
