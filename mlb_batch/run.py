@@ -15,7 +15,7 @@ from mlb_batch.books import Books, Uncommitted, closed
 from mlb_batch.chain.arrivals import everything
 from mlb_batch.chain.cluster import connected, data_context, say_if_crowded
 from mlb_batch.chain.metrics import Metrics
-from mlb_batch.chain.parts import Part
+from mlb_batch.chain.parts import Part, parts
 from mlb_batch.chain.pools import Pools, pools, refuse_hours_of
 from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.reading import captioners, clips_with_frames
@@ -74,7 +74,7 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
                 DataContext.current(data_context(sizes.clips_a_look)),
                 lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
                 closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, purse),
-                        found.first(limit), priced.clips_each, sizes.under_way, spec.limits, share)) as arrivals,
+                        parts(found.first(limit), priced.clips_each, share, sizes.under_way), spec.limits)) as arrivals,
                 Uncommitted(ledger, spec.output.commit_rows, books.wrote) as rows,  # first out: Ray may be going too
             ):  # fmt: skip
                 while not (stopped := stop.reason) and (outcomes := next(arrivals, None)) is not None:

@@ -116,6 +116,7 @@ def _real_row(spec: JobSpec) -> Row:
 
 def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) -> dict[str, Any]:
     from mlb_batch.chain.arrivals import everything
+    from mlb_batch.chain.parts import parts
     from mlb_batch.chain.pools import OF_A_READER
 
     committing: list[float] = []
@@ -125,7 +126,7 @@ def _run(spec: JobSpec, template: Row, clip_s: float, rows: int, actors: int) ->
     with (
         _grown_mb() as grown_mb,
         Uncommitted(ledger, spec.output.commit_rows, committing.append) as waiting,
-        closing(everything(way, rows, 1, OF_A_READER * READERS, spec.limits)) as arrivals,
+        closing(everything(way, parts(rows, 1, 1.0, OF_A_READER * READERS), spec.limits)) as arrivals,
     ):
         for outcomes in arrivals:
             arrived += sum(len(one.annotations) for one in outcomes)

@@ -6,7 +6,7 @@ import gc
 import queue
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from ray.data import Dataset
 
 from mlb_batch.chain.breaker import Breaker
 from mlb_batch.chain.pace import Pace
-from mlb_batch.chain.parts import Part, parts
+from mlb_batch.chain.parts import Part
 from mlb_batch.errors import JobError, MlbBatchError, UserError
 from mlb_batch.spec_parts import LimitsSpec
 from mlb_batch.work import items
@@ -92,11 +92,10 @@ def _tables(dataset: Dataset) -> Iterator[pa.Table]:
             yield ray.get(block.ref)
 
 
-def everything(chain: Callable[[Part], Dataset], rows: int, clips_each: int, under_way: int, limits: LimitsSpec,
-               share: float = 1.0) -> Generator[list[Any]]:  # fmt: skip
-    """What arrives of so many rows, part after part; empty lists in between, while nothing does."""
+def everything(chain: Callable[[Part], Dataset], parts: Iterable[Part], limits: LimitsSpec) -> Generator[list[Any]]:
+    """What arrives, part after part; empty lists in between, while nothing does."""
     breaker = Breaker(limits)
-    for part in parts(rows, clips_each, share, under_way):
+    for part in parts:
         with arriving(chain(part), part.pace, breaker) as arrivals:
             while (outcomes := arrivals.take()) is not None:
                 yield outcomes
