@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from mlb_batch import run
 from mlb_batch.chain import settling
 from mlb_batch.chain.feed import looked_up
 from mlb_batch.chain.parts import Part
+from mlb_batch.chain.purse import Grants
 from mlb_batch.chain.spent import spent_on
 from mlb_batch.cost import calibration
 from mlb_batch.cost.allocate import ContentRule
@@ -148,10 +151,11 @@ def test_a_purse_that_dies_ends_the_job_and_blames_no_clip(tmp_path: Path, monke
     write_clips(tmp_path / "videos", 4)
     job, out = content_job(tmp_path), tmp_path / "out"
 
-    def robbed(*given: Any) -> Any:
-        made = settling.grants(*given)
-        ray.kill(made._purse)
-        return made
+    @contextmanager
+    def robbed(*given: Any) -> Iterator[Any]:
+        with settling.grants(*given) as made:
+            ray.kill(made._purse)
+            yield made
 
     with monkeypatch.context() as patch, pytest.raises(JobError, match="purse of allocation content is lost") as end:
         patch.setattr(sys.modules["mlb_batch.run"], "grants", robbed)
@@ -215,9 +219,24 @@ def test_a_run_that_resumes_sets_aside_the_floors_of_the_clips_that_are_left(tmp
     done = [ask.annotation_id for work in list(works)[:2] for ask in work.asks]
     paid: dict[str, Any] = dict.fromkeys(budget.columns, 0) | {budget.columns[0]: 150}
     ledger.commit([annotation(n, annotation_id=name, **paid) for n, name in enumerate(done)], [])
-    made = settling.grants(job, priced, found, ledger, stop)
-    assert made is not None
-    assert [ray.get(made._purse.grant.remote(key, 300, 100)) for key in ("third", "fourth")] == [True, False]
+    with settling.grants(job, priced, found, ledger, stop) as made:
+        assert made is not None
+        assert [ray.get(made._purse.grant.remote(key, 300, 100)) for key in ("third", "fourth")] == [True, False]
+
+
+def test_a_purse_ends_with_its_run() -> None:
+    """Though somebody still knows it: the cluster may live for weeks."""
+    with closing(Grants(1, 0, ContentRule(WHOLE, 0), None)) as purse:  # type: ignore[arg-type]  (it prices nothing)
+        assert ray.get(purse._purse.grant.remote("clip", 1, 0))
+
+    def gone() -> bool:
+        try:
+            ray.get(purse._purse.grant.remote("clip", 1, 0))
+        except ray.exceptions.RayActorError:
+            return True
+        return False
+
+    until(gone, "its end")
 
 
 @pytest.mark.usefixtures("own_calibrations")
@@ -238,11 +257,11 @@ def test_a_captioner_prices_by_the_rates_of_the_driver(tmp_path: Path) -> None:
     enough_for_one = replace(priced.budget, limit=pricer.clip(clip, WHOLE), content_floor=0)
     priced = replace(priced, budget=enough_for_one, content=ContentRule(WHOLE, 0))
     ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "run")
-    purse = settling.grants(job, priced, inspect(job), ledger, Stop(None))
-    kept.unlink()
-    captioner = Engine.of(job, priced).load(1, purse)
-    assert captioner.settings.grant is not None
-    assert [captioner.settings.grant(key, clip, WHOLE) for key in ("first", "second")] == [WHOLE, 0]
+    with settling.grants(job, priced, inspect(job), ledger, Stop(None)) as purse:
+        kept.unlink()
+        captioner = Engine.of(job, priced).load(1, purse)
+        assert captioner.settings.grant is not None
+        assert [captioner.settings.grant(key, clip, WHOLE) for key in ("first", "second")] == [WHOLE, 0]
 
 
 class OfAGpuNode(Unique):

@@ -8,7 +8,7 @@ reading.py    the first half of the chain, which a job and its measuring share
 settling.py   each clip's own keep, measured before the job; purse.py: what all captioners spend from,
               spent.py: ... and what earlier runs have taken out of it
 strikes.py    which rows are suspected of having killed an actor
-beside.py     where the actors lie that remember something for a run
+beside.py     where the actors lie that remember something for a run, and how they end
 arrivals.py   finished rows, as they come out of the chain
 breaker.py    ends a run whose storage gives it nothing
 metrics.py    the books, for Prometheus

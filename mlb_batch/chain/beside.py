@@ -1,7 +1,10 @@
-"""Actors that remember for a run lie on the node of its driver: no other node that goes takes what they know along."""
+"""Actors that remember for a run: they lie on the node of its driver, so that no other node that goes takes what they
+know along, and end when it does.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -13,3 +16,9 @@ def beside_driver(kind: type, **options: Any) -> Any:
     # Hard: of what asks for nothing Ray would take a soft one for none, and place it anywhere.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here, **options)
+
+
+def release(actor: Any) -> None:
+    """Ends it with its run: it would live as long as the cluster, which may run many jobs."""
+    with suppress(ray.exceptions.RayError):  # a cluster that is gone has taken it along
+        ray.kill(actor)

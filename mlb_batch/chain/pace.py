@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from mlb_batch.chain.beside import beside_driver
+from mlb_batch.chain.beside import beside_driver, release
 from mlb_batch.work import Outcome
 
 PARTING_S = 1.0
@@ -66,8 +66,7 @@ class Pace:
         self._gate.tell.remote(self._ended)
 
     def close(self) -> None:
-        """The actor would live as long as the cluster, which may run many jobs."""
         with suppress(ray.exceptions.RayError):
             # Behind all that was told and asked: killed with something left to do, Ray would talk of it to the user.
             ray.wait([self._gate.tell.remote(sys.maxsize)], timeout=PARTING_S)
-            ray.kill(self._gate)
+        release(self._gate)

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from mlb_batch.chain.beside import beside_driver
+from mlb_batch.chain.beside import beside_driver, release
 from mlb_batch.cost.allocate import ContentRule, Reserve
 from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.cost.solve import Pricer
@@ -48,3 +48,6 @@ class Grants:
             lost = f"the purse of allocation content is lost ({type(error).__name__})"
             raise JobError(f"{lost}; what is committed stays, run the same command to resume") from None
         return wanted if granted else self._rule.floor
+
+    def close(self) -> None:
+        release(self._purse)

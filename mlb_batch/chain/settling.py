@@ -7,7 +7,8 @@ limit.
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from functools import partial
 from itertools import groupby
@@ -79,14 +80,18 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
     return [[one.found for one in video] for _, video in groupby(ordered, key=lambda one: one.row)]
 
 
-def grants(spec: JobSpec, priced: Plan, found: Inspection, ledger: Ledger, stop: Stop) -> Grants | None:
+@contextmanager
+def grants(spec: JobSpec, priced: Plan, found: Inspection, ledger: Ledger, stop: Stop) -> Iterator[Grants | None]:
     """The purse of a job whose clips have keeps of their own, less what earlier runs have spent on the same input."""
     if priced.content is None:
-        return None
+        yield None
+        return
     budget = priced.budget
     sums = spent_on(spec, found, ledger, budget.columns, stop)
     left = Fraction(max(0, priced.prompts - sums[ROWS]), max(1, priced.prompts))
     spent = budget.spent(sums)
     # Time is not in the rows: there the share of the annotations that are left stands in for it.
     limit = int(budget.limit * left) if spent is None else budget.limit - spent
-    return Grants(limit, int(budget.content_floor * left), priced.content, pricer_of(spec, planned_with(spec, priced)))
+    floors, pricer = int(budget.content_floor * left), pricer_of(spec, planned_with(spec, priced))
+    with closing(Grants(limit, floors, priced.content, pricer)) as purse:
+        yield purse

@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 
-from mlb_batch.chain.beside import beside_driver
+from mlb_batch.chain.beside import beside_driver, release
 from mlb_batch.errors import JobError
 from mlb_batch.ledger.seal import BrokenSeal, sealed_json, unsealed_json
 from mlb_batch.storage import Store, open_store
@@ -127,9 +127,7 @@ class Strikes:
             self.record.end.remote(keys)
 
     def close(self) -> None:
-        """The actor would live as long as the cluster, which may run many jobs."""
-        with suppress(ray.exceptions.RayError):
-            ray.kill(self.record)
+        release(self.record)
 
 
 @contextmanager
