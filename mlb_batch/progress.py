@@ -45,6 +45,9 @@ class Progress:
     def before(self, said: str) -> None:
         """Called with all that is found out while there can't be a row yet."""
         now, first = time.monotonic(), self._state != "measuring"
+        if not first and now - self._tick_s < TICK_S:
+            return
+        self._tick_s = now
         if self._bar:
             self._bar.update(self._task, description=said)
         elif first or now - self._line_s >= LINE_EVERY_S:

@@ -71,7 +71,7 @@ def annotate(spec: JobSpec, stop: Stop, limit: int | None = None, replan: bool =
             history = History(priced.fingerprint, spec.retry, ledger.done(), ledger.attempts())
             with (
                 DataContext.current(data_context(sizes.clips_a_look)),
-                grants(spec, priced, found, ledger, stop) as purse,
+                grants(spec, priced, found, ledger, stop, progress) as purse,
                 lasting_strikes(output, priced.fingerprint, run_id, spec.retry.errors, spec.limits.model_s) as strikes,
                 closing(everything(partial(chain, spec, priced, sizes, found, history, strikes, purse),
                         parts(found.first(limit), priced.clips_each, share, sizes.under_way), spec.limits)) as arrivals,

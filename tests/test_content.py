@@ -20,6 +20,7 @@ from ray_nodes import until
 from small_jobs import classes, clips, manifest, spec, table
 
 from mlb_batch import run
+from mlb_batch.books import Books
 from mlb_batch.chain import settling
 from mlb_batch.chain.feed import looked_up
 from mlb_batch.chain.parts import Part
@@ -32,8 +33,8 @@ from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.engine import Engine
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import Ledger, RunFolder, annotation_id, verify
-from mlb_batch.planning import plan, pricer_of, setup
-from mlb_batch.progress import latest
+from mlb_batch.planning import Plan, plan, pricer_of, setup
+from mlb_batch.progress import Progress, latest
 from mlb_batch.prune import METHODS
 from mlb_batch.prune.similarity import Unique
 from mlb_batch.source import inspect
@@ -184,8 +185,17 @@ def test_a_night_of_other_videos_has_a_purse_of_its_own(tmp_path: Path) -> None:
     assert spent(rows) == spent(before) <= plan(job).budget.limit
 
 
+def progress_of(job: JobSpec, priced: Plan) -> Progress:
+    return Progress(Books(priced, job.retry), RunFolder(job.output.uri, "run"), lambda _: None)
+
+
 @pytest.mark.parametrize("cut", [None, {"every_s": 1}])
-def test_only_what_was_spent_on_this_input_counts(cut: dict[str, Any] | None, tmp_path: Path) -> None:
+def test_only_what_was_spent_on_this_input_counts(
+    cut: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a run that looks it up says so all the time: a bucket is long about the versions of a month of videos."""
+    for pause in ("TICK_S", "FILE_EVERY_S"):
+        monkeypatch.setattr(f"mlb_batch.progress.{pause}", 0.0)
     videos, job = clips(tmp_path / "videos", 3), spec(tmp_path, clips=cut)
     found, nothing = inspect(job), History(FINGERPRINT, job.retry)
     ledger = Ledger(str(tmp_path / "out"), FINGERPRINT, "run")
@@ -198,13 +208,18 @@ def test_only_what_was_spent_on_this_input_counts(cut: dict[str, Any] | None, tm
         asked = {"prompt_id": prompt.id, "kind": prompt.kind, "prompt": prompt.text}
         return annotation(0, annotation_id=name, video_id=video, video_version=version, flops_prefill=10, **asked)
 
-    stop = Stop(None)
-    assert spent_on(job, found, ledger, ["flops_prefill"], stop) == {}
+    stop, progress = Stop(None), progress_of(job, plan(job))
+    lines, write = list[str](), progress._write
+    monkeypatch.setattr(progress, "_write", lambda state, line: (write(state, line=line), lines.append(line)))
+    assert spent_on(job, found, ledger, ["flops_prefill"], stop, progress) == {}
     ledger.commit([row(work, ask) for work in looked_up(job, found, nothing, Part()) for ask in work.asks], [])
-    assert spent_on(job, found, ledger, ["flops_prefill"], stop) == {"rows": 6, "flops_prefill": 60}
+    assert spent_on(job, found, ledger, ["flops_prefill"], stop, progress) == {"rows": 6, "flops_prefill": 60}
+    told = [f"{n} videos" for n in (1, 2, 3)] + [f"{n} rows" for n in range(1, 7)]
+    assert lines == [f"looking up what earlier runs have spent: {one}" for one in told]
+    assert (latest(job.output.uri)["state"], latest(job.output.uri)["line"]) == ("measuring", lines[-1])
     videos[0].rename(videos[0].with_stem("other"))
     os.utime(videos[1], (0, 0))
-    assert spent_on(job, inspect(job), ledger, ["flops_prefill"], stop) == {"rows": 2, "flops_prefill": 20}
+    assert spent_on(job, inspect(job), ledger, ["flops_prefill"], stop, progress) == {"rows": 2, "flops_prefill": 20}
 
 
 def test_a_run_that_resumes_sets_aside_the_floors_of_the_clips_that_are_left(tmp_path: Path) -> None:
@@ -219,7 +234,7 @@ def test_a_run_that_resumes_sets_aside_the_floors_of_the_clips_that_are_left(tmp
     done = [ask.annotation_id for work in list(works)[:2] for ask in work.asks]
     paid: dict[str, Any] = dict.fromkeys(budget.columns, 0) | {budget.columns[0]: 150}
     ledger.commit([annotation(n, annotation_id=name, **paid) for n, name in enumerate(done)], [])
-    with settling.grants(job, priced, found, ledger, stop) as made:
+    with settling.grants(job, priced, found, ledger, stop, progress_of(job, priced)) as made:
         assert made is not None
         assert [ray.get(made._purse.grant.remote(key, 300, 100)) for key in ("third", "fourth")] == [True, False]
 
@@ -257,7 +272,7 @@ def test_a_captioner_prices_by_the_rates_of_the_driver(tmp_path: Path) -> None:
     enough_for_one = replace(priced.budget, limit=pricer.clip(clip, WHOLE), content_floor=0)
     priced = replace(priced, budget=enough_for_one, content=ContentRule(WHOLE, 0))
     ledger = Ledger(str(tmp_path / "out"), priced.fingerprint, "run")
-    with settling.grants(job, priced, inspect(job), ledger, Stop(None)) as purse:
+    with settling.grants(job, priced, inspect(job), ledger, Stop(None), progress_of(job, priced)) as purse:
         kept.unlink()
         captioner = Engine.of(job, priced).load(1, purse)
         assert captioner.settings.grant is not None

@@ -81,13 +81,14 @@ def _measured(spec: JobSpec, priced: Plan, sizes: Pools, found: Inspection, shar
 
 
 @contextmanager
-def grants(spec: JobSpec, priced: Plan, found: Inspection, ledger: Ledger, stop: Stop) -> Iterator[Grants | None]:
+def grants(spec: JobSpec, priced: Plan, found: Inspection, ledger: Ledger, stop: Stop,
+           progress: Progress) -> Iterator[Grants | None]:  # fmt: skip
     """The purse of a job whose clips have keeps of their own, less what earlier runs have spent on the same input."""
     if priced.content is None:
         yield None
         return
     budget = priced.budget
-    sums = spent_on(spec, found, ledger, budget.columns, stop)
+    sums = spent_on(spec, found, ledger, budget.columns, stop, progress)
     left = Fraction(max(0, priced.prompts - sums[ROWS]), max(1, priced.prompts))
     spent = budget.spent(sums)
     # Time is not in the rows: there the share of the annotations that are left stands in for it.
