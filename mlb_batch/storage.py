@@ -2,7 +2,7 @@
 
 The one boundary at which foreign storage errors become ours: a refusal (403, no such bucket, disk full) is a JobError
 at once, a hiccup (5xx, 409, a reset, a timeout) is tried again with full jitter until patience ends. The client of S3
-doesn't try again by itself then: its patience and ours would multiply, to hours on a server that hangs. Those of gs://
+doesn't try again by itself then: its tries and ours would multiply, to hours on a server that hangs. Those of gs://
 and az:// do, each in its own way.
 """
 
