@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -139,6 +140,16 @@ def json_free_revision(place: Path) -> str:
     from mlb_batch.vlm.checkpoint import _content_hash
 
     return _content_hash(place)
+
+
+def test_weights_are_read_for_their_hash_once_a_process_while_their_size_and_time_stand(place: Path) -> None:
+    weights, first = place / "model.safetensors", resolve(str(place)).revision
+    before = weights.stat()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert resolve(str(place)).revision == first
+    os.utime(weights)
+    assert resolve(str(place)).revision != first
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])

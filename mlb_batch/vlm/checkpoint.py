@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,21 @@ def _refuse_damaged(name: str, folder: Path) -> None:
 
 
 def _content_hash(folder: Path) -> str:
-    """Over every file that can change the text; the weights stand in with size and bytes, read once."""
-    digest = hashlib.sha256()
+    """Over every file that can change the text."""
     named = sorted(p for p in folder.iterdir() if p.suffix in _CONTENT)
-    for path in [*named, *sorted(folder.glob("additional_chat_templates/*.jinja"))]:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+    paths = [*named, *sorted(folder.glob("additional_chat_templates/*.jinja"))]
+    stats = [path.stat() for path in paths]
+    return _hashed(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)))
+
+
+@lru_cache
+def _hashed(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Read once a process, as long as (path, bytes, mtime_ns) of every file stand: weights are gigabytes, and one job
+    resolves its models many times.
+    """
+    digest = hashlib.sha256()
+    for path, num_bytes, _ in files:
+        digest.update(f"{path.name}\0{num_bytes}\0".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
