@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ class Engine:
     spec: JobSpec
     revision: str
     frames: int
+    size: FrameSize  # the model's input, by its own processor config
     keep: int
     content: ContentRule | None
     expected_new_tokens: int
@@ -38,8 +40,9 @@ class Engine:
             "model": spec.model.model_copy(update={"id": _anywhere(spec.model.id)}),
             "prune": spec.prune.model_copy(update={"feature_model": _anywhere(spec.prune.feature_model)}),
         })  # fmt: skip
+        size = FrameSize(priced.frame_resize, priced.frame_crop, priced.frame_resample)
         return Engine(
-            named, priced.revision, priced.frames, priced.keep, priced.content, priced.expected_new_tokens,
+            named, priced.revision, priced.frames, size, priced.keep, priced.content, priced.expected_new_tokens,
             priced.pair_revision, method_of(spec, paired=priced.pair_revision is not None),
         )  # fmt: skip
 
@@ -48,17 +51,12 @@ class Engine:
         """The plan may take fewer frames than the job asked for, where only that meets the budget."""
         return Sampling(self.frames, self.spec.frames.strategy, self.spec.frames.fps)
 
-    def frame_size(self) -> FrameSize:
-        """How frames get to the model's input size, from its own processor config."""
-        from mlb_batch.vlm.preprocess import frame_recipe
-
-        recipe = frame_recipe(self._setup().checkpoint)
-        return FrameSize(recipe.resize, recipe.crop, recipe.resample)
-
     @property
     def clip_bytes(self) -> int:
         """Of a clip's frames at the model's input size, on their way to it."""
-        return self.frames * 3 * self._setup().checkpoint.vision_size ** 2
+        sides = self.size.crop or self.size.resize
+        assert isinstance(sides, tuple), "a frame of no fixed size fits no vision tower"
+        return self.frames * 3 * math.prod(sides)
 
     def load(self, gpus: float, grants: Grants | None = None) -> Captioner:
         """The weights come from the copy of the node that this is called on. `gpus`: those that the process was given;

@@ -339,7 +339,7 @@ def planned_over_taken(path: Path) -> float:
     spec = JobSpec.load(path)
     priced = plan(spec)
     engine = Engine.of(spec, priced)
-    captioner, reader = engine.load(1), Reader(engine.sampling, engine.frame_size(), Limits())
+    captioner, reader = engine.load(1), Reader(engine.sampling, engine.size, Limits())
     shown = [reader.read(str(one)).pixels_FHWC for one in sorted((path.parent / "videos").iterdir())]
     asked = [
         Clip(one, tuple(Ask(f"{i}-{p.id}", p.kind, p.text or "") for p in spec.prompts)) for i, one in enumerate(shown)

@@ -143,7 +143,7 @@ def test_a_keep_by_content_pays_for_every_frame_that_it_looked_at(
     priced = plan(spec)
     engine = Engine.of(spec, priced)
     asks = (Ask("c", "caption", CAPTION["text"]),)
-    with Reader(engine.sampling, engine.frame_size(), Limits()) as reader:
+    with Reader(engine.sampling, engine.size, Limits()) as reader:
         clips = [Clip(reader.read(str(path)).pixels_FHWC, asks) for path in sorted(clips_folder.iterdir())]
     captioner, means = engine.load(1), setup(spec)
     sample = [found for clip in clips if (found := captioner.measure(clip))]

@@ -136,7 +136,7 @@ class _Readers(threading.local):
 def _without_ray(spec: JobSpec, batch: int, options: Options) -> float:
     """Captions a second between the first batch's end and the last's."""
     engine = Engine.of(spec, plan(spec))
-    size, limits = engine.frame_size(), Limits(video_s=spec.limits.video_s)
+    size, limits = engine.size, Limits(video_s=spec.limits.video_s)
     readers = _Readers(lambda: Reader(engine.sampling, size, limits))
     with (
         captioner_threads(pick_device(spec.model.device)),

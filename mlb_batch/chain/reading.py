@@ -21,7 +21,7 @@ from mlb_batch.work import History
 def clips_with_frames(spec: JobSpec, engine: Engine, sizes: Pools, found: Inspection, history: History,
                       strikes: Strikes, part: Part) -> Dataset:  # fmt: skip
     past = ray.put(history)
-    reading = (spec, engine.sampling, engine.frame_size(), strikes, past if spec.clips else None)
+    reading = (spec, engine.sampling, engine.size, strikes, past if spec.clips else None)
     videos = ray.data.read_datasource(VideoSource(spec, found, past, part), num_cpus=0, override_num_blocks=1)
     return videos.map_batches(
         ReadFrames, fn_constructor_args=reading, batch_format="pyarrow", batch_size=1,

@@ -153,6 +153,7 @@ def _assembled(
         frames=solved.frames,
         frame_resize=recipe.resize,
         frame_crop=recipe.crop,
+        frame_resample=recipe.resample,
         budget=_budget(case, clips, solved.keep),
         expected_new_tokens=expected_new_tokens(spec),
         layers=_layers(case.pricer, clips, solved.keep),

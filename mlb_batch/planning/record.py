@@ -90,6 +90,7 @@ class Plan:
     frames: int  # the sampling's count: fewer than asked for where only that meets the budget
     frame_resize: tuple[int, int] | int  # what becomes of a frame: to (height, width), or its shortest edge to this
     frame_crop: tuple[int, int] | None  # ... and then the middle of it
+    frame_resample: str  # the filter that resizes it
     videos: int
     unreadable: int  # headers that could not be read; a ratio leaves them out, else priced at the sampling's full count
     problems: int  # annotations that can't be made at all, as the input itself shows
