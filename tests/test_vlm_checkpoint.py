@@ -213,6 +213,13 @@ def test_a_pair_that_is_not_all_there_is_refused(tmp_path: Path) -> None:
         Paired(resolve(str(place)), torch.device("cpu"), torch.float32)
 
 
+def test_a_pair_whose_config_fits_its_weights_no_more_is_one_line(tmp_path: Path) -> None:
+    place = Path(shutil.copytree(pair_folder(), tmp_path / "pair"))
+    change(place / "config.json", "text_config", "intermediate_size", to=48)
+    with pytest.raises(ModelError, match=r"\A[^\n]*transformers can't load it \([^\n]*\); copy it again\Z"):
+        Paired(resolve(str(place)), torch.device("cpu"), torch.float32)
+
+
 def without(name: str) -> Callable[[Path], None]:
     return lambda pair: (pair / name).unlink()
 

@@ -40,23 +40,24 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
     """The whole model, its language model with our attention, ready to infer."""
     refuse_window(checkpoint)
-    model, told = _from_files(checkpoint, dtype)
+    attention = {"": "sdpa", "text_config": NAME, "vision_config": "sdpa"}
+    model, told = from_files(AutoModelForImageTextToText, checkpoint, dtype, attn_implementation=attention)
     layers = checkpoint.shape.vision.layers
     refuse_gaps(checkpoint, [name for name in told["missing_keys"] if not _never_runs(name, layers)])
     return fused(model.to(device).eval().requires_grad_(False))
 
 
-def _from_files(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The model and what transformers says of its weights."""
+def from_files(kind: Any, checkpoint: Checkpoint, dtype: torch.dtype, **how: Any) -> Any:
+    """The model, made by transformers' class for its kind, and what that says of its weights."""
     try:
-        return AutoModelForImageTextToText.from_pretrained(
+        return kind.from_pretrained(
             checkpoint.folder,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
-            attn_implementation={"": "sdpa", "text_config": NAME, "vision_config": "sdpa"},
             output_loading_info=True,
+            **how,
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from transformers import AutoModel, GemmaTokenizer
 
 from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.vlm.checkpoint import Checkpoint
-from mlb_batch.vlm.load import refuse_gaps
+from mlb_batch.vlm.load import from_files, refuse_gaps
 from mlb_batch.vlm.preprocess import FrameRecipe, paired_recipe
 from mlb_batch.vlm.tokenizer import tokenizer_of
 from mlb_batch.vlm.vision import images_at_once, normalise
@@ -35,9 +35,7 @@ class Paired:
         self._tokenizer = tokenizer_of(checkpoint)
         # SigLIP 2 learned lower case only, which its tokenizer leaves to its user; SigLIP's own sees to it itself.
         self._lowered = isinstance(self._tokenizer, GemmaTokenizer)
-        model, told = AutoModel.from_pretrained(
-            checkpoint.folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        model, told = from_files(AutoModel, checkpoint, dtype)
         refuse_gaps(checkpoint, told["missing_keys"])
         self._model = model.to(device).eval().requires_grad_(False)
         self._device, self._dtype = device, dtype
