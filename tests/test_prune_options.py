@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cost_cases import ONEVISION_7B, clip_shapes
+from cost_cases import LLAVA_NEXT_7B, ONEVISION_7B, clip_shapes
 from hypothesis import given
 from hypothesis import settings as example
 from hypothesis import strategies as st
@@ -56,6 +56,20 @@ CLIP = ClipShape(32, 14, 14, prefix=14, trailer=1, suffixes=(32,))
 def test_refused_with_what_to_do(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         make(name, options)
+
+
+@pytest.mark.parametrize("debias", ["position", "none"])
+def test_a_pair_that_would_not_be_looked_through_is_not_asked_for(debias: str) -> None:
+    assert make("adatp", {"features": "paired", "global": debias}) == make("adatp", {"global": debias})
+
+
+@pytest.mark.parametrize("room", [0, 300, 3_000])
+def test_what_is_joined_and_an_answer_stay_within_twice_the_context(room: int) -> None:
+    """Whatever room the options leave: the longest answer has its own."""
+    clip, context = ClipShape(50, 24, 24, prefix=40, trailer=0, suffixes=(30, 10)), LLAVA_NEXT_7B.decoder.context
+    made = make("segattn", {"room": room}, new_tokens=2_048)
+    joined = clip.longest_text + made.schedule(LLAVA_NEXT_7B, clip, WHOLE).kept(clip)
+    assert joined + max(room, 2_048) == 2 * context
 
 
 @pytest.mark.parametrize("steps", [[0.5, 1.0], [0.05 * i for i in range(15)], []])

@@ -60,8 +60,8 @@ def _refuse_without_room(means: Setup, prompter: Prompter) -> None:
         prompter.asked(means.method, "qa", "a")
     except RowError:
         raise BudgetError(
-            "generate.max_new_tokens: it leaves no room in the model's context for a prompt and a frame; "
-            "ask for shorter answers"
+            "generate.max_new_tokens, prune.options.room: the larger one leaves no room in the model's context for a "
+            "prompt and a frame; ask for shorter answers, or keep less free for them"
         ) from None
 
 

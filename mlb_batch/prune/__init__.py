@@ -89,14 +89,15 @@ def make(name: str, options: Mapping[str, Any] | None = None, select: str = "per
 
     `new_tokens`: of the longest answer, for which the context has to have room too.
     """
-    method, options = named(name), dict(options or {})
+    options = options or {}
+    method = _with_options(named(name), options)
     if isinstance(method, AdaTP) and not paired:
-        if options.get("features") == "paired":
+        if "features" in options and method.uses_pair:
             raise SpecError("prune.options.features: paired needs prune.feature_model; name one, or use attention")
-        options.setdefault("features", "attention")
+        method = replace(method, features="attention")
     if isinstance(method, Mlb):
-        options.setdefault("room", max(method.room, new_tokens))
-    return Pruning(name, _with_options(method, options), select, compact)
+        method = replace(method, room=max(method.room, new_tokens))
+    return Pruning(name, method, select, compact)
 
 
 def _with_options(method: Any, options: Mapping[str, Any]) -> Any:

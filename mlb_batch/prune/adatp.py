@@ -65,7 +65,7 @@ class AdaTP(Traits):
             rows=self.score,
             fork=True,
             null_layers=layers[0] if self._needs_null else 0,
-            features=self._uses_pair,
+            features=self.uses_pair,
         )
 
     def _shares_left(self, cuts: int, last: float) -> list[float]:
@@ -88,7 +88,7 @@ class AdaTP(Traits):
         return self.debias_global in ("segments", "both")
 
     @property
-    def _uses_pair(self) -> bool:
+    def uses_pair(self) -> bool:
         return self._by_segment and self.features == "paired"
 
     @property

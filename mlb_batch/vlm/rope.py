@@ -39,7 +39,9 @@ class Rope:
         return replace(ropes[0], frequency_d=torch.stack([rope.frequency_d for rope in ropes]))
 
     def scaled(self, length: int) -> Rope:
-        """Dynamic NTK scaling for a sequence of `length` tokens, by two at most; unchanged inside the context."""
+        """Dynamic NTK scaling for a sequence of `length` tokens; unchanged inside the context. That no sequence is more
+        than twice as long, the method sees to.
+        """
         if length <= self.context:
             return self
         half = len(self.frequency_d)
