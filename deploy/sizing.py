@@ -12,11 +12,10 @@ from collections import Counter
 from mlb_batch.amounts import percent
 from mlb_batch.cost.budget import Measure, feature_price
 from mlb_batch.cost.calibration import weight_numbers
-from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.cost.flops import Bill, price
 from mlb_batch.cost.memory import footprint
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
-from mlb_batch.cost.shapes import ModelShape, model_shape
+from mlb_batch.cost.shapes import ModelShape, PairedShape, model_shape, paired_shape
 from mlb_batch.cost.solve import Pricer, largest
 from mlb_batch.prune import make
 

@@ -26,9 +26,9 @@ from mlb_batch.cost.allocate import ContentRule, Reserve, floor_keep, solve_all,
 from mlb_batch.cost.budget import Measure, amount_of, limit, paid, paid_columns
 from mlb_batch.cost.calibration import Calibration, generate_bytes, load, save, weight_numbers
 from mlb_batch.cost.estimate import TWO_SIDED_99, ratio_total
-from mlb_batch.cost.features import look, look_at_images, look_at_texts, paired_shape
+from mlb_batch.cost.flops import look, look_at_images, look_at_texts
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Cut, Schedule, keep_count
-from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.cost.shapes import ModelShape, paired_shape
 from mlb_batch.cost.solve import Pricer, largest
 from mlb_batch.cost.total import summed
 from mlb_batch.errors import BudgetError, ModelError
@@ -345,6 +345,24 @@ def test_looking_is_what_torch_counts(images: int) -> None:
 def test_no_pair_is_refused() -> None:
     with pytest.raises(ModelError, match="feature_model"):
         paired_shape({"model_type": "clip"})
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"vision_config": [1]}, "vision_config is .* must be an object"),
+        ({"text_config": "small"}, "text_config is .* must be an object"),
+        ({"vision_config": {"patch_size": 0}}, "patch_size is 0"),
+        ({"vision_config": {"hidden_size": "768"}}, "hidden_size is '768'"),
+        ({"text_config": {"num_hidden_layers": 0}}, "num_hidden_layers is 0"),
+        ({"text_config": {"projection_size": -1}}, "projection_size is -1"),
+        ({"vision_config": {"vision_use_head": False}}, "vision_use_head"),
+        ({"quantization_config": {"bits": 4}}, "quantised"),
+    ],
+)
+def test_a_pair_that_no_price_can_be_made_for_is_refused(part: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        paired_shape({"model_type": "siglip", **part})
 
 
 # Estimates.

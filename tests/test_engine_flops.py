@@ -12,7 +12,7 @@ from models import FAMILIES, Spec, checkpoint, pixels
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlb_batch.cost import features, flops, paper
+from mlb_batch.cost import flops, paper
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.vlm.meter import Meter
 
@@ -63,7 +63,7 @@ def features_cost(ran: RanClip) -> int:
     """What the paired model's look costs, where the schedule asks for one."""
     if not ran.given.schedule.features:
         return 0
-    return features.look(paired().shape, ran.given.schedule.frames, len(ran.suffixes))
+    return flops.look(paired().shape, ran.given.schedule.frames, len(ran.suffixes))
 
 
 def check_price(data: st.DataObject, spec: Spec, name: str) -> None:

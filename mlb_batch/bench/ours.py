@@ -13,10 +13,9 @@ from torch import Tensor
 from mlb_batch.bench.bed import Bed
 from mlb_batch.bench.options import Options
 from mlb_batch.cost.budget import Measure, feature_price, moved_bytes
-from mlb_batch.cost.features import PairedShape
 from mlb_batch.cost.flops import Bill, price, vanilla
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
-from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.cost.shapes import ModelShape, PairedShape
 from mlb_batch.cost.solve import Pricer, largest
 from mlb_batch.errors import BudgetError
 from mlb_batch.prune import Pruning, make

@@ -1,6 +1,6 @@
 """The price of everything, in whole operations: arithmetic over configs and counts, which loads no model.
 
-shapes.py       a model's config -> its shape; features.py: the paired model's, and what a look through it costs
+shapes.py       a model's config -> its shape; the paired model's too
 schedule.py     where tokens leave, as data; grids.py: the steps of methods that keep whole grids
 flops.py        a schedule's exact cost; paper.py: by the papers' convention
 memory.py       what it holds on a device, and how many clips that has room for

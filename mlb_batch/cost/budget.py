@@ -9,9 +9,8 @@ from typing import Literal
 
 from mlb_batch.cost import flops, paper
 from mlb_batch.cost.calibration import NANO, Calibration, generate_bytes
-from mlb_batch.cost.features import PairedShape, look
 from mlb_batch.cost.schedule import ClipShape, Schedule
-from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.cost.shapes import ModelShape, PairedShape
 from mlb_batch.errors import BudgetError
 
 Scope = Literal["llm", "total"]
@@ -76,7 +75,7 @@ def _vision(shape: ModelShape, clip: ClipShape, schedule: Schedule, features: in
 
 def feature_price(pair: PairedShape | None, clip: ClipShape, schedule: Schedule) -> int:
     """What the paired model looks at: the frames that go on, and every prompt."""
-    return look(pair, schedule.frames, len(clip.suffixes)) if pair and schedule.features else 0
+    return flops.look(pair, schedule.frames, len(clip.suffixes)) if pair and schedule.features else 0
 
 
 def paid_columns(scope: Scope, convention: Convention) -> tuple[str, ...]:

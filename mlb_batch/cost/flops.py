@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlb_batch.cost.schedule import ClipShape, Rows, Schedule
-from mlb_batch.cost.shapes import DecoderShape, ModelShape, VisionShape
+from mlb_batch.cost.shapes import DecoderShape, ModelShape, PairedShape, VisionShape
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,29 @@ def encode(shape: ModelShape, images: int) -> int:
     return tower(shape.vision, images) + project(shape, images)
 
 
+# The text/vision pair that some methods look through.
+
+
+def look_at_images(pair: PairedShape, images: int) -> int:
+    """The tower, and the head that pools its patches by one learned query."""
+    v = pair.vision
+    pooled = 2 * linear(v.patches, v.hidden, v.hidden) + 2 * linear(1, v.hidden, v.hidden)
+    pooled += attend(v.hidden, v.patches) + 2 * linear(1, v.hidden, v.ffn)
+    return tower(v, images) + images * pooled
+
+
+def look_at_texts(pair: PairedShape, texts: int) -> int:
+    """The text tower (full attention over the padded text), and the projection of its last token."""
+    n, d = pair.text_tokens, pair.text_hidden
+    one = 4 * linear(n, d, d) + 2 * linear(n, d, pair.text_ffn) + attend(d, n * n)
+    return texts * (pair.text_layers * one + linear(1, d, pair.width))
+
+
+def look(pair: PairedShape, images: int, texts: int) -> int:
+    """Each frame once, each prompt once, and the likeness of every prompt to every frame: what a clip pays for it."""
+    return look_at_images(pair, images) + look_at_texts(pair, texts) + linear(images, pair.width, texts)
+
+
 # Sequences: a trunk (system prompt and visual tokens) and the branches (one for each prompt) that hang on it.
 
 
@@ -118,7 +141,7 @@ def price(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: tu
           features: int = 0) -> Bill:  # fmt: skip
     """What one clip with all its prompts costs. `new_tokens` are generated per prompt; none leaves generation out.
 
-    `features` is the price of the paired text/vision model, where the schedule uses one (see cost.features).
+    `features` is the price of the paired text/vision model, where the schedule uses one (see `look`).
     """
     prefill, scoring = _scan_price(shape, clip, schedule) if schedule.scan else _cuts_price(shape, clip, schedule)
     scoring += compare(shape.decoder, schedule.compared)

@@ -1,4 +1,4 @@
-"""The shape of a model, read from its config.json alone: all that a price depends on.
+"""The shape of a model, or of a text/vision pair, read from its config.json alone: all that a price depends on.
 
 A saved config leaves out what equals its class's default, so the defaults of the supported architectures stand here
 too; a test holds them to what transformers itself resolves.
@@ -34,6 +34,8 @@ _CLIP_L = dict(model_type="clip_vision_model", hidden_size=1024, intermediate_si
                num_attention_heads=16, image_size=336, patch_size=14)  # fmt: skip
 _SO400M = dict(model_type="siglip_vision_model", hidden_size=1152, intermediate_size=4304, num_hidden_layers=26,
                num_attention_heads=14, image_size=384, patch_size=14)  # fmt: skip
+# The text tower of a pair; its vision tower is a siglip_vision_model.
+_PAIR_TEXT = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, max_position_embeddings=64)
 _ROPES = ("default", "linear", "dynamic", "yarn", "llama3")
 _FAMILIES: dict[str, dict[str, Any]] = {
     "llava": dict(text="llama", vision=_CLIP_L, layer=-2, strategy="default", pooled=False, trailer=0),
@@ -105,6 +107,18 @@ class ModelShape:
         return self.side**2
 
 
+@dataclass(frozen=True)
+class PairedShape:
+    """SigLIP with both towers: through it some methods look at frames and prompts."""
+
+    vision: VisionShape
+    text_layers: int
+    text_hidden: int
+    text_ffn: int
+    text_tokens: int  # every text is padded to these
+    width: int  # of the space in which a text and an image are compared
+
+
 def model_shape(config: Config) -> ModelShape:
     """The shape that a checkpoint's config.json describes."""
     family = str(config.get("model_type"))
@@ -133,6 +147,32 @@ def model_shape(config: Config) -> ModelShape:
         projector_in=vision_shape.hidden * len(feature_layers),
         pooled=known["pooled"],
         trailer=known["trailer"],
+    )
+
+
+def paired_shape(config: Config) -> PairedShape:
+    """The shape that a SigLIP checkpoint's config.json describes."""
+    if config.get("model_type") != "siglip":
+        raise ModelError(
+            f"model_type {config.get('model_type')!r} is no text/vision pair that is known here; "
+            "name a SigLIP checkpoint with both towers as prune.feature_model, or null"
+        )
+    vision, text = _part(config, "vision_config"), _part(config, "text_config")
+    if vision.get("vision_use_head") is False:
+        raise ModelError(
+            "its vision tower has no head (vision_use_head), so that no text can be held against an image; "
+            "name a SigLIP checkpoint with both towers as prune.feature_model, or null"
+        )
+    _refuse_quantised(config, vision, text)
+    t = _PAIR_TEXT | {k: v for k, v in text.items() if v is not None}
+    hidden = _count(t, "hidden_size")
+    return PairedShape(
+        vision=_vision_shape({**vision, "model_type": "siglip_vision_model"}, [-1]),
+        text_layers=_count(t, "num_hidden_layers"),
+        text_hidden=hidden,
+        text_ffn=_count(t, "intermediate_size"),
+        text_tokens=_count(t, "max_position_embeddings"),
+        width=_count({"projection_size": hidden} | t, "projection_size"),
     )
 
 

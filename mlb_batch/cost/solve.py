@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlb_batch.cost.budget import Measure, feature_price
-from mlb_batch.cost.features import PairedShape
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Method, Schedule
-from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.cost.shapes import ModelShape, PairedShape
 from mlb_batch.cost.total import Histogram, summed
 
 

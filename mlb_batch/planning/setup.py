@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mlb_batch import prune
-from mlb_batch.cost.features import PairedShape, paired_shape
 from mlb_batch.cost.schedule import WHOLE, ClipShape
-from mlb_batch.cost.shapes import ModelShape
+from mlb_batch.cost.shapes import ModelShape, PairedShape, paired_shape
 from mlb_batch.errors import ModelError
 from mlb_batch.prune import Pruning
 from mlb_batch.spec import JobSpec

@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from mlb_batch import tiny
 from mlb_batch.cache import made_once
-from mlb_batch.cost.features import paired_shape
-from mlb_batch.cost.shapes import Config, ModelShape, model_shape
+from mlb_batch.cost.shapes import Config, ModelShape, model_shape, paired_shape
 from mlb_batch.errors import ModelError
 from mlb_batch.storage import filesystem, local_path
 from mlb_batch.storage_errors import first_line

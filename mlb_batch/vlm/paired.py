@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, GemmaTokenizer
 
-from mlb_batch.cost.features import PairedShape, paired_shape
+from mlb_batch.cost.shapes import PairedShape, paired_shape
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.load import from_files, refuse_gaps
 from mlb_batch.vlm.preprocess import FrameRecipe, paired_recipe

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlb_batch.cost import features as pair_cost
+from mlb_batch.cost import flops
 from mlb_batch.cost.memory import Footprint, Line, footprint
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
 from mlb_batch.prune.scores import neighbour_cosine, spread
@@ -144,7 +144,7 @@ class Preparer:
         return look.feature_FE, tuple(look.similarity_PF)
 
     def features_cost(self, images: int, texts: int) -> int:
-        return pair_cost.look(self.paired.shape, images, texts) if self.paired else 0
+        return flops.look(self.paired.shape, images, texts) if self.paired else 0
 
     def _trailer(self) -> Tensor:
         """LLaVA-OneVision closes a video with its newline embedding."""

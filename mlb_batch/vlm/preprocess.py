@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlb_batch.cost.features import paired_shape
+from mlb_batch.cost.shapes import paired_shape
 from mlb_batch.errors import ModelError
 from mlb_batch.vlm.checkpoint import Checkpoint, read_json
 
