@@ -207,12 +207,12 @@ def test_amount_of_undoes_limit(kind: str, amount: float, vanilla: int, video_ms
 
 def test_what_each_measure_counts() -> None:
     clip = ClipShape(4, 14, 14, 14, 1, (20, 30))
-    schedule = Schedule(4, (Cut(2, 100),), rows="last", fork=True)
+    schedule = Schedule(4, (Cut(2, 100),), rows="last", fork=True, features=True)
     bill = flops.price(ONEVISION_7B, clip, schedule, (16, 16), features=1000)
 
-    def cost(*args: Any, features: int = 0) -> int:
+    def cost(*args: Any) -> int:
         measure = Measure(*args)
-        return measure.total(measure.amounts(ONEVISION_7B, clip, schedule, features))
+        return measure.total(measure.amounts(ONEVISION_7B, clip, schedule, features=1000))
 
     assert cost("llm", "exact", 16) == bill.prefill + bill.scoring
     assert cost("total", "exact", 16) == bill.vision + bill.prefill + bill.scoring + bill.generate

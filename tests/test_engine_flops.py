@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlb_batch.cost import flops, paper
+from mlb_batch.cost.budget import feature_price
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.vlm.meter import Meter
 
@@ -59,13 +60,6 @@ def test_counted_is_what_torch_counts(name: str, keep: int, select: str, spec: S
     assert counted == counter.get_total_flops()
 
 
-def features_cost(ran: RanClip) -> int:
-    """What the paired model's look costs, where the schedule asks for one."""
-    if not ran.given.schedule.features:
-        return 0
-    return flops.look(paired().shape, ran.given.schedule.frames, len(ran.suffixes))
-
-
 def check_price(data: st.DataObject, spec: Spec, name: str) -> None:
     select, compact = data.draw(st.sampled_from(["per_prompt", "per_video"])), data.draw(st.booleans())
     method = pruning(name.split()[0], METHODS[name], select, compact)
@@ -77,7 +71,8 @@ def check_price(data: st.DataObject, spec: Spec, name: str) -> None:
     shape = checkpoint(spec).shape
     for ran in run(spec, settings(method, keep, new_tokens=new), clips):
         clip, schedule = ran.given.shape, ran.given.schedule
-        planned = flops.price(shape, clip, schedule, (new,) * len(ran.suffixes), features_cost(ran))
+        features = feature_price(paired().shape, clip, schedule)
+        planned = flops.price(shape, clip, schedule, (new,) * len(ran.suffixes), features)
         if method.traits.exact:
             assert ran.bill == planned
             assert ran.paper_macs == paper.macs(shape, clip, schedule)

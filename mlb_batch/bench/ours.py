@@ -50,10 +50,6 @@ class Ours:
     def shape(self) -> ModelShape:
         return self.decoder.shape
 
-    @property
-    def pair_shape(self) -> PairedShape | None:
-        return self.preparer.paired.shape if self.preparer.paired else None
-
     def sources(self, clips: Sequence[np.ndarray], texts: Sequence[str] = (PROMPT,)) -> list[Source]:
         suffixes = tuple(self.prompter.suffix("caption", text) for text in texts)
         return [Source(str(i), pixels_FHWC, tuple(texts), suffixes) for i, pixels_FHWC in enumerate(clips)]
@@ -87,7 +83,7 @@ class Ours:
         """What a clip costs with this method; without new tokens, up to its caches."""
         clip = self.clip_shape(source)
         schedule = self.schedule(clip)
-        features = feature_price(self.pair_shape, clip, schedule)
+        features = feature_price(self.preparer.pair_shape, clip, schedule)
         return price(self.shape, clip, schedule, (new_tokens,) * len(clip.suffixes), features)
 
     def vanilla_bill(self, source: Source) -> Bill:

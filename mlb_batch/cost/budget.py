@@ -43,7 +43,8 @@ class Measure:
         """What a clip adds to the job: sums over clips, and only their sum is rounded (see `total`)."""
         if not self.device and self.convention == "paper":
             seen = paper.macs(shape, clip, schedule)
-            return (seen if self.scope == "llm" else seen + _vision(shape, clip, schedule, features) // 2,)
+            vision = flops.encode(shape, schedule.encoded(clip)) + features
+            return (seen if self.scope == "llm" else seen + vision // 2,)
         generated = self.scope == "total" and not self.device
         new = (self.new_tokens,) * len(clip.suffixes) if generated else ()
         bill = flops.price(shape, clip, schedule, new, features)
@@ -69,12 +70,8 @@ def moved_bytes(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_toke
     return sum(generate_bytes(shape.decoder, lengths, new_tokens, width, batch) for lengths in cached)
 
 
-def _vision(shape: ModelShape, clip: ClipShape, schedule: Schedule, features: int) -> int:
-    return flops.encode(shape, schedule.encoded(clip)) + (features if schedule.features else 0)
-
-
 def feature_price(pair: PairedShape | None, clip: ClipShape, schedule: Schedule) -> int:
-    """What the paired model looks at: the frames that go on, and every prompt."""
+    """What the paired model costs where the schedule asks for it: it sees the frames that go on, and every prompt."""
     return flops.look(pair, schedule.frames, len(clip.suffixes)) if pair and schedule.features else 0
 
 

@@ -141,11 +141,11 @@ def price(shape: ModelShape, clip: ClipShape, schedule: Schedule, new_tokens: tu
           features: int = 0) -> Bill:  # fmt: skip
     """What one clip with all its prompts costs. `new_tokens` are generated per prompt; none leaves generation out.
 
-    `features` is the price of the paired text/vision model, where the schedule uses one (see `look`).
+    `features` is what the clip pays for the paired text/vision model (see budget.feature_price).
     """
     prefill, scoring = _scan_price(shape, clip, schedule) if schedule.scan else _cuts_price(shape, clip, schedule)
     scoring += compare(shape.decoder, schedule.compared)
-    vision = encode(shape, schedule.encoded(clip)) + (features if schedule.features else 0)
+    vision = encode(shape, schedule.encoded(clip)) + features
     generated = sum(
         generate(shape.decoder, cache_lengths(shape, clip, schedule, i), n) for i, n in enumerate(new_tokens)
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mlb_batch.cost.budget import feature_price
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.errors import RowError
 from mlb_batch.vlm.billing import Shares, shares
@@ -183,8 +184,7 @@ class Captioner:
     def _answers(self, clip: _Begun) -> list[Answer | RowError]:
         settings, schedule = self.settings, clip.schedule
         expected = settings.expected_new_tokens or settings.max_new_tokens
-        looked = schedule.frames if schedule.features else 0
-        features = self._preparer.features_cost(looked, len(clip.asks)) if looked else 0
+        features = feature_price(self._preparer.pair_shape, clip.shape, schedule)
         bills = shares(
             self.shape, clip.shape, schedule, clip.meter.bill, clip.meter.paper_macs,
             [one.operations for one in clip.said], expected, features,

@@ -18,6 +18,7 @@ from torch import Tensor
 from mlb_batch.cost import flops
 from mlb_batch.cost.memory import Footprint, Line, footprint
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
+from mlb_batch.cost.shapes import PairedShape
 from mlb_batch.prune.scores import neighbour_cosine, spread
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.decoder import Decoder
@@ -57,6 +58,10 @@ class Preparer:
         decoder = Decoder.of(model, checkpoint.shape)
         paired = Paired(settings.feature_model, decoder.device, decoder.dtype) if settings.feature_model else None
         return cls(model, decoder, frame_recipe(checkpoint), prefix, settings, paired)
+
+    @property
+    def pair_shape(self) -> PairedShape | None:
+        return self.paired.shape if self.paired else None
 
     def inputs(self, sources: list[Source], meters: list[Meter]) -> list[ClipInput]:
         """All clips of a batch; their frames go through the tower together."""
@@ -140,11 +145,8 @@ class Preparer:
         """The paired model's view of the same frames and of the prompts."""
         assert self.paired, "the schedule asks for a paired model"
         look = self.paired.look(source.pixels_FHWC[used], list(source.texts))
-        meter.features(self.features_cost(len(used), len(source.texts)))
+        meter.features(flops.look(self.paired.shape, len(used), len(source.texts)))
         return look.feature_FE, tuple(look.similarity_PF)
-
-    def features_cost(self, images: int, texts: int) -> int:
-        return flops.look(self.paired.shape, images, texts) if self.paired else 0
 
     def _trailer(self) -> Tensor:
         """LLaVA-OneVision closes a video with its newline embedding."""
