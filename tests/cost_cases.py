@@ -55,7 +55,7 @@ def cut_schedules(draw: st.DrawFn, shape: ModelShape, clip: ClipShape) -> Schedu
 def models(draw: st.DrawFn) -> ModelShape:
     """Small models of both kinds: pooled SigLIP towers, and CLIP ones with a class token; frames are square."""
     vision = VisionShape(
-        layers=draw(st.integers(1, 3)), hidden=8 * draw(st.integers(1, 4)), ffn=draw(st.integers(8, 40)), channels=3,
+        taken=(draw(st.integers(1, 3)),), hidden=8 * draw(st.integers(1, 4)), ffn=draw(st.integers(8, 40)), channels=3,
         patch_size=4, image_size=4 * draw(st.integers(2, 8)), class_token=draw(st.booleans()),
     )  # fmt: skip
     pooled = not vision.class_token

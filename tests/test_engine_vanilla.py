@@ -98,7 +98,7 @@ def test_features_of_several_layers_side_by_side() -> None:
     many = model_shape({**checkpoint(spec).config, "vision_feature_layer": [-2, 1, 3]})
     pixels_FCHW = oracles.pixel_values(spec, pixels(spec, 2, 1))
     with torch.inference_mode():
-        ours = tower_features(built.model.vision_tower, many, [-2, 1, 3], pixels_FCHW)
+        ours = tower_features(built.model.vision_tower, many.vision, pixels_FCHW)
         hidden = eager(spec).model.vision_tower(pixels_FCHW, output_hidden_states=True).hidden_states
     theirs = torch.cat([hidden[i][:, 1:] for i in (-2, 1, 3)], dim=-1)
     assert float((ours - theirs).abs().max()) < 1e-5 and many.projector_in == 3 * shape.projector_in

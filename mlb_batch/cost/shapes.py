@@ -66,13 +66,18 @@ class DecoderShape:
 
 @dataclass(frozen=True)
 class VisionShape:
-    layers: int  # layers that run, up to the one whose features are taken
+    taken: tuple[int, ...]  # behind which layers the features are taken, in this order
     hidden: int
     ffn: int
     channels: int
     patch_size: int
     image_size: int  # pixels along one edge
     class_token: bool
+
+    @property
+    def layers(self) -> int:
+        """Those that run, up to the last one whose features are taken."""
+        return max(self.taken)
 
     @property
     def side(self) -> int:
@@ -144,7 +149,7 @@ def model_shape(config: Config) -> ModelShape:
         family=family,
         decoder=_decoder_shape(text),
         vision=vision_shape,
-        projector_in=vision_shape.hidden * len(feature_layers),
+        projector_in=vision_shape.hidden * len(vision_shape.taken),
         pooled=known["pooled"],
         trailer=known["trailer"],
     )
@@ -250,11 +255,11 @@ def _vision_shape(vision: Config, feature_layers: list[int]) -> VisionShape:
     c = _VISION_DEFAULTS[kind] | {k: v for k, v in vision.items() if v is not None}
     total = _count(c, "num_hidden_layers")
     # hidden_states holds the embeddings first: index i is what i layers give, and -1 what all of them do.
-    taken = [i if i >= 0 else total + 1 + i for i in feature_layers]
+    taken = tuple(i if i >= 0 else total + 1 + i for i in feature_layers)
     if not all(0 < i <= total for i in taken):
         raise ModelError(f"vision_feature_layer {feature_layers} does not lie in a tower of {total} layers")
     return VisionShape(
-        layers=max(taken),
+        taken=taken,
         hidden=_count(c, "hidden_size"),
         ffn=_count(c, "intermediate_size"),
         channels=_count(c, "num_channels"),

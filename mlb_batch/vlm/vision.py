@@ -56,26 +56,24 @@ def images_at_once(tower: VisionShape, device: torch.device, dtype: torch.dtype)
 
 
 def _see_batch(model: Any, shape: ModelShape, pixels_FCHW: Tensor) -> Seen:
-    features_FPV = tower_features(model.vision_tower, shape, model.config.vision_feature_layer, pixels_FCHW)
+    features_FPV = tower_features(model.vision_tower, shape.vision, pixels_FCHW)
     visual_FPD = model.multi_modal_projector(features_FPV)
     visual_FKD = pooled(visual_FPD, shape.vision.side) if shape.pooled else visual_FPD
     return Seen(visual_FKD, features_FPV.float().mean(dim=1))
 
 
-def tower_features(tower: Any, shape: ModelShape, wanted: int | list[int], pixels_FCHW: Tensor) -> Tensor:
+def tower_features(tower: Any, shape: VisionShape, pixels_FCHW: Tensor) -> Tensor:
     """Patch features of the layers that the projector takes, side by side; the class token is left out."""
     body = getattr(tower, "vision_model", tower)  # transformers before 5.20 wraps the tower once more
     hidden_FPV = body.embeddings(pixels_FCHW)
     if hasattr(body, "pre_layrnorm"):
         hidden_FPV = body.pre_layrnorm(hidden_FPV)
-    total = len(body.encoder.layers)
-    indices = [i if i >= 0 else total + 1 + i for i in ([wanted] if isinstance(wanted, int) else wanted)]
-    states = [hidden_FPV]
-    for layer in body.encoder.layers[: shape.vision.layers]:
-        out = layer(states[-1], attention_mask=None)
-        states = [*states[-1:], out] if len(indices) == 1 else [*states, out]
-    chosen = [states[-1]] if len(indices) == 1 else [states[i] for i in indices]
-    return torch.cat(chosen, dim=-1)[:, int(shape.vision.class_token) :]
+    taken: dict[int, Tensor] = {}
+    for number, layer in enumerate(body.encoder.layers[: shape.layers], start=1):
+        hidden_FPV = layer(hidden_FPV, attention_mask=None)
+        if number in shape.taken:
+            taken[number] = hidden_FPV
+    return torch.cat([taken[number] for number in shape.taken], dim=-1)[:, int(shape.class_token) :]
 
 
 def pooled(visual_FPD: Tensor, side: int) -> Tensor:
