@@ -267,7 +267,6 @@ def _layers(pricer: Pricer, clips: Counter[ClipShape], keep: int) -> tuple[Layer
 
 def _estimate(case: Case, solved: Solved) -> Estimate:
     seen = case.survey.seen
-    costs, _ = per_video(case, solved.frames, solved.keep)
 
     def interval(amounts: Sequence[int]) -> tuple[int, int]:
         ones = [1] * len(amounts)
@@ -281,5 +280,5 @@ def _estimate(case: Case, solved: Solved) -> Estimate:
         hours=(low_ms / MS_PER_HOUR, high_ms / MS_PER_HOUR),
         clips=interval([len(one.clips) for one in seen]),
         vanilla=interval(vanilla_per_video(case)),
-        planned=interval(costs),
+        planned=interval(per_video(case, solved.frames, solved.keep)),
     )

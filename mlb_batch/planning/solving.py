@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from mlb_batch.cost.budget import FOR_THE_WHOLE_JOB, amount_of, limit
 from mlb_batch.cost.estimate import ONE_SIDED_99, TWO_SIDED_99, ratio_total
@@ -33,7 +34,7 @@ class Case:
     survey: Survey
     frames: int  # the sampling's full count
 
-    @property
+    @cached_property
     def clips(self) -> Counter[ClipShape]:
         return self.survey.histogram()
 
@@ -103,19 +104,17 @@ def ladder(case: Case) -> list[int]:
 
 def _over(case: Case, frames: int, keep: int) -> int:
     """By how much the 99 % upper bound of the sample's cost passes its share of the budget; not above zero: it fits."""
-    costs, shares = per_video(case, frames, keep)
+    costs, shares = per_video(case, frames, keep), _shares(case)
     sizes = [1] * len(costs)
     excess = [cost - share for cost, share in zip(costs, shares, strict=True)]
     _, _, high = ratio_total(excess, sizes, len(sizes), case.survey.videos, ONE_SIDED_99)
     return int(high) + (high > int(high))
 
 
-def per_video(case: Case, frames: int, keep: int) -> tuple[list[int], list[int]]:
-    """Each surveyed video's cost, and its share of the budget."""
-    seen = case.survey.seen
+def per_video(case: Case, frames: int, keep: int) -> list[int]:
+    """Each surveyed video's cost."""
     cost = {clip: case.pricer.clip(clip, keep) for clip in fewer(case.clips, frames)}
-    costs = [sum(cost[replace(c, frames=min(c.frames, frames))] for c in one.clips) for one in seen]
-    return costs, [_share(case, one, vanilla) for one, vanilla in zip(seen, vanilla_per_video(case), strict=True)]
+    return [sum(cost[replace(c, frames=min(c.frames, frames))] for c in one.clips) for one in case.survey.seen]
 
 
 def vanilla_per_video(case: Case) -> list[int]:
@@ -128,6 +127,11 @@ def telling(case: Case) -> bool:
     costs = vanilla_per_video(case)
     whole, low, _ = ratio_total(costs, [1] * len(costs), len(costs), case.survey.videos, TWO_SIDED_99)
     return whole - low <= WIDE * whole
+
+
+def _shares(case: Case) -> list[int]:
+    """Each surveyed video's share of the budget."""
+    return [_share(case, *each) for each in zip(case.survey.seen, vanilla_per_video(case), strict=True)]
 
 
 def _share(case: Case, one: Seen, vanilla: int) -> int:
