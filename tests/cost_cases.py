@@ -1,9 +1,12 @@
-"""Shapes to price: the published models, and hypothesis' draws of small ones."""
+"""Shapes to price: the published models, and hypothesis' draws of small ones; and bills as one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import strategies as st
 
+from mlb_batch.cost.flops import Bill
 from mlb_batch.cost.schedule import ClipShape, Cut, Schedule
 from mlb_batch.cost.shapes import DecoderShape, ModelShape, VisionShape, model_shape
 
@@ -16,6 +19,10 @@ LLAVA_VIDEO_7B = ONEVISION_7B  # the same tower and decoder; its frames are 13 r
 LLAVA_NEXT_7B = model_shape(
     {"model_type": "llava_next", "text_config": {"model_type": "llama", "max_position_embeddings": 4096}}
 )
+
+
+def added(bills: Iterable[Bill]) -> Bill:
+    return Bill(*map(sum, zip(*(bill.parts for bill in bills), strict=True)))
 
 
 @st.composite

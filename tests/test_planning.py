@@ -18,6 +18,7 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cost_cases import added
 from models import Spec, folder, pair_folder
 from safetensors.numpy import save_file
 from video_files import CORPUS, MODEL_SIZE, write_video
@@ -88,13 +89,13 @@ def test_a_plan_counts_and_prices_what_is_there(clips_folder: Path, tmp_path: Pa
 
     means = setup(spec)
     vanilla = [flops.vanilla(means.shape, clip, (8,)) for clip in clips]
-    assert priced.vanilla == sum(vanilla[1:], vanilla[0])
+    assert priced.vanilla == added(vanilla)
     assert priced.budget.vanilla == sum(bill.llm for bill in vanilla)
     assert priced.budget.limit == priced.budget.vanilla // 2
     planned = [
         flops.price(means.shape, clip, means.method.schedule(means.shape, clip, priced.keep), (8,)) for clip in clips
     ]
-    assert priced.planned == priced.planned_worst == sum(planned[1:], planned[0])
+    assert priced.planned == priced.planned_worst == added(planned)
     more = [
         flops.price(means.shape, clip, means.method.schedule(means.shape, clip, priced.keep + 1)).llm for clip in clips
     ]

@@ -16,6 +16,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from cost_cases import added
 from engine_runs import prompter, pruning
 from models import FAMILIES, Spec, checkpoint, eager, folder, pixels
 from transformers import AutoModelForImageTextToText
@@ -218,9 +219,9 @@ def test_counts_and_bills_of_a_clip_add_up() -> None:
     clip_shape = flops.ClipShape(5, shape.side, shape.side, len(prompter(SPEC).prefix), shape.trailer,
                                  tuple(len(prompter(SPEC).suffix("qa", a.text)) for a in clip.asks))  # fmt: skip
     whole = flops.vanilla(shape, clip_shape, (5, 5, 5))
-    assert sum((row.bill.vanilla for row in rows), flops.Bill()) == whole
+    assert added(row.bill.vanilla for row in rows) == whole
     planned = flops.price(shape, clip_shape, pruning("adatp").schedule(shape, clip_shape, 300_000), (5, 5, 5))
-    assert sum((row.bill.planned for row in rows), flops.Bill()) == planned
+    assert added(row.bill.planned for row in rows) == planned
 
 
 @pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)

@@ -23,13 +23,10 @@ class Bill:
     scoring: int = 0
     generate: int = 0
 
-    def __add__(self, other: Bill) -> Bill:
-        return Bill(
-            self.vision + other.vision,
-            self.prefill + other.prefill,
-            self.scoring + other.scoring,
-            self.generate + other.generate,
-        )
+    @property
+    def parts(self) -> tuple[int, int, int, int]:
+        """In the order in which a bill takes them."""
+        return self.vision, self.prefill, self.scoring, self.generate
 
     @property
     def llm(self) -> int:
@@ -37,7 +34,7 @@ class Bill:
 
     @property
     def total(self) -> int:
-        return self.vision + self.prefill + self.scoring + self.generate
+        return sum(self.parts)
 
 
 # Primitives: one operation each.
@@ -223,5 +220,4 @@ def evenly(amount: int, ways: int) -> list[int]:
 
 def split(bill: Bill, ways: int) -> list[Bill]:
     """One bill over `ways` rows, part by part."""
-    amounts = (bill.vision, bill.prefill, bill.scoring, bill.generate)
-    return [Bill(*parts) for parts in zip(*(evenly(amount, ways) for amount in amounts), strict=True)]
+    return [Bill(*parts) for parts in zip(*(evenly(part, ways) for part in bill.parts), strict=True)]

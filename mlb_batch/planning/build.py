@@ -226,7 +226,7 @@ def _text_tokens(clip: ClipShape) -> int:
 
 
 def _scaled_bill(case: Case, bill: Bill) -> Bill:
-    return Bill(*(case.scaled(part) for part in (bill.vision, bill.prefill, bill.scoring, bill.generate)))
+    return Bill(*map(case.scaled, bill.parts))
 
 
 def _budget(case: Case, clips: Counter[ClipShape], keep: int) -> Budget:

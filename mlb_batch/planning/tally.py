@@ -28,11 +28,10 @@ def tally(pricer: Pricer, clips: Histogram, schedule_of: ScheduleOf, new_tokens:
     def amounts(clip: ClipShape, schedule: Schedule) -> tuple[int, ...]:
         new = (new_tokens,) * len(clip.suffixes)
         bill = flops.price(pricer.shape, clip, schedule, new, feature_price(pricer.pair, clip, schedule))
-        macs = paper.macs(pricer.shape, clip, schedule)
-        return bill.vision, bill.prefill, bill.scoring, bill.generate, macs
+        return *bill.parts, paper.macs(pricer.shape, clip, schedule)
 
-    found = summed(clips, schedule_of, amounts) or (0,) * 5
-    return Tally(Bill(*found[:4]), found[4])
+    *parts, macs = summed(clips, schedule_of, amounts) or (0,) * 5
+    return Tally(Bill(*parts), macs)
 
 
 def nanoseconds(pricer: Pricer, clips: Histogram, schedule_of: ScheduleOf, new_tokens: int, device: Calibration) -> int:

@@ -84,10 +84,5 @@ def _runs(layers: tuple[Layer, ...]) -> Iterator[tuple[int, int, Layer]]:
 
 
 def _parts(bill: Bill) -> str:
-    named = (
-        ("vision", bill.vision),
-        ("prefill", bill.prefill),
-        ("scoring", bill.scoring),
-        ("generation", bill.generate),
-    )
+    named = zip(("vision", "prefill", "scoring", "generation"), bill.parts, strict=True)
     return ", ".join(f"{name} {amount(part, 'FLOPs')}" for name, part in named)
