@@ -899,6 +899,22 @@ def test_answers_at_positions_beyond_the_context_are_said_to_be_no_good(
     assert len(said) == beyond and all("fewer frames" in line and "4,096" in line for line in said)
 
 
+@pytest.mark.parametrize("expand", ["carry", "refeed"])
+def test_each_layer_is_told_with_all_that_it_sees(expand: str, clips_folder: Path, tmp_path: Path) -> None:
+    """Tokens that start again at layer 0 come there on top of the segments, in as many copies as there are prompts."""
+    options = {"expand": expand, "layer": 2}
+    spec = image_job(clips_folder, tmp_path / "out", 8).changed(
+        prompts=[CAPTION, {**CAPTION, "id": "d"}], prune={"method": "mlb-g", "options": options}
+    )
+    priced, means = plan(spec), setup(spec)
+    clip = asked_shape(spec, 10, [CAPTION["text"]] * 2)
+    kept = means.method.schedule(means.shape, clip, priced.keep).kept(clip)
+    seen = [clip.visual] * 2 + [0] * (means.shape.decoder.layers - 2)
+    again = [expand == "refeed" or i >= 2 for i in range(means.shape.decoder.layers)]
+    expected = [whole + 2 * kept * joined for whole, joined in zip(seen, again, strict=True)]
+    assert [layer.visual * layer.copies for layer in priced.layers] == expected
+
+
 def image_job(clips: Path, out: Path, new_tokens: int) -> JobSpec:
     return job(clips, out, model="embedded:tiny-image", frames={"count": 10}, prune={"method": "mlb-g"},
                budget={"ratio": 0.6}, generate={"max_new_tokens": new_tokens})  # fmt: skip

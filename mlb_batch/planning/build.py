@@ -260,8 +260,10 @@ def _layers(pricer: Pricer, clips: Counter[ClipShape], keep: int) -> tuple[Layer
     first = schedule.scan.layers
     scanned, joined = sum(schedule.scan.segments) * clip.tokens_per_frame, sum(schedule.scan.kept)
     copies = prompts if schedule.fork else 1
+    again = copies * joined if schedule.scan.refeed else 0
     return tuple(
-        Layer(i, scanned, 1) if i < first else Layer(i, joined, copies) for i in range(pricer.shape.decoder.layers)
+        Layer(i, scanned + again, 1) if i < first else Layer(i, joined, copies)
+        for i in range(pricer.shape.decoder.layers)
     )
 
 

@@ -70,7 +70,7 @@ class Layer:
     """What one decoder layer of the commonest clip sees of the visual tokens."""
 
     index: int
-    visual: int  # of one copy; in a two-stage method's scanning layers, of all segments together
+    visual: int  # of one copy; in a two-stage method's scanning layers, of all segments and all that starts again there
     copies: int  # 1, or one for each prompt
 
 
