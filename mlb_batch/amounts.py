@@ -1,11 +1,17 @@
-"""Numbers as people read them: counts, shares, operations, bytes and times."""
+"""Numbers as people write and read them: counts, shares, operations, bytes and times."""
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 _NANO = 10**9
 _PREFIXES = ((10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+
+
+def written(number: float) -> Fraction:
+    """The number that the user wrote: 0.1 is a tenth, not the float next to it."""
+    return Fraction(repr(number))
 
 
 def count(number: int) -> str:

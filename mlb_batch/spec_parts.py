@@ -235,6 +235,11 @@ class GenerateSpec(Part):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """What is drawn hangs on it and on the annotation, and on nothing else."""
 
+    @property
+    def planned_new_tokens(self) -> int:
+        """Without a word from the user the plan expects the most: it can only turn out cheaper."""
+        return self.expected_new_tokens or self.max_new_tokens
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if 0 < self.temperature < 1e-3:

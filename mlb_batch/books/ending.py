@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlb_batch.amounts import written
 from mlb_batch.books.account import Books
-from mlb_batch.cost.budget import written
 from mlb_batch.spec import JobSpec
 from mlb_batch.stop import INTERRUPTED, STOPPED
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from mlb_batch.amounts import written
 from mlb_batch.cost import flops, paper
 from mlb_batch.cost.calibration import NANO, Calibration, generate_bytes
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.cost.shapes import ModelShape, PairedShape
-from mlb_batch.errors import BudgetError
 
 Scope = Literal["llm", "total"]
 Convention = Literal["exact", "paper"]
@@ -91,8 +91,6 @@ def paid(scope: Scope, convention: Convention, sums: Mapping[str, int]) -> int:
 def limit(kind: str, amount: float, vanilla: int, video_ms: int) -> int:
     """What a budget as written allows, in its measure's unit, rounded down. `vanilla` is in the same unit."""
     exact = written(amount)
-    if exact <= 0:
-        raise BudgetError(f"budget.{kind}: {amount} leaves nothing to spend; give a number above zero")
     if kind == "ratio":
         return int(exact * vanilla)
     if kind == "pflops":
@@ -112,8 +110,3 @@ def amount_of(kind: str, cost: int, vanilla: int, video_ms: int) -> float:
     if kind == "pflops_per_hour_of_video":
         return cost / PETA * MS_PER_HOUR / video_ms if video_ms else 0.0
     return cost / NANO / 3600
-
-
-def written(amount: float) -> Fraction:
-    """The number that the user wrote: 0.1 is a tenth, not the float next to it."""
-    return Fraction(repr(amount))

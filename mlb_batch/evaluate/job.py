@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlb_batch.cost.budget import written
+from mlb_batch.amounts import written
 from mlb_batch.errors import BudgetError, OutputError
 from mlb_batch.evaluate import bias, kept, results, summary
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS

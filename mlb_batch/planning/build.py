@@ -131,11 +131,6 @@ def _case(spec: JobSpec, means: Setup, pricer: Pricer, prompter: Prompter, inspe
     return case(found.without_unreadable() if spec.budget.kind == "ratio" else found)
 
 
-def expected_new_tokens(spec: JobSpec) -> int:
-    """Without a word from the user the plan expects the most: it can only turn out cheaper."""
-    return spec.generate.expected_new_tokens or spec.generate.max_new_tokens
-
-
 def _assembled(
     spec: JobSpec, means: Setup, case: Case, device: Calibration | None, key: str, solved: Solved, reused: bool
 ) -> Plan:
@@ -155,7 +150,7 @@ def _assembled(
         frame_crop=recipe.crop,
         frame_resample=recipe.resample,
         budget=_budget(case, clips, solved.keep),
-        expected_new_tokens=expected_new_tokens(spec),
+        expected_new_tokens=spec.generate.planned_new_tokens,
         layers=_layers(case.pricer, clips, solved.keep),
         estimate=None if case.survey.complete else _estimate(case, solved),
         **_sizes(spec, case, clips),
@@ -181,7 +176,7 @@ def _sizes(spec: JobSpec, case: Case, clips: Counter[ClipShape]) -> dict[str, An
         "visual_tokens": scaled(sum(count * clip.visual for clip, count in clips.items())),
         "text_tokens": scaled(sum(count * _text_tokens(clip) for clip, count in clips.items())),
         "bytes_read": scaled(sum(one.num_bytes for one in found.seen)),
-        "bytes_written": prompts * (ROW_BYTES + TOKEN_BYTES * expected_new_tokens(spec) + FRAME_BYTES * frames),
+        "bytes_written": prompts * (ROW_BYTES + TOKEN_BYTES * spec.generate.planned_new_tokens + FRAME_BYTES * frames),
     }
 
 
@@ -193,7 +188,7 @@ def _schedules(case: Case, keep: int) -> tuple[ScheduleOf, ScheduleOf]:
 
 def _costs(spec: JobSpec, case: Case, clips: Counter[ClipShape], keep: int) -> dict[str, Any]:
     pruned, whole = _schedules(case, keep)
-    new = expected_new_tokens(spec)
+    new = spec.generate.planned_new_tokens
     vanilla, planned = tally(case.pricer, case.clips, whole, new), tally(case.pricer, clips, pruned, new)
     worst = tally(case.pricer, clips, pruned, spec.generate.max_new_tokens)
     return {
@@ -211,7 +206,7 @@ def _times(
     if device is None:
         return {"device": "", "gpu_hours": None, "gpu_hours_vanilla": None, "price": None}
     pruned, whole = _schedules(case, keep)
-    new, rate = expected_new_tokens(spec), spec.limits.price_per_gpu_hour
+    new, rate = spec.generate.planned_new_tokens, spec.limits.price_per_gpu_hour
     planned, unpruned = (
         case.scaled(nanoseconds(case.pricer, some, schedule_of, new, device)) / NANO / 3600
         for some, schedule_of in ((clips, pruned), (case.clips, whole))
