@@ -2,7 +2,7 @@
 
     seconds = vision operations / vision rate + (prefill + scoring operations) / prefill rate + bytes moved / byte rate
 
-Reading frames, encoding them and prefill are bound by arithmetic; generating a token is bound by memory: it reads every
+Encoding frames and prefill are bound by arithmetic; generating a token is bound by memory: it reads every
 weight of the language model once for a whole batch, and each sequence's own keys and values. The two rates of
 operations and the one of bytes are what a calibration measures, each as the counted amount over the seconds it took.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from mlb_batch.cache import cache_folder, writable
+from mlb_batch.cost.flops import head, layer
 from mlb_batch.cost.shapes import DecoderShape
 
 NANO = 10**9
@@ -55,9 +56,10 @@ class Calibration:
 
 
 def weight_numbers(d: DecoderShape) -> int:
-    """Weights of the language model that one generated token reads: its layers and the head."""
-    per_layer = d.hidden * (2 * d.q_dim + 2 * d.kv_dim) + 3 * d.hidden * d.ffn
-    return d.layers * per_layer + d.hidden * d.vocab
+    """Weights of the language model that one generated token reads, in its layers and the head: each is multiplied and
+    added once.
+    """
+    return (d.layers * layer(d, 1, 0) + head(d, 1)) // 2
 
 
 def generate_bytes(d: DecoderShape, cached: list[int], new_tokens: int, bytes_per_number: int, batch: int) -> int:

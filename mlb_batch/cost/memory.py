@@ -7,17 +7,14 @@ What a process holds whatever it does (the weights, and the tower at work on a f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from mlb_batch.cost.flops import cache_lengths
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.cost.shapes import DecoderShape, ModelShape
 
 _LOGITS = 3 * 4  # bytes for each word of the vocabulary: an answer's first logits are kept, beside those of a step
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,16 +89,3 @@ class Line:
 
     def leave(self, clip: int) -> None:
         self._inside.remove(clip)
-
-
-def filled(items: Sequence[T], size: Callable[[T], int], most: int) -> list[list[T]]:
-    """Consecutive items that come to no more than `most` together, or a single one."""
-    out: list[list[T]] = []
-    left = 0
-    for item in items:
-        if not out or size(item) > left:
-            out.append([])
-            left = most
-        out[-1].append(item)
-        left -= size(item)
-    return out

@@ -109,9 +109,9 @@ def _frames(plan: Plan, found: Findings) -> Iterator[str]:
 
 def _sharing(plan: Plan, found: Findings) -> Iterator[str]:
     """Query-aware cuts leave little to share between the prompts of a clip."""
-    many = any(len(clip.suffixes) > 1 for clip in found.clips)
+    several = any(len(clip.suffixes) > 1 for clip in found.clips)
     shared = shared_selection(found.case.pricer)
-    if not many or not shared or plan.planned.llm == 0:
+    if not several or not shared or plan.planned.llm == 0:
         return
     if plan.planned.llm > plan.vanilla.llm or (plan.planned.llm == plan.vanilla.llm and plan.keep < WHOLE):
         yield (

@@ -19,7 +19,7 @@ from mlb_batch.source import Prompt, Video, clip_spans
 from mlb_batch.spec_parts import ClipsSpec, FramesSpec
 from mlb_batch.storage import local_path
 from mlb_batch.threads import Threads
-from mlb_batch.video import Limits, Prober, Several
+from mlb_batch.video import Header, Limits, Prober, Several
 
 PROBE_ALL = 5_000  # up to so many videos, every header is probed
 SAMPLE = 2_000  # of more, these; as many as of few, where these say too little
@@ -30,16 +30,6 @@ MOST_MS = 86_400_000  # that a video counts for in a budget by the hour: a heade
 MOST_CACHED_PROMPTS = 100_000
 
 Lengths = Callable[[Prompt], int]  # a prompt's tokens behind the visual ones; RowError where it can't be asked
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a header says. Without a duration or a rate the sampling's full count is planned for."""
-
-    duration_s: float | None
-    fps: float | None
-    frames: int | None
-    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +115,7 @@ def _lot(video: Video) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
-def looks_at(uris: Sequence[str]) -> list[Look | None]:
+def looks_at(uris: Sequence[str]) -> list[Header | None]:
     """What the headers say; None where they can't be read, which reading will find out and record.
 
     A video of several rows is looked at once.
@@ -138,16 +128,15 @@ def looks_at(uris: Sequence[str]) -> list[Look | None]:
     return [seen[uri] for uri in uris]
 
 
-def _look(probers: Several[Prober], uri: str) -> Look | None:
+def _look(probers: Several[Prober], uri: str) -> Header | None:
     try:
         with probers.one() as prober:
-            header = prober.probe(uri)
+            return prober.probe(uri)
     except RowError:
         return None
-    return Look(header.duration_s, header.average_fps, header.frames, header.num_bytes)
 
 
-def _seen(video: Video, header: Look | None, layout: Layout, lengths: Lengths) -> Seen:
+def _seen(video: Video, header: Header | None, layout: Layout, lengths: Lengths) -> Seen:
     suffixes = tuple(sorted(_lengths_of(video.prompts, lengths)))
     frames = list(expected_frames(video, header, layout))
     clips = [ClipShape(count, layout.side, layout.side, layout.prefix, layout.trailer, suffixes) for count in frames]
@@ -169,7 +158,7 @@ def _lengths_of(prompts: tuple[Prompt, ...], lengths: Lengths) -> Iterator[int]:
             continue  # ends in errors/ and costs nothing
 
 
-def _spans(video: Video, header: Look | None, clips: ClipsSpec | None) -> list[tuple[float, float]]:
+def _spans(video: Video, header: Header | None, clips: ClipsSpec | None) -> list[tuple[float, float]]:
     """A video's clips by its header; empty where that has no duration, or nothing of it is asked for or can be cut."""
     if header is None or not header.duration_s:
         return []
@@ -179,8 +168,10 @@ def _spans(video: Video, header: Look | None, clips: ClipsSpec | None) -> list[t
         return []  # one row, which will end in errors/
 
 
-def expected_frames(video: Video, header: Look | None, layout: Layout) -> Iterator[int]:
-    """Frames of each clip, as the sampling will choose them if the header tells the truth."""
+def expected_frames(video: Video, header: Header | None, layout: Layout) -> Iterator[int]:
+    """Frames of each clip, as the sampling will choose them if the header tells the truth; the sampling's full count
+    where that names neither a duration nor a rate.
+    """
     whole = layout.clips is None and not video.start_s and video.end_s is None
     if header is None:
         yield layout.frames.count
@@ -195,11 +186,11 @@ def expected_frames(video: Video, header: Look | None, layout: Layout) -> Iterat
             yield _sampled(_between(header, start_s, end_s), length_s, layout.frames)
 
 
-def _between(header: Look, start_s: float, end_s: float | None) -> int | None:
+def _between(header: Header, start_s: float, end_s: float | None) -> int | None:
     """Frames shown in [start, end), at a constant rate."""
-    if not header.fps or not end_s:
+    if not header.average_fps or not end_s:
         return None
-    return math.ceil(end_s * header.fps - 1e-6) - math.ceil(start_s * header.fps - 1e-6)
+    return math.ceil(end_s * header.average_fps - 1e-6) - math.ceil(start_s * header.average_fps - 1e-6)
 
 
 def _sampled(there: int | None, length_s: float | None, wanted: FramesSpec) -> int:

@@ -60,8 +60,8 @@ def _spending(plan: Plan) -> Iterator[Line]:
     yield "read", f"{amount(plan.bytes_read, 'B')}, written about {amount(plan.bytes_written, 'B')}"
 
 
-def _price(amount: float) -> str:
-    return f"{amount:,.2f}" if amount >= LEAST_PRICE or not amount else f"less than {LEAST_PRICE}"
+def _price(money: float) -> str:
+    return f"{money:,.2f}" if money >= LEAST_PRICE or not money else f"less than {LEAST_PRICE}"
 
 
 def _schedule(plan: Plan) -> Iterator[Line]:

@@ -10,15 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mlb_batch.cost.schedule import ClipShape, Schedule
+from mlb_batch.cost import schedule
+from mlb_batch.cost.schedule import ClipShape
 from mlb_batch.cost.shapes import ModelShape
 from mlb_batch.prune.view import Pick, View
 
 
-class Method(Protocol):
-    def schedule(self, shape: ModelShape, clip: ClipShape, keep: int) -> Schedule:
-        """Where tokens leave, at `keep` millionths of them: arithmetic, no model."""
-
+class Method(schedule.Method, Protocol):
     def pick(self, view: View, keep: int) -> Pick:
         """Which stay: a pure function."""
 

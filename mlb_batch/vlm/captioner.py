@@ -163,8 +163,8 @@ class Captioner:
         samplings = [self._sampling(ask) for one in group for ask in one.asks]
         said = iter(together.join(prefilled, samplings))
         return [
-            _Begun(one.asks, *outline, meter, [next(said) for _ in one.asks])
-            for one, outline, meter in zip(group, outlines, meters, strict=True)
+            _Begun(one.asks, shape, schedule, keep, meter, [next(said) for _ in one.asks])
+            for one, (shape, schedule, keep), meter in zip(group, outlines, meters, strict=True)
         ]
 
     def _prefilled(self, group: list[_Ready],

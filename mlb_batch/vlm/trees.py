@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mlb_batch.cost.memory import filled
 from mlb_batch.vlm.attention import Lengths, attend_last, attend_varlen, packs
 from mlb_batch.vlm.rope import Rope
 
@@ -158,7 +157,15 @@ class Forest:
 
 def groups(trees: list[Tree], most: int) -> list[list[Tree]]:
     """Consecutive trees that are packed together: no more than `most` tokens, or a single tree."""
-    return filled(trees, lambda tree: tree.length, most)
+    out: list[list[Tree]] = []
+    left = 0
+    for tree in trees:
+        if not out or tree.length > left:
+            out.append([])
+            left = most
+        out[-1].append(tree)
+        left -= tree.length
+    return out
 
 
 def _runs(index: int, tree: Tree, start: int) -> list[Run]:
