@@ -17,6 +17,7 @@ from mlb_batch.threads import begun
 PATIENCE_S, HURRIED_S = 120.0, 5.0
 LONGEST_PAUSE_S = 10.0
 FIRST_ANSWER_S = 1.0  # for little: S3 answers in tens of milliseconds, or has lost the request
+_MOST_CHARS = 300  # of what an error says
 
 _T = TypeVar("_T")
 
@@ -204,7 +205,12 @@ def _codes(error: BaseException) -> Iterator[str]:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; some servers send a code without a word."""
     lines = [line for line in str(error).splitlines() if line.strip() and line != "None"]
-    return lines[0][:300] if lines else " ".join(filter(None, _codes(error)))
+    return lines[0][:_MOST_CHARS] if lines else " ".join(filter(None, _codes(error)))
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error says, in one line: some come to the point behind their first."""
+    return " ".join(str(error).split())[:_MOST_CHARS] or type(error).__name__
 
 
 def root_line(error: BaseException) -> str:

@@ -31,11 +31,10 @@ from mlb_batch.prune import make
 from mlb_batch.spec import JobSpec
 from mlb_batch.vlm.captioner import Captioner, Settings
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
-from mlb_batch.vlm.defaults import not_applied, refuse_window
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.paired import Paired
 from mlb_batch.vlm.preprocess import FrameRecipe, frame_recipe, paired_recipe
-from mlb_batch.vlm.tokenizer import tokenizer_of
+from mlb_batch.vlm.small_files import not_applied, refuse_window, tokenizer_of
 from mlb_batch.vlm.vision import normalise
 
 SPEC = FAMILIES["onevision"]

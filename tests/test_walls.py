@@ -120,7 +120,7 @@ def test_a_row_is_caught_in_one_place_only() -> None:
     }
     # A Ray that is slow to start raises a bare Exception, and so do parsers of a checkpoint's damaged files; the hub's
     # clients raise what their transports do. What is caught there is no row, and goes on as one line.
-    assert broad == {"mlb_batch.stages", "mlb_batch.chain.cluster", "mlb_batch.vlm.refused", "mlb_batch.vlm.hub"}
+    assert broad == {"mlb_batch.stages", "mlb_batch.chain.cluster", "mlb_batch.vlm.small_files", "mlb_batch.vlm.hub"}
 
 
 @pytest.mark.parametrize("module", MODULES)

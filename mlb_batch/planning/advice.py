@@ -18,7 +18,7 @@ from mlb_batch.planning.setup import Setup
 from mlb_batch.planning.solving import Case, shared_selection
 from mlb_batch.planning.survey import MOST_MS
 from mlb_batch.spec import JobSpec
-from mlb_batch.vlm.defaults import not_applied
+from mlb_batch.vlm.small_files import not_applied
 
 FLOOR_SHARE = Fraction(1, 2)  # of the budget, spent before the first visual token is kept; any whole number times it
 OUTSIDE_SHARE = 0.5  # of the pruned job, in parts that pruning does not make cheaper

@@ -28,10 +28,9 @@ from mlb_batch.planning.survey import Layout, Survey, survey
 from mlb_batch.planning.tally import ScheduleOf, nanoseconds, tally
 from mlb_batch.source import Inspection, Prompt, videos
 from mlb_batch.spec import JobSpec
-from mlb_batch.vlm.defaults import refuse_window
 from mlb_batch.vlm.preprocess import frame_recipe, paired_recipe
 from mlb_batch.vlm.prompts import Prompter
-from mlb_batch.vlm.tokenizer import tokenizer_of
+from mlb_batch.vlm.small_files import refuse_window, tokenizer_of
 
 # Of one row in a committed file of 256: measured on captions of random words with an English-like frequency.
 ROW_BYTES, TOKEN_BYTES, FRAME_BYTES = 220, 3, 3

@@ -5,10 +5,9 @@ values.py      what goes into it and comes out
 
 checkpoint.py  a model's id -> its files, and the revision that says which; load.py: files -> weights on a device
 hub.py           ... of a hub id, downloaded
-defaults.py    what transformers makes of a config that leaves out what is usual; refused.py: or says of a damaged one
+small_files.py what transformers makes of the small ones, or says of damaged ones: config, generation config, tokenizer
 preprocess.py  frames as the vision tower takes them, by the checkpoint's own processor config
 prompts.py     prompts as the checkpoint's chat template has them; choices.py: options, and which one an answer names
-tokenizer.py     ... in tokens
 
 prepare.py     a clip and its prompts -> what prefill takes
 vision.py        visual tokens; paired.py: what the paired model sees in the frames

@@ -16,10 +16,10 @@ import torch
 from mlb_batch.cost.budget import feature_price
 from mlb_batch.cost.schedule import ClipShape, Schedule
 from mlb_batch.errors import RowError
+from mlb_batch.storage_errors import first_line
 from mlb_batch.vlm.billing import Shares, shares
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.choices import parse_letter
-from mlb_batch.vlm.defaults import generation_config
 from mlb_batch.vlm.generate import NO_NUMBERS, Generated, Generation, Sampling
 from mlb_batch.vlm.load import load, pick_device, pick_dtype
 from mlb_batch.vlm.memory import is_out_of_memory, keep_to
@@ -29,6 +29,7 @@ from mlb_batch.vlm.prepare import Preparer, Source, redundancy
 from mlb_batch.vlm.prompts import Prompter
 from mlb_batch.vlm.selection import selection_rows
 from mlb_batch.vlm.sequence import Prefilled
+from mlb_batch.vlm.small_files import generation_config
 from mlb_batch.vlm.values import Answer, Ask, Clip, Settings
 
 __all__ = ["Answer", "Ask", "Captioner", "Clip", "Settings"]
@@ -123,7 +124,7 @@ class Captioner:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0] if str(error) else "no memory left"
+            reason = first_line(error)
         finally:
             self.without_result += sum(meter.bill.total for i, meter in enumerate(meters) if i not in answers)
         # Outside the handler: its traceback would hold the tensors of the batch that failed.

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlb_batch.errors import JobError, MlbBatchError, ModelError
-from mlb_batch.storage_errors import status_of
+from mlb_batch.storage_errors import one_line, status_of
 
 _SMALL = ["*.json", "*.jinja", "*.model", "*.txt"]
 # Weights that carry no code. In folders of their own lie other programs' forms of the same (original/).
 _WEIGHTS, _OTHER_FORMS = ["*.safetensors"], ["*/*.safetensors"]
-_MOST_CHARS = 300
 
 
 def snapshot(id: str, revision: str, look: Callable[[Path], object]) -> Path:
@@ -36,7 +35,7 @@ def _failed(id: str, error: Exception, begun: bool) -> MlbBatchError:
     """JobError where it may pass. Where no hub can be reached at first, a name that is no folder is as likely."""
     from huggingface_hub.errors import HFValidationError
 
-    reason = " ".join(str(error).split())[:_MOST_CHARS] or type(error).__name__
+    reason = one_line(error)
     if isinstance(error, OSError) and error.errno is not None:  # this machine's, not the hub's
         return ModelError(f"{id!r} can't be kept here ({reason}); set HF_HOME to a folder that can be written")
     said = f"{id!r} is no folder here, and the hub did not give it: {reason}"

@@ -12,9 +12,10 @@ from transformers import AutoModelForImageTextToText
 
 from mlb_batch.cost.calibration import usual_dtype
 from mlb_batch.errors import ModelError
+from mlb_batch.storage_errors import first_line
 from mlb_batch.vlm.attention import NAME
 from mlb_batch.vlm.checkpoint import Checkpoint
-from mlb_batch.vlm.defaults import refuse_window
+from mlb_batch.vlm.small_files import refuse_window
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -60,8 +61,8 @@ def from_files(kind: Any, checkpoint: Checkpoint, dtype: torch.dtype, **how: Any
             **how,
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{checkpoint.name}: transformers can't load it ({said}); copy it again") from error
+        said = f"transformers can't load it ({first_line(error)}); copy it again"
+        raise ModelError(f"{checkpoint.name}: {said}") from error
 
 
 def fused(model: Any) -> Any:

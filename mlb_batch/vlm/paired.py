@@ -16,7 +16,7 @@ from mlb_batch.cost.shapes import PairedShape, paired_shape
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.load import from_files, refuse_gaps
 from mlb_batch.vlm.preprocess import FrameRecipe, paired_recipe
-from mlb_batch.vlm.tokenizer import tokenizer_of
+from mlb_batch.vlm.small_files import tokenizer_of
 from mlb_batch.vlm.vision import images_at_once, normalise
 
 

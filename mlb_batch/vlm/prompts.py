@@ -16,7 +16,7 @@ from mlb_batch.errors import ModelError, RowError
 from mlb_batch.prune import Pruning
 from mlb_batch.vlm.checkpoint import Checkpoint, read_json
 from mlb_batch.vlm.choices import LETTERS, choice_text
-from mlb_batch.vlm.tokenizer import tokenizer_of
+from mlb_batch.vlm.small_files import tokenizer_of
 
 MAX_PROMPT_TOKENS = 4096
 # Where neither tokenizer nor config says: the ids that the published checkpoints of the family have.

@@ -1,15 +1,19 @@
-"""What transformers makes of a checkpoint's small files: saved ones leave out what their class has by default."""
+"""What transformers makes of a checkpoint's small files, which leave out what their class has by default; or one line
+on what it says of damaged ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from mlb_batch.errors import ModelError
+from mlb_batch.storage_errors import first_line, one_line
 from mlb_batch.vlm.checkpoint import Checkpoint, read_json
-from mlb_batch.vlm.refused import or_refused
+
+_T = TypeVar("_T")
 
 # What changes greedy tokens in transformers and is not applied here, with the value at which it does nothing.
 _NOT_APPLIED = {
@@ -44,6 +48,19 @@ _NOT_APPLIED_SAMPLING = {
 }
 
 
+def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    for path in checkpoint.folder.glob("tokenizer*.json"):
+        read_json(path)
+
+    def loaded() -> PreTrainedTokenizerBase:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True
+        )
+        return found
+
+    return _or_refused(checkpoint, "its tokenizer can't be loaded", "copy the checkpoint again", loaded)
+
+
 def refuse_window(checkpoint: Checkpoint) -> None:
     """A Mistral config that says nothing has a sliding window, for instance. Llama's classes know none."""
     config = _config(checkpoint).get_text_config()
@@ -67,7 +84,7 @@ def generation_config(checkpoint: Checkpoint) -> Any:
             else GenerationConfig.from_model_config(_config(checkpoint))
         )
     except ValueError as error:
-        said = f"generation_config.json can't be read ({str(error).splitlines()[0]}); mend or remove it"
+        said = f"generation_config.json can't be read ({first_line(error)}); mend or remove it"
         raise ModelError(f"{checkpoint.name}: {said}") from error
     stop = found.eos_token_id
     if not all(isinstance(token, int) for token in (stop if isinstance(stop, list) else [stop or 0])):
@@ -88,4 +105,11 @@ def _config(checkpoint: Checkpoint) -> Any:
     def loaded() -> Any:
         return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
 
-    return or_refused(checkpoint, "transformers refuses its config.json", "mend it", loaded)
+    return _or_refused(checkpoint, "transformers refuses its config.json", "mend it", loaded)
+
+
+def _or_refused(checkpoint: Checkpoint, problem: str, remedy: str, read: Callable[[], _T]) -> _T:
+    try:
+        return read()
+    except Exception as error:  # its checks have errors of their own, and its parsers raise bare ones too
+        raise ModelError(f"{checkpoint.name}: {problem} ({one_line(error)}); {remedy}") from error
