@@ -227,7 +227,11 @@ def checkpoint(spec: Spec) -> Checkpoint:
 
 @cache
 def pair_checkpoint() -> Checkpoint:
-    return resolve(str(pair_folder()))
+    return pair_at(pair_folder())
+
+
+def pair_at(place: Path) -> Checkpoint:
+    return resolve(str(place), key="prune.feature_model")
 
 
 @cache

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cost_cases import added
-from models import Spec, folder, pair_folder
+from models import Spec, folder, pair_at, pair_folder
 from safetensors.numpy import save_file
 from video_files import CORPUS, MODEL_SIZE, write_video
 
@@ -684,8 +684,8 @@ def test_a_pair_that_is_another_where_it_runs_is_refused(clips_folder: Path, tmp
     shutil.copytree(pair_folder(), place)
     spec = paired_job(clips_folder, tmp_path / "out", str(place))
     priced, shape = plan(spec), asked_shape(spec, 16, [CAPTION["text"]])
-    assert priced.pair_revision == resolve(str(place)).revision
-    assert Engine.of(spec, priced).load(1).settings.feature_model == resolve(str(place))
+    assert priced.pair_revision == pair_at(place).revision
+    assert Engine.of(spec, priced).load(1).settings.feature_model == pair_at(place)
     (place / "tokenizer_config.json").write_text((place / "tokenizer_config.json").read_text() + " ")
     with pytest.raises(ModelError, match=r"prune\.feature_model.*give every node the same files"):
         Engine.of(spec, priced).load(1)

@@ -46,10 +46,7 @@ class Checkpoint:
 
     @property
     def shape(self) -> ModelShape:
-        try:
-            return model_shape(self.config)
-        except ModelError as error:
-            raise ModelError(f"model.id: {self.name!r}: {error}") from None
+        return model_shape(self.config)
 
     @property
     def vision_size(self) -> int:
@@ -66,38 +63,38 @@ def resolve(id: str, revision: str = "main", key: str = "model.id") -> Checkpoin
 
 def _found(id: str, revision: str, shape_of: Callable[[Config], object]) -> Checkpoint:
     if id.startswith(_EMBEDDED):
-        return _local(id, tiny.folder(id.removeprefix(_EMBEDDED)))
+        return _local(id, tiny.folder(id.removeprefix(_EMBEDDED)), shape_of)
     if page := re.match(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)", id):
         raise ModelError(f"{id} is a page for people; write {page[1]}")
     if "://" in id:
-        return _local(id, _downloaded(id))
+        return _local(id, _downloaded(id), shape_of)
     if (folder := local_path(id)) is not None and folder.is_dir():
-        return _local(id, folder)
+        return _local(id, folder, shape_of)
     if id.startswith((".", "/", "~")) or id.count("/") != 1:
         raise ModelError(f"{id!r} is no folder here; give a folder, an fsspec uri or a hub id (owner/name)")
-    folder = snapshot(id, revision, lambda small: _refuse_unknown(id, _config(id, small), shape_of))
+    folder = snapshot(id, revision, lambda small: _config(id, small, shape_of))
     _refuse_incomplete(id, folder)
-    return Checkpoint(id, folder, _config(id, folder), folder.name)  # the commit says which content: none is hashed
+    config = _config(id, folder, shape_of)
+    return Checkpoint(id, folder, config, folder.name)  # the commit says which content: none is hashed
 
 
-def _local(name: str, folder: Path) -> Checkpoint:
-    config = _config(name, folder)
+def _local(name: str, folder: Path, shape_of: Callable[[Config], object]) -> Checkpoint:
+    config = _config(name, folder, shape_of)
     _refuse_incomplete(name, folder)
     return Checkpoint(name, folder, config, _content_hash(folder))
 
 
-def _config(name: str, folder: Path) -> dict[str, Any]:
-    config = folder / "config.json"
-    if not config.is_file():
+def _config(name: str, folder: Path, shape_of: Callable[[Config], object]) -> dict[str, Any]:
+    """One whose shape is known here: what is not is refused before anything else is read."""
+    path = folder / "config.json"
+    if not path.is_file():
         raise ModelError(f"{name!r} holds no config.json; point at a transformers checkpoint folder")
-    return read_json(config)
-
-
-def _refuse_unknown(name: str, config: Config, shape_of: Callable[[Config], object]) -> None:
+    config = read_json(path)
     try:
         shape_of(config)
     except ModelError as error:
         raise ModelError(f"{name!r}: {error}") from None
+    return config
 
 
 def _refuse_incomplete(name: str, folder: Path) -> None:

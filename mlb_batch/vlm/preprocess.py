@@ -69,13 +69,12 @@ def frame_recipe(checkpoint: Checkpoint) -> FrameRecipe:
 
 def paired_recipe(checkpoint: Checkpoint) -> FrameRecipe:
     """The recipe of a text/vision pair, which takes whole images at one size."""
-    side = paired_shape(checkpoint.config).vision.image_size  # first: another pair's processor is another one too
     config = _processor_config(checkpoint.folder)
     size = _sides(config.get("size"), square=True)
     if "height" not in size:
         raise ModelError(f"{checkpoint.name}: its processor config names no size this project knows: {size}")
     recipe = _recipe(checkpoint, config, (size["height"], size["width"]), None, _SIGLIP)
-    _check_size(checkpoint, recipe, side)
+    _check_size(checkpoint, recipe, paired_shape(checkpoint.config).vision.image_size)
     return recipe
 
 
