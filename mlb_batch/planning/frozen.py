@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mlb_batch.cost.allocate import ContentRule
 from mlb_batch.errors import OutputError
 from mlb_batch.ledger.runs import every_sound, has_schedule
 from mlb_batch.ledger.seal import BrokenSeal, sealed_json, unsealed_json
-from mlb_batch.planning.record import Plan
+from mlb_batch.planning.record import Plan, Solved
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import Store, open_store
-
-
-@dataclass(frozen=True)
-class Solved:
-    """All that solving a budget yields."""
-
-    keep: int
-    frames: int
-    content: ContentRule | None = None
 
 
 def freeze(spec: JobSpec, plan: Plan) -> None:
@@ -32,9 +22,8 @@ def freeze(spec: JobSpec, plan: Plan) -> None:
     if not plan.clips or not plan.settled:
         return
     store, name = open_store(spec.output.uri), _name(plan.key)
-    solved = {"keep": plan.keep, "frames": plan.frames, "content": plan.content and dataclasses.asdict(plan.content)}
     told = {"fingerprint": plan.fingerprint, "videos": plan.videos, "budget": dataclasses.asdict(plan.budget)}
-    data = sealed_json({"solved": solved, "solved_for": told})
+    data = sealed_json({"solved": dataclasses.asdict(plan.solved), "solved_for": told})
     if plan.reused:
         store.create(name, data)  # where someone deleted it
     else:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mlb_batch.ledger import fingerprint
-from mlb_batch.planning.frozen import Solved
+from mlb_batch.planning.record import Solved
 from mlb_batch.planning.setup import Setup
 from mlb_batch.spec import JobSpec
 from mlb_batch.spec_parts import PromptSpec

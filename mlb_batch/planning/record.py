@@ -1,4 +1,4 @@
-"""Plan: what a job will do and cost, as one value that prints and goes to JSON."""
+"""Plan: what a job will do and cost, as one value that prints and goes to JSON; and what solving its budget yielded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from mlb_batch.amounts import percent
 from mlb_batch.cost.allocate import ContentRule
 from mlb_batch.cost.budget import Convention, Scope, paid, paid_columns
 from mlb_batch.cost.flops import Bill
+
+
+@dataclass(frozen=True)
+class Solved:
+    """All that solving a budget yields."""
+
+    keep: int
+    frames: int
+    content: ContentRule | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,10 @@ class Plan:
     bytes_written: int
     warnings: tuple[str, ...]
     pair_revision: str | None  # of the paired model, where one looks
+
+    @property
+    def solved(self) -> Solved:
+        return Solved(self.keep, self.frames, self.content)
 
     @property
     def settled(self) -> bool:

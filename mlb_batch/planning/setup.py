@@ -8,6 +8,7 @@ from mlb_batch import prune
 from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.shapes import ModelShape, PairedShape, paired_shape
 from mlb_batch.errors import ModelError
+from mlb_batch.planning.record import Plan
 from mlb_batch.prune import Pruning
 from mlb_batch.spec import JobSpec
 from mlb_batch.vlm.checkpoint import Checkpoint, resolve
@@ -49,6 +50,11 @@ def pinned(spec: JobSpec, revision: str, pair_revision: str | None, method: Prun
     if pair:
         _refuse_another("prune.feature_model", pair.name, pair, pair_revision)
     return Setup(checkpoint, checkpoint.shape, pair, method)
+
+
+def planned_with(spec: JobSpec, priced: Plan) -> Setup:
+    method = method_of(spec, paired=priced.pair_revision is not None)
+    return pinned(spec, priced.revision, priced.pair_revision, method)
 
 
 def _refuse_another(key: str, name: str, found: Checkpoint, revision: str | None) -> None:

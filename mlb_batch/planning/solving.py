@@ -13,7 +13,7 @@ from mlb_batch.cost.schedule import WHOLE, ClipShape
 from mlb_batch.cost.solve import Pricer, largest
 from mlb_batch.cost.total import Histogram
 from mlb_batch.errors import BudgetError
-from mlb_batch.planning.frozen import Solved
+from mlb_batch.planning.record import Solved
 from mlb_batch.planning.survey import Seen, Survey
 from mlb_batch.prune import Pruning
 from mlb_batch.spec_parts import BudgetSpec
