@@ -55,7 +55,7 @@ def plan(job: Job, sets: Sets = None, as_json: AsJson = False, replan: Replan = 
     from mlb_batch.quality.rivals import refuse_costly_rivals
 
     priced = price(spec, replan)
-    refuse_costly_rivals(spec)
+    refuse_costly_rivals(spec, lambda: priced)
     if not as_json:
         say(describe(priced))
     answer(priced.to_json(), as_json)

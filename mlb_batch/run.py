@@ -44,7 +44,7 @@ def run(spec: JobSpec, limit: int | None = None, replan: bool = False) -> dict[s
     if not spec.canary.share:
         return one_pass(spec, replan=replan)
     with Lease(spec.output.uri, new_run_id()) as lease, connected():  # also while the rivals are at work elsewhere
-        seen, stopped = canary(spec, partial(one_pass, spec, replan=replan, held=lease), one_pass)
+        seen, stopped = canary(spec, partial(one_pass, spec, replan=replan, held=lease), one_pass, replan)
         return stopped or one_pass(spec, seen=seen, held=lease)
 
 

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -1017,7 +1018,8 @@ def test_a_canarys_rival_prunes_for_as_many_operations_as_the_job(
 ) -> None:
     spec = job(clips_folder, tmp_path / "out", prune={"method": "unique"}, budget=budget,
                generate={"max_new_tokens": 64, "expected_new_tokens": 2})  # fmt: skip
-    own, random_ = plan(spec), plan(rival(spec, "random", str(tmp_path / "random")))
+    own = plan(spec)
+    random_ = plan(rival(spec, "random", str(tmp_path / "random"), lambda: own))
     assert own.keep < WHOLE
     assert random_.planned.prefill == pytest.approx(own.planned.prefill, rel=0.01)
 
@@ -1032,16 +1034,16 @@ def test_a_canarys_rival_of_the_same_cost_gets_the_last_step_and_meets_the_floor
     for spent in (whole.floor, whole.planned):
         spec = job(clips_folder, tmp_path / "out", budget={"pflops": spent / 1e15 * (1 + 1e-9)}, **given)
         assert plan(spec).budget.planned == spent
-        assert plan(rival(spec, "random", str(tmp_path / "random"))).budget.planned == spent
+        assert plan(rival(spec, "random", str(tmp_path / "random"), partial(plan, spec))).budget.planned == spent
 
 
 def test_a_canarys_rival_of_a_job_that_spends_more_than_unpruned_keeps_all(clips_folder: Path, tmp_path: Path) -> None:
     """Two prompts that prune for themselves share nothing; no ratio is above 1."""
     prompts = [CAPTION, {"id": "d", "kind": "qa", "text": "Why?"}]
     spec = job(clips_folder, tmp_path / "out", prompts=prompts, prune={"method": "fastv"}, budget={"pflops": 1.0})
-    own = plan(spec).budget
-    assert own.planned > own.vanilla
-    assert plan(rival(spec, "random", str(tmp_path / "random"))).keep == WHOLE
+    own = plan(spec)
+    assert own.budget.planned > own.budget.vanilla
+    assert plan(rival(spec, "random", str(tmp_path / "random"), lambda: own)).keep == WHOLE
 
 
 def test_a_canary_is_priced_beside_the_budget(clips_folder: Path, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from ledger_rows import FINGERPRINT, annotation, row_id
 from rich.console import Console
 from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
 
-from mlb_batch import JobSpec, plan, run
-from mlb_batch.errors import BudgetError, JobError, SpecError
+from mlb_batch import JobSpec, cli, plan, run
+from mlb_batch.errors import BudgetError, JobError, OutputError, SpecError
 from mlb_batch.ledger import Ledger, read_current, verify
-from mlb_batch.planning import freeze
+from mlb_batch.planning import build, freeze
+from mlb_batch.planning.survey import survey
 from mlb_batch.progress import describe, latest
 from mlb_batch.quality import canary, preview, side_by_side
 from mlb_batch.quality.agreement import Pair, agreement, pairs
@@ -143,14 +144,14 @@ def test_a_job_with_a_canary_holds_its_output_from_its_first_pass_to_its_last(
     clips(tmp_path / "videos", 2)
     held: list[str] = []
 
-    def watched(job: JobSpec, annotate: Annotate, annotate_rival: Annotate) -> Any:
+    def watched(job: JobSpec, annotate: Annotate, annotate_rival: Annotate, replan: bool) -> Any:
         def looked_at(annotate: Annotate, *jobs: JobSpec, share: float) -> dict[str, Any]:
             done = annotate(*jobs, share=share)
             held.append(json.loads((tmp_path / "out" / "lease.json").read_text())["token"])
             assert "ended; at work here now: run " in describe(latest(str(tmp_path / "out")))
             return done
 
-        return canary(job, partial(looked_at, annotate), partial(looked_at, annotate_rival))
+        return canary(job, partial(looked_at, annotate), partial(looked_at, annotate_rival), replan)
 
     monkeypatch.setattr(import_module("mlb_batch.run"), "canary", watched)
     assert run(spec(tmp_path, canary={"share": 0.9, "against": ["random"]}))["exit_code"] == 0
@@ -200,7 +201,7 @@ def test_a_rival_differs_in_its_method_and_budget_alone(tmp_path: Path) -> None:
     own = {"method": "adatp", "select": "per_video", "compact_cache": True, "feature_model": "/models/pair"}
     job = spec(tmp_path, prune={**own, "options": {"schedule": "steep"}, "selections": 0.5}, budget={"ratio": 0.6})
     for method in ("fastv", "none"):
-        asked = rival(job, method, str(tmp_path / method)).prune
+        asked = rival(job, method, str(tmp_path / method), partial(plan, job)).prune
         assert asked.model_dump(include=own.keys()) == {**own, "method": method}
         assert (asked.options, asked.selections) == ({}, 0.0)
 
@@ -242,6 +243,47 @@ def test_a_job_below_its_own_floor_is_told_of_that_and_of_no_rival(tmp_path: Pat
     job = spec(tmp_path, **PRUNED | {"budget": {"ratio": 0.01}}, canary={"share": 0.5})
     with pytest.raises(BudgetError, match=r"^budget\.ratio: 0\.01 is below the floor"):
         canary(job, never, never)
+
+
+OF_OPERATIONS = {"prune": {"method": "density"}, "frames": {"count": 8}, "budget": {"pflops": 5e-6}}
+
+
+def nothing_done(one: JobSpec, share: float = 1.0) -> dict[str, Any]:
+    """A pass that looks at nothing: what is left is what the canary, or the preview, does by itself."""
+    return {"stopped": "", "exit_code": 0, "output": one.output.uri, "fingerprint": "f", "flops_executed": 1,
+            "errors": 0, "errors_by_class": {}}  # fmt: skip
+
+
+def test_every_header_is_looked_at_once_for_the_job_and_once_for_each_rival_that_has_a_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A survey is thousands of requests where the videos lie in a bucket."""
+    clips(tmp_path / "videos", 2)
+    surveys: list[object] = []
+    monkeypatch.setattr(build, "survey", lambda *args: surveys.append(args) or survey(*args))  # type: ignore[func-returns-value]
+    path = job_file(tmp_path, **OF_OPERATIONS, canary={"share": 0.5, "against": ["none", "random"]})
+    job = JobSpec.load(path)
+    cli.plan(path)
+    assert len(surveys) == 2
+    canary(job, partial(nothing_done, job), nothing_done)
+    assert len(surveys) == 4
+    preview(job, nothing_done)
+    assert len(surveys) == 5
+
+
+def test_a_damaged_schedule_is_solved_again_for_the_rivals_too(tmp_path: Path) -> None:
+    """They were priced without --replan, and the answer was to say --replan."""
+    clips(tmp_path / "videos", 1)
+    path = job_file(tmp_path, **OF_OPERATIONS, canary={"share": 0.5, "against": ["none", "random"]})
+    job = JobSpec.load(path)
+    freeze(job, plan(job))
+    (frozen,) = (tmp_path / "out" / "plans").iterdir()
+    frozen.write_bytes(b"{}")
+    with pytest.raises(OutputError, match="solve again with --replan"):
+        cli.plan(path)
+    cli.plan(path, replan=True)
+    found, _ = canary(job, partial(nothing_done, job), nothing_done, replan=True)
+    assert list(found["against"]) == ["none", "random"]
 
 
 def test_a_limit_without_the_unpruned_answers_is_refused(tmp_path: Path) -> None:

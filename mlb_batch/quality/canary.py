@@ -7,10 +7,12 @@ unpruned ones, and the job says how little is too little, it stops there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 from mlb_batch.errors import JobError
 from mlb_batch.ledger import RunFolder
+from mlb_batch.planning import plan
 from mlb_batch.progress import failed
 from mlb_batch.quality.agreement import Key, Row, agreement, answers, pairs
 from mlb_batch.quality.rivals import refuse_costly_rivals, rival, rival_output
@@ -19,9 +21,12 @@ from mlb_batch.spec import JobSpec
 Annotate = Callable[..., dict[str, Any]]  # a job (unless it is this one), and `share`: of its videos; its summary
 
 
-def canary(spec: JobSpec, annotate: Annotate, annotate_rival: Annotate) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def canary(
+    spec: JobSpec, annotate: Annotate, annotate_rival: Annotate, replan: bool = False
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What was found; and the summary of the part that was stopped, where one was."""
-    refuse_costly_rivals(spec)
+    priced = cache(partial(plan, spec, replan))
+    refuse_costly_rivals(spec, priced)
     share = spec.canary.share
     own = annotate(share=share)
     if own["stopped"]:
@@ -29,7 +34,7 @@ def canary(spec: JobSpec, annotate: Annotate, annotate_rival: Annotate) -> tuple
     rivals: dict[str, dict[Key, Row]] = {}
     flops = 0
     for method in spec.canary_rivals:
-        summary = annotate_rival(rival(spec, method, rival_output(spec, method)), share=share)
+        summary = annotate_rival(rival(spec, method, rival_output(spec, method), priced), share=share)
         if summary["stopped"]:
             return {}, summary
         rivals[method] = answers(summary["output"], summary["fingerprint"])

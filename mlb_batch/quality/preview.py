@@ -36,7 +36,7 @@ def preview(spec: JobSpec, annotate: Callable[[JobSpec], dict[str, Any]]) -> dic
         if priced.reused:  # what earlier runs of the job have solved
             freeze(own, replace(priced, reused=False))
         others = [m for m in ("none", "random") if m != spec.prune.method]
-        jobs = {spec.prune.method: own} | {m: rival(spec, m, f"{folder}/{m}") for m in others}
+        jobs = {spec.prune.method: own} | {m: rival(spec, m, f"{folder}/{m}", lambda: priced) for m in others}
         said_by = {}
         summaries = {}
         for method, job in jobs.items():
