@@ -207,15 +207,18 @@ def test_what_every_night_spent_is_held_against_its_own_budget(tmp_path: Path) -
         run_id = f"2026010{n + 1}-run"
         RunFolder(out, run_id).write_json("plan", night)
         summary = {"fingerprint": FINGERPRINT, "expected": 1, "flops_budget": limit, "flops_spent_of_budget": spent}
-        RunFolder(out, run_id).write_json("summary", summary)
+        held = {"annotations_per_s": spent / limit, "starved_by": "reading", "gpu_hours": n + 1, "cost": None}
+        RunFolder(out, run_id).write_json("summary", summary | held)
         if spent:
             Ledger(out, FINGERPRINT, run_id).commit([annotation(n, flops_prefill=spent, flops_executed=spent)], [])
         share = ("100 %", "75 %", "0 %")[n]
         assert f"budget       the newest run spent {share} of its own" in to_text(report(out))
     write_page(out, page)
     shown = re.sub("<[^>]+>", " ", page.read_text())
-    assert re.search(r"Budget spent\s+75 %", shown) and re.search(r"The budget\s+of run 20260102-run", shown)
-    assert "175 %" not in shown
+    assert re.search(r"Budget spent\s+75 %\s+of .*, by the newest run that spent any", shown)
+    assert re.search(r"Rate\s+0\.75\s+answers/s\s+of the newest run with answers, which waited for reading", shown)
+    assert re.search(r"Held\s+3\s+GPU-hours\s+by the newest run", shown)
+    assert re.search(r"The budget\s+of run 20260102-run", shown) and "175 %" not in shown
 
 
 @pytest.mark.parametrize(("cost", "priced"), [(98765.432, ", 98,765.43 at limits.price_per_gpu_hour"), (None, "")])

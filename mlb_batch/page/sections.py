@@ -39,36 +39,33 @@ def _not_answered(numbers: Json) -> str:
 
 
 def tiles(numbers: Json, spent: Spending | None, newest: Run | None) -> str:
-    sums, errors = numbers["sums"], numbers["errors"]
+    """`newest`: of the runs that left answers."""
+    return f'<dl class="tiles">{"".join(_tiles(numbers, spent, newest))}</dl>'
+
+
+def _tiles(numbers: Json, spent: Spending | None, newest: Run | None) -> Iterator[str]:
+    sums, errors, last = numbers["sums"], numbers["errors"], numbers["last_run"] or {}
     told = ("executed", "planned", "vanilla")
     executed, planned, unpruned = (amount(sums[f"flops_{name}"], "FLOPs") for name in told)
-    tile = [
-        ("Answers", count(numbers["annotations"]), _counts(numbers["by_kind"]), ""),
-        ("Videos", count(numbers["videos"]), _counts(numbers["by_status"]), ""),
-        ("Compute", _with_unit(executed), f"{planned} planned, {unpruned} unpruned", ""),
-    ]
+    yield _tile("Answers", count(numbers["annotations"]), _counts(numbers["by_kind"]))
+    yield _tile("Videos", count(numbers["videos"]), _counts(numbers["by_status"]))
+    yield _tile("Compute", _with_unit(executed), f"{planned} planned, {unpruned} unpruned")
     if spent:
         limit, unit = spent.budget["limit"], spent.budget["unit"]
-        tile.append(("Budget spent", percent(spent.paid / limit), f"of {amount(limit, unit)}, by the newest run", ""))
+        of_whom = "by the newest run that spent any"
+        yield _tile("Budget spent", percent(spent.paid / limit), f"of {amount(limit, unit)}, {of_whom}")
     if newest and "annotations_per_s" in newest.summary:
-        rate = newest.summary["annotations_per_s"]
-        tile.append(
-            (
-                "Newest run",
-                _with_unit(f"{rate:.3g} answers/s"),
-                f"waits for {escaped(newest.summary['starved_by'])}",
-                "",
-            )
-        )
-    last = numbers["last_run"] or {}
+        waited = f"which waited for {escaped(newest.summary['starved_by'])}"
+        rate = _with_unit(f"{newest.summary['annotations_per_s']:.3g} answers/s")
+        yield _tile("Rate", rate, f"of the newest run with answers, {waited}")
     if last.get("gpu_hours"):
-        more = f"by the newest run{at_price(last['cost'])}"
-        tile.append(("Held", _with_unit(gpu_hours(last["gpu_hours"])), more, ""))
-    tile.append(("Unresolved", count(errors["unresolved"]), f"{many(errors['failed_attempts'], 'failed attempt')}",
-                 "bad" if errors["unresolved"] else ""))  # fmt: skip
-    shown = (f'<div class="{css}"><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>'
-             for name, value, more, css in tile)  # fmt: skip
-    return f'<dl class="tiles">{"".join(shown)}</dl>'
+        yield _tile("Held", _with_unit(gpu_hours(last["gpu_hours"])), f"by the newest run{at_price(last['cost'])}")
+    unresolved, failed = errors["unresolved"], many(errors["failed_attempts"], "failed attempt")
+    yield _tile("Unresolved", count(unresolved), failed, "bad" if unresolved else "")
+
+
+def _tile(name: str, value: str, more: str, css: str = "") -> str:
+    return f'<div class="{css}"><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>'
 
 
 def _with_unit(text: str) -> str:
