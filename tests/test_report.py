@@ -221,6 +221,15 @@ def test_what_every_night_spent_is_held_against_its_own_budget(tmp_path: Path) -
     assert re.search(r"The budget\s+of run 20260102-run", shown) and "175 %" not in shown
 
 
+def test_what_runs_of_other_fingerprints_left_is_no_matter_to_a_page(output: str, tmp_path: Path) -> None:
+    """Four documents of every run were read, to keep those of thirty, and a damaged one ended the page."""
+    RunFolder(output, "20260102-run").write_json("plan", {"fingerprint": "fedcba9876543210"})
+    for name in ("progress", "environment"):
+        (Path(output) / f"runs/20260102-run/{name}.json").write_text("{")
+    assert write_page(output, tmp_path / "page.html", FINGERPRINT)["annotations"] == 5
+    assert "20260102-run" not in (tmp_path / "page.html").read_text()
+
+
 @pytest.mark.parametrize(("cost", "priced"), [(98765.432, ", 98,765.43 at limits.price_per_gpu_hour"), (None, "")])
 def test_what_the_newest_run_held_is_told_with_its_price_where_one_is_set(
     output: str, cost: float | None, priced: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mlb_batch.ledger.runs import RunFolder, run_ids
+from mlb_batch.ledger.runs import RunFolder, newest_first
 from mlb_batch.storage import open_store
 
 MOST_RUNS = 30
@@ -18,17 +18,13 @@ Commits = Sequence[tuple[str, float, int]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run of any fingerprint; its documents are {} where it wrote none."""
+    """A run; its documents are {} where it wrote none."""
 
     run_id: str
     plan: dict[str, Any]
     summary: dict[str, Any]
     progress: dict[str, Any]
     environment: dict[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        return str(self.summary.get("fingerprint") or self.plan.get("fingerprint") or "")
 
     @property
     def begun_s(self) -> float | None:
@@ -59,8 +55,9 @@ class Step:
 
 def newest_runs(output_uri: str, fingerprint: str) -> list[Run]:
     """Of this fingerprint, the newest first."""
-    every = (_read(output_uri, run_id) for run_id in reversed(run_ids(open_store(output_uri))))
-    return list(islice((run for run in every if run.fingerprint == fingerprint), MOST_RUNS))
+    every = newest_first(open_store(output_uri), "summary", "plan")
+    ours = (run_id for run_id, told in every if told.get("fingerprint") == fingerprint)
+    return [_read(output_uri, run_id) for run_id in islice(ours, MOST_RUNS)]
 
 
 def _read(output_uri: str, run_id: str) -> Run:
