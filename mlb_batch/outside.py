@@ -1,6 +1,6 @@
 """Text from outside, made harmless for where it goes: a terminal's line, a cell of a Markdown table, a UTF-8 file.
 
-For a page that is page/words.py, which escapes HTML as well.
+For a page that is page/escape.py, which escapes HTML as well.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ from ledger_rows import FINGERPRINT, annotation, error, row_id
 from small_jobs import clips, spec
 
 from mlb_batch import unresolved
-from mlb_batch.errors import OutputError
+from mlb_batch.errors import RETRYABLE, OutputError
 from mlb_batch.ledger import Ledger, RunFolder, publish
 from mlb_batch.outside import printable
 from mlb_batch.page import write_page
+from mlb_batch.page.sections import MEANING
 from mlb_batch.planning import plan
 from mlb_batch.report import how_to_read, report, to_text
 from mlb_batch.source.questions import asked_of_rows
@@ -228,6 +229,10 @@ def test_what_runs_of_other_fingerprints_left_is_no_matter_to_a_page(output: str
         (Path(output) / f"runs/20260102-run/{name}.json").write_text("{")
     assert write_page(output, tmp_path / "page.html", FINGERPRINT)["annotations"] == 5
     assert "20260102-run" not in (tmp_path / "page.html").read_text()
+
+
+def test_the_page_says_of_every_error_class_what_it_means() -> None:
+    assert list(MEANING) == list(RETRYABLE)
 
 
 @pytest.mark.parametrize(("cost", "priced"), [(98765.432, ", 98,765.43 at limits.price_per_gpu_hour"), (None, "")])

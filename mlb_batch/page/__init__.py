@@ -8,7 +8,7 @@ thumbs.py     the clips' frames, read again by the job's own rules
 runs.py       the runs behind the rows, and their throughput
 sections.py   the page's text and figures, as HTML
 charts.py     bars and steps, as SVG
-words.py      text from outside made harmless, and what an error class means
+escape.py     text from outside made harmless
 page.html, page.css, page.js   the frame, the looks, the gallery
 
 It opens from disk and asks the network for nothing: its content security policy allows its own style and script, by

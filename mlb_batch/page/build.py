@@ -20,10 +20,10 @@ from mlb_batch.ledger.parts import undisturbed, written_columns
 from mlb_batch.ledger.runs import RunFolder
 from mlb_batch.page import sections
 from mlb_batch.page.cards import MOST_ROWS, Clip, Index, Row, chosen, clips, index
+from mlb_batch.page.escape import escaped
 from mlb_batch.page.gallery import MOST_CHARS, MOST_FAILED, Gallery, gallery
 from mlb_batch.page.runs import Run, newest_runs, newest_spending, throughput
 from mlb_batch.page.thumbs import MOST_FRAMES, MOST_PICTURES, Picture, pictures
-from mlb_batch.page.words import escaped
 from mlb_batch.report import report
 from mlb_batch.spec import JobSpec
 from mlb_batch.storage import Store, open_store

@@ -9,9 +9,9 @@ from typing import Any
 
 from mlb_batch.amounts import percent
 from mlb_batch.page.cards import Clip, Row
+from mlb_batch.page.escape import visible
 from mlb_batch.page.kept import kept
 from mlb_batch.page.thumbs import Picture
-from mlb_batch.page.words import visible
 from mlb_batch.progress import clock
 
 MOST_CHARS = 4_000  # of one text

@@ -9,12 +9,33 @@ from mlb_batch.amounts import amount, at_price, count, gpu_hours, hours, many, p
 from mlb_batch.cost.schedule import WHOLE
 from mlb_batch.errors import RETRYABLE
 from mlb_batch.page.charts import bar, ceiling, steps
+from mlb_batch.page.escape import escaped
 from mlb_batch.page.runs import Run, Spending, Step
-from mlb_batch.page.words import MEANING, escaped
 from mlb_batch.progress import clock
 
 PARTS = (("vision", "Vision"), ("prefill", "Prefill"), ("scoring", "Scoring"), ("generate", "Generation"))
 Json = Mapping[str, Any]
+# An error class, and what it means to a person.
+MEANING = {
+    "not_found": "There is no file at this address. Check the manifest, or wait until the upload is complete.",
+    "forbidden": "The address may not be opened: it lies outside input.allow, or the credentials do not reach it.",
+    "empty": "The file has no bytes. Upload it again.",
+    "not_video": "The file is something else than a video.",
+    "no_video_stream": "The file holds sound or a cover picture only.",
+    "unsupported_codec": "This build of FFmpeg cannot read the codec. Convert the file.",
+    "encrypted": "The video is protected. Supply an unprotected copy.",
+    "corrupt": "The video's data are damaged beyond reading.",
+    "truncated": "The file ends before the frames that were wanted: a broken upload, or a start behind its end.",
+    "too_large": "The pictures have more pixels than are read (8K).",
+    "too_long": "The video would be cut into more clips than are made of one. Make clips.every_s larger.",
+    "changed_during_read": "The file was overwritten while it was read. The next run takes the new one.",
+    "timeout": "Reading took longer than limits.video_s.",
+    "decoder_crash": "The codec crashed on this video. It was kept apart from the others.",
+    "bad_prompt": "The prompt is empty, too long, or lacks a column.",
+    "model_error": "The model failed on this clip.",
+    "out_of_memory": "This clip needed more memory than there was.",
+    "storage": "The storage did not answer well.",
+}
 
 
 def lead(numbers: Json) -> str:
@@ -215,16 +236,15 @@ def errors(numbers: Json) -> str:
 
 
 def _error_class(name: str, one: Json, most: int) -> str:
-    passes = RETRYABLE.get(name)
     lasts = "It stays until the input changes, or a run tries again with <code>--set retry.errors=true</code>."
-    again = "It may pass: other runs try, up to retry.attempts." if passes else lasts
+    again = "It may pass: other runs try, up to retry.attempts." if RETRYABLE[name] else lasts
     examples = "".join(
         f"<li><code>{escaped(example['uri'], 400)}</code>{escaped(example['message'], 400)}</li>"
         for example in one["examples"]
     )
     return (
         f"<li><h3><span>{escaped(name)}</span><span>{many(one['count'], 'answer')}</span></h3>"
-        f"{bar([('failed', one['count'])], most, thin=True)}<p>{MEANING.get(name, '')} {again}</p>"
+        f"{bar([('failed', one['count'])], most, thin=True)}<p>{MEANING[name]} {again}</p>"
         f"<details><summary>{many(len(one['examples']), 'example')}</summary><ul>{examples}</ul></details></li>"
     )
 
