@@ -5,6 +5,8 @@ For a page that is page/escape.py, which escapes HTML as well.
 
 from __future__ import annotations
 
+MOST_OF_A_CELL = 300  # characters
+
 
 def printable(text: str, most_chars: int = 200) -> str:
     """Text from outside made safe for a terminal: no escape sequence, no line break, no endless line."""
@@ -14,8 +16,9 @@ def printable(text: str, most_chars: int = 200) -> str:
 
 def as_cell(text: str) -> str:
     """What came from a model or a file, as one cell of a table: no line, no column, no markup of its own."""
-    shown = "".join(sign if sign.isprintable() else " " for sign in text[:300])
-    return shown.replace("|", "/").replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
+    shown = "".join(sign if sign.isprintable() else " " for sign in text[:MOST_OF_A_CELL])
+    harmless = shown.replace("|", "/").replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
+    return harmless if len(text) <= MOST_OF_A_CELL else f"{harmless}..."
 
 
 def encodable(text: str) -> bool:

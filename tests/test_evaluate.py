@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -400,6 +401,16 @@ def test_tables_hold_no_markup_of_models_files_and_endpoints() -> None:
                                judges=(bad,)))  # fmt: skip
     assert text.count("evil") == 4 and "](" not in text.replace("]\\(", "") and "<img" not in text
     assert "\n# Results" not in text and "`100`" not in text
+
+
+def test_tables_cut_no_list_of_facts_and_mark_what_they_do_cut() -> None:
+    facts = Counter({f"a large {colour} ring moves slowly to the left|": 2 for colour in "abcdefgh"})
+    given = EvalSpec.from_dict({"methods": ["none"], "output": "/nowhere"})
+    text = markdown(Evaluation(given, "made", "", "3 questions", 2, [], [], {}, {"d": "why " * 100},
+                               {"c": (facts, Counter())}))  # fmt: skip
+    (said,) = (line for line in text.splitlines() if line.startswith("| c |"))
+    assert said.count("to the left/ (2)") == 8 and said.count("|") == 4
+    assert "- `d`: " + ("why " * 75) + "...\n" in text
 
 
 @pytest.mark.parametrize(("unanswered", "recall"), [("wrong", 0.4), ("apart", 0.8)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -147,8 +147,9 @@ def _captions(found: Evaluation) -> Iterator[str]:
     yield ""
     yield from _header(("cell", "most often invented", "most often missed"))
     for name, (invented, missed) in found.facts.items():
-        yield _line(name, *(_list(f"{as_cell(fact)} ({n})" for fact, n in some.most_common(MOST_EXAMPLES))
-                            for some in (invented, missed)))  # fmt: skip
+        told = (_list(f"{as_cell(fact)} ({n})" for fact, n in some.most_common(MOST_EXAMPLES))
+                for some in (invented, missed))  # fmt: skip
+        yield _of_cells([as_cell(name), *told])
     yield ""
 
 
@@ -217,7 +218,12 @@ def _header(names: Sequence[str]) -> Iterator[str]:
 
 
 def _line(*cells: str) -> str:
-    return "| " + " | ".join(map(as_cell, cells)) + " |"
+    return _of_cells(map(as_cell, cells))
+
+
+def _of_cells(cells: Iterable[str]) -> str:
+    """Of what is harmless already, and whole: a list of facts is not cut in the middle."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def _list(names: Any) -> str:
