@@ -17,7 +17,11 @@ from mlb_batch.evaluate.intervals import Interval, Share, average, difference, p
 from mlb_batch.evaluate.results import Row
 
 NOTHING = float("nan")
-GROUPINGS = ("task", "hangs_on", "duration")
+GROUPINGS = {  # columns of the results, and what tables call questions that are grouped by them
+    "hangs_on": "By what a question hangs on",
+    "duration": "By the length of its video",
+    "task": "By kind of question",
+}
 OF_ANSWERS = ("accuracy", "score")
 MOST = {"accuracy": 1.0, "score": 5.0, "precision": 1.0, "recall": 1.0}
 

@@ -12,6 +12,7 @@ from typing import Any
 from mlb_batch.evaluate.cells import Cell
 from mlb_batch.evaluate.results import Row
 from mlb_batch.evaluate.spec import EvalSpec
+from mlb_batch.evaluate.summary import GROUPINGS, OF_ANSWERS
 from mlb_batch.outside import as_cell
 
 MOST_EXAMPLES = 8
@@ -72,7 +73,7 @@ def _metrics(found: Evaluation) -> Iterator[str]:
     for metric, rows in by_metric.items():
         if not rows:
             continue
-        averaged = ", the mean over kinds" if found.average == "kind" and metric in ("accuracy", "score") else ""
+        averaged = ", the mean over kinds" if found.average == "kind" and metric in OF_ANSWERS else ""
         yield f"## {_HEADLINE[metric].capitalize()}{averaged}"
         yield ""
         yield from _header(_QUALITY)
@@ -117,9 +118,7 @@ def _cost(found: Evaluation) -> Iterator[str]:
 
 def _groups(found: Evaluation) -> Iterator[str]:
     """One table a measure, model, budget and grouping: groups down, methods across."""
-    groupings = (("hangs_on", "By what a question hangs on"), ("duration", "By the length of its video"),
-                 ("task", "By kind of question"))  # fmt: skip
-    for (by, title), metric in product(groupings, ("accuracy", "score")):
+    for (by, title), metric in product(GROUPINGS.items(), OF_ANSWERS):
         rows = [row for row in found.estimates if (row["by"], row["metric"]) == (by, metric)]
         measure = "" if metric == "accuracy" else f", {_HEADLINE[metric]}"
         for model in dict.fromkeys(row["model"] for row in rows):
