@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -40,8 +40,15 @@ class Cell:
 
 def cells(spec: EvalSpec, output: str, videos: str) -> list[Cell]:
     """All of them, checked before the first one runs; what they ask is still to be said, with `over`."""
+    asked = {
+        "manifest": join(output, "manifest.jsonl"),
+        "id_column": "id",
+        "changed": "never",
+        "allow": spec.benchmark.allowed(videos),
+    }
+    shared = {**spec.job, "input": asked, "prompts": PROMPTS, "budget": {"scope": spec.scope}, "output": output}
     every = [
-        _cell(spec, model, short, method, ratio, output, videos)
+        _cell(shared, model, short, method, ratio)
         for model, short in zip(spec.models, short_names([model.id for model in spec.models]), strict=True)
         for method in spec.methods
         for ratio in ((1.0,) if method.method == "none" else spec.ratios)
@@ -67,36 +74,25 @@ def _apart(names: list[str]) -> Iterator[str]:
         yield name
 
 
-def _cell(spec: EvalSpec, model: ModelSpec, short: str, method: MethodSpec, ratio: float, output: str,
-          videos: str) -> Cell:  # fmt: skip
+def _cell(shared: Mapping[str, Any], model: ModelSpec, short: str, method: MethodSpec, ratio: float) -> Cell:
+    """`shared`: the job, as far as it is that of all cells."""
     name = f"{short}--{method.name}" + ("" if method.method == "none" else f"--{ratio:g}")
-    return Cell(name, short, method.name, method.method, ratio, _job(spec, model, method, ratio, output, videos, name))
-
-
-def _job(spec: EvalSpec, model: ModelSpec, method: MethodSpec, ratio: float, output: str, videos: str,
-         name: str) -> JobSpec:  # fmt: skip
-    passed: dict[str, Any] = dict(spec.job)
-    prune = {**passed.pop("prune", {}), "method": method.method, "options": method.options, "select": method.select,
-             "feature_model": method.feature_model}  # fmt: skip
-    data = {
-        **passed,
+    job = {
+        **shared,
         "name": name,
-        "input": {
-            "manifest": join(output, "manifest.jsonl"),
-            "id_column": "id",
-            "changed": "never",
-            "allow": spec.benchmark.allowed(videos),
-        },
-        "prompts": PROMPTS,
         "model": model.model_dump(),
-        "prune": prune,
-        "budget": {"ratio": ratio, "scope": spec.scope},
-        "output": {"uri": join(output, f"cells/{name}")},
+        "prune": {**shared.get("prune", {}), **method.model_dump(exclude={"label"})},
+        "budget": {**shared["budget"], "ratio": ratio},
+        "output": join(shared["output"], f"cells/{name}"),
     }
+    return Cell(name, short, method.name, method.method, ratio, _checked(job, method.name))
+
+
+def _checked(job: Mapping[str, Any], method: str) -> JobSpec:
     try:
-        return JobSpec.from_dict(data)
+        return JobSpec.from_dict(job)
     except SpecError as error:
-        lines = (_in_its_words(line, method.name) for line in str(error).splitlines())
+        lines = (_in_its_words(line, method) for line in str(error).splitlines())
         raise SpecError("\n".join(line if line.startswith(_SET) else f"job.{line}" for line in lines)) from None
 
 
