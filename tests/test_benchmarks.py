@@ -21,7 +21,7 @@ from mlb_batch.evaluate.benchmarks import BENCHMARKS
 from mlb_batch.evaluate.cells import cells
 from mlb_batch.evaluate.formats import read_file, read_files
 from mlb_batch.evaluate.items import Item
-from mlb_batch.evaluate.manifest import _Names, prepared, videos_folder, written_manifest
+from mlb_batch.evaluate.manifest import Prepared, _Names, prepared, videos_folder, written_manifest
 from mlb_batch.evaluate.scoring import right
 from mlb_batch.evaluate.spec import EvalSpec, WorldSpec
 from mlb_batch.evaluate.world import folder_of, show, write_world
@@ -389,8 +389,13 @@ def public(tmp_path: Path, **more: Any) -> EvalSpec:
     return EvalSpec.from_dict({"benchmark": given, "methods": "none", "output": str(tmp_path / "out")})
 
 
-def manifest(spec: EvalSpec, items: list[Item]) -> list[dict[str, Any]]:
-    path = Path(written_manifest(spec, open_store(spec.output.uri), items))
+def ready(spec: EvalSpec) -> Prepared:
+    store = open_store(spec.output.uri)
+    return prepared(spec, store, videos_folder(spec, store), print)
+
+
+def manifest(spec: EvalSpec, found: Prepared) -> list[dict[str, Any]]:
+    path = Path(written_manifest(spec, open_store(spec.output.uri), found))
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -404,13 +409,12 @@ def test_a_video_is_found_whatever_its_ending_and_a_missing_one_keeps_its_name(t
     (tmp_path / "videos").mkdir()
     for name in ("v_v0.mkv", "v_v1.webm"):
         (tmp_path / "videos" / name).touch()
-    store = open_store(str(tmp_path / "out"))
-    items, videos = prepared(public(tmp_path), store, print).items, videos_folder(public(tmp_path), store)
+    found = ready(public(tmp_path))
     names = ["v_v0.mkv", "v_v0.mkv", "v_v1.webm", "v_v1.webm", "v_v2.mp4", "v_v2.mp4"]
-    assert [item.video for item in items] == names
-    rows = manifest(public(tmp_path), items)
-    assert [row["uri"] for row in rows] == [f"{videos}/{name}" for name in names]
-    assert rows[0]["questions"] == [{"id": "i0", "question": items[0].prompt}] and rows[0]["captions"] == []
+    assert [item.video for item in found.items] == names
+    rows = manifest(public(tmp_path), found)
+    assert [row["uri"] for row in rows] == [f"{tmp_path}/videos/{name}" for name in names]
+    assert rows[0]["questions"] == [{"id": "i0", "question": found.items[0].prompt}] and rows[0]["captions"] == []
 
 
 def test_a_video_is_found_beside_files_of_the_same_name(tmp_path: Path) -> None:
@@ -419,7 +423,7 @@ def test_a_video_is_found_beside_files_of_the_same_name(tmp_path: Path) -> None:
     beside = ("v_v0.MP4", "v_v0.srt", "v_v1.mp4", "v_v1.wav", "v_v1.webm", "v_v1.webp", "v_v2.gif", "v_v2.mkv")
     for name in beside:
         (tmp_path / "videos" / name).touch()
-    items = prepared(public(tmp_path), open_store(str(tmp_path / "out")), print).items
+    items = ready(public(tmp_path)).items
     assert sorted({item.video for item in items}) == ["v_v0.MP4", "v_v1.mp4", "v_v2.mkv"]
 
 
@@ -435,15 +439,12 @@ def test_a_video_is_found_beside_a_folder_of_its_frames_and_by_its_full_name(tmp
 @pytest.mark.usefixtures("one_there")
 def test_asked_together_a_clip_is_one_row(tmp_path: Path) -> None:
     spec = public(tmp_path).model_copy(update={"asked": "together"})
-    items = prepared(spec, open_store(str(tmp_path / "out")), print).items
-    assert [len(row["questions"]) for row in manifest(spec, items)] == [2, 2, 2]
+    assert [len(row["questions"]) for row in manifest(spec, ready(spec))] == [2, 2, 2]
 
 
 @pytest.mark.usefixtures("one_there")
 def test_a_limit_takes_whole_videos_and_a_larger_one_keeps_them(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "out"))
-    one = prepared(public(tmp_path, limit=1), store, print).items
-    two = prepared(public(tmp_path, limit=2), store, print).items
+    one, two = ready(public(tmp_path, limit=1)).items, ready(public(tmp_path, limit=2)).items
     assert len(one) == 2 and len(two) == 4 and {item.id for item in one} < {item.id for item in two}
     assert {item.video for item in one} == {"v_v0.mp4"}, "the one that is there"
 
@@ -454,26 +455,25 @@ def test_a_question_that_stands_twice_is_refused(tmp_path: Path) -> None:
     files = spec.benchmark.annotations * 2
     again = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"annotations": files})})
     with pytest.raises(InputError, match="'i0' stands twice"):
-        prepared(again, open_store(str(tmp_path / "out")), print)
+        ready(again)
 
 
 def test_a_folder_that_cannot_be_listed_is_taken_at_its_word(tmp_path: Path) -> None:
     """A web server lists nothing, and may redirect who asks for a folder: its videos are asked for by their names."""
     spec = public(tmp_path, videos="http://localhost:9/v/")
-    found = prepared(spec, open_store(str(tmp_path / "out")), print)
+    found = ready(spec)
     assert [item.video for item in found.items][::2] == ["v_v0.mp4", "v_v1.mp4", "v_v2.mp4"] and not found.missing
-    assert manifest(spec, found.items)[0]["uri"] == "http://localhost:9/v/v_v0.mp4"
+    assert manifest(spec, found)[0]["uri"] == "http://localhost:9/v/v_v0.mp4"
 
 
 def test_a_folder_with_none_of_the_videos_is_said_before_anything_runs(tmp_path: Path) -> None:
     """A video that isn't there is an answer that no later run tries again."""
-    store = open_store(str(tmp_path / "out"))
     with pytest.raises(InputError, match=r"benchmark\.videos: none of 3 videos is in .*/videos; v_v0\.mp4 should be"):
-        prepared(public(tmp_path), store, print)
+        ready(public(tmp_path))
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "v_v0.srt").touch()
     with pytest.raises(InputError, match="none of 3 videos"):
-        prepared(public(tmp_path), store, print)
+        ready(public(tmp_path))
 
 
 def test_links_that_lead_out_of_the_folder_are_said_before_anything_runs(tmp_path: Path) -> None:
@@ -483,16 +483,15 @@ def test_links_that_lead_out_of_the_folder_are_said_before_anything_runs(tmp_pat
     for number in range(3):
         (tmp_path / "cache" / f"{number}f").touch()
         (tmp_path / "videos" / f"v_v{number}.mp4").symlink_to(tmp_path / "cache" / f"{number}f")
-    store = open_store(str(tmp_path / "out"))
     with pytest.raises(InputError, match=r"/videos leads elsewhere, v_v0\.mp4 for one; name in benchmark\.allow"):
-        prepared(public(tmp_path), store, print)
+        ready(public(tmp_path))
     given = public(tmp_path, allow=[str(tmp_path / "cache")])
-    items, videos = prepared(given, store, print).items, videos_folder(given, store)
-    opened = UriPolicy.of(cells(given, store.uri, videos)[0].job.input)
-    assert len(items) == 6 and all(opened.resolve(row["uri"]) for row in manifest(given, items))
+    found = ready(given)
+    opened = UriPolicy.of(cells(given, given.output.uri, found.videos)[0].job.input)
+    assert len(found.items) == 6 and all(opened.resolve(row["uri"]) for row in manifest(given, found))
     (tmp_path / "videos" / "v_v2.mp4").unlink()
     (tmp_path / "videos" / "v_v2.mp4").touch()
-    assert len(prepared(public(tmp_path), store, print).items) == 6, "what can be opened is asked about"
+    assert len(ready(public(tmp_path)).items) == 6, "what can be opened is asked about"
 
 
 # The world.

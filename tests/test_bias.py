@@ -77,7 +77,7 @@ def test_measuring_reads_videos_as_a_job_does_and_leaves_out_what_it_cannot(tmp_
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     items = [Item(name, f"{name}.mp4", "open", QUESTION, "x") for name in ("a", "b", "broken", "missing")]
     items.append(Item("out", "../elsewhere.mp4", "open", QUESTION, "x"))
-    found = measure("small", job(tmp_path), items)
+    found = measure("small", job(tmp_path), items, 9)
     assert [one.variant for one in found] == list(VARIANTS) and {one.clips for one in found} == {2}
     for one in found:
         assert one.by_frame_LF.shape == (spec.layers, 4)
@@ -89,7 +89,7 @@ def test_measuring_reads_videos_as_a_job_does_and_leaves_out_what_it_cannot(tmp_
     for drawn in (picture(found), places_picture(found)):
         assert drawn.startswith("<svg") and "grey (2 clips)" in drawn
     with pytest.raises(InputError, match="can be read"):
-        measure("small", job(tmp_path), items[2:])
+        measure("small", job(tmp_path), items[2:], 9)
 
 
 def test_links_out_of_the_folder_are_followed_where_the_job_allows_it(tmp_path) -> None:
@@ -99,9 +99,9 @@ def test_links_out_of_the_folder_are_followed_where_the_job_allows_it(tmp_path) 
     write_mp4(cache / "1f", np.zeros((4, 16, 16, 3), np.uint8), fps=4)
     (there / "a:1.mp4").symlink_to(cache / "1f")
     items = [Item("a", "a:1.mp4", "open", QUESTION, "x")]
-    assert measure("small", job(there, 2, allow=[str(there), str(cache)]), items)[0].clips == 1
+    assert measure("small", job(there, 2, allow=[str(there), str(cache)]), items, 9)[0].clips == 1
     with pytest.raises(InputError, match="none of the 1 videos"):
-        measure("small", job(there, 2), items)
+        measure("small", job(there, 2), items, 9)
 
 
 def test_shares_are_of_the_attention_to_visual_tokens_alone() -> None:

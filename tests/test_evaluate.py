@@ -371,6 +371,11 @@ def test_unanswered_questions_count_as_the_benchmark_says() -> None:
     assert by_kind["value"] == pytest.approx((1 / 3 + 1) / 2)
 
 
+def shown(given: EvalSpec, **more: Any) -> Evaluation:
+    nothing: dict[str, Any] = {"cells": [], "estimates": [], "costs": {}, "refused": {}, "facts": {}}
+    return Evaluation(spec=given, title="made", note="", asked="3 questions", clips=2, **nothing | more)
+
+
 def test_tables_keep_right_answers_and_a_judges_scores_apart(endpoint: Endpoint, tmp_path: Path) -> None:
     """A judge gives both, a choice has no score, and both are called by their names."""
     one = cell("c", "none", 1.0)
@@ -380,7 +385,7 @@ def test_tables_keep_right_answers_and_a_judges_scores_apart(endpoint: Endpoint,
         found = estimates(marked, [one], Counting(average=over))
         spent = {"c": {**costs(marked["c"], marked["c"]), "peak_memory_mb": 0}}
         given = spec(tmp_path, methods=["none"])
-        text = markdown(Evaluation(given, "made", "", "3 questions", 2, [one], found, spent, {}, {}, over))
+        text = markdown(shown(given, cells=[one], estimates=found, costs=spent, average=over))
         by_kind = {part.splitlines()[0]: part for part in text.split("## ") if part.startswith("By kind")}
         shares, scores = by_kind["By kind of question: m, budget 100 %"], by_kind[
             "By kind of question: m, budget 100 %, judge's score (0 to 5)"]  # fmt: skip
@@ -397,8 +402,7 @@ def test_tables_hold_no_markup_of_models_files_and_endpoints() -> None:
     given = EvalSpec.from_dict({"methods": ["none"], "output": "/nowhere"})
     spent = {"c": {**costs(marked["c"], marked["c"]), "peak_memory_mb": 0}}
     found = estimates(marked, [one], Counting())
-    text = markdown(Evaluation(given, "made", "", "3 questions", 2, [one], found, spent, {"d": bad}, {}, "question",
-                               judges=(bad,)))  # fmt: skip
+    text = markdown(shown(given, cells=[one], estimates=found, costs=spent, refused={"d": bad}, judges=(bad,)))
     assert text.count("evil") == 4 and "](" not in text.replace("]\\(", "") and "<img" not in text
     assert "\n# Results" not in text and "`100`" not in text
 
@@ -406,8 +410,7 @@ def test_tables_hold_no_markup_of_models_files_and_endpoints() -> None:
 def test_tables_cut_no_list_of_facts_and_mark_what_they_do_cut() -> None:
     facts = Counter({f"a large {colour} ring moves slowly to the left|": 2 for colour in "abcdefgh"})
     given = EvalSpec.from_dict({"methods": ["none"], "output": "/nowhere"})
-    text = markdown(Evaluation(given, "made", "", "3 questions", 2, [], [], {}, {"d": "why " * 100},
-                               {"c": (facts, Counter())}))  # fmt: skip
+    text = markdown(shown(given, refused={"d": "why " * 100}, facts={"c": (facts, Counter())}))
     (said,) = (line for line in text.splitlines() if line.startswith("| c |"))
     assert said.count("to the left/ (2)") == 8 and said.count("|") == 4
     assert "- `d`: " + ("why " * 75) + "...\n" in text

@@ -50,20 +50,29 @@ class Bias:
     by_place_LK: NDArray[np.float64]
 
 
-def measure(model: str, spec: JobSpec, items: Sequence[Item]) -> list[Bias]:
-    """Of a job's model, on the video and the question of each of these items; what the job can't read is left out."""
+def measure(model: str, spec: JobSpec, items: Sequence[Item], clips: int) -> list[Bias]:
+    """Of a job's model, on so many videos of these items, with a question each; what the job can't read is left out."""
     checkpoint = resolve(spec.model.id, spec.model.revision)
     gaze, recipe = Gaze(checkpoint, spec.model.device, spec.model.dtype), frame_recipe(checkpoint)
     size = FrameSize(recipe.resize, recipe.crop, recipe.resample)
     sampling = Sampling(spec.frames.count, spec.frames.strategy, spec.frames.fps)
     looked: dict[str, list[Looked]] = {variant: [] for variant in VARIANTS}
-    for item, pixels_FHWC in _frames(items, spec.input, sampling, size, Limits(video_s=spec.limits.video_s)):
+    chosen = _chosen(items, clips)
+    for item, pixels_FHWC in _frames(chosen, spec.input, sampling, size, Limits(video_s=spec.limits.video_s)):
         for variant, changed in VARIANTS.items():
             choices = () if item.shaped else item.choices
             looked[variant].append(gaze.look(changed(pixels_FHWC), item.prompt, choices))
     if not looked["grey"]:
-        raise InputError(f"bias: none of the {len(items)} videos that it is measured on can be read")
+        raise InputError(f"bias: none of the {len(chosen)} videos that it is measured on can be read")
     return [_mean(model, variant, some) for variant, some in looked.items()]
+
+
+def _chosen(items: Sequence[Item], count: int) -> list[Item]:
+    """One item of each of `count` videos, spread over the benchmark."""
+    first = {item.video: item for item in reversed(items) if item.kind != "caption"}
+    videos = sorted(first)
+    picked = np.random.default_rng(0).permutation(len(videos))[:count]
+    return [first[videos[place]] for place in sorted(picked.tolist())]
 
 
 def _frames(

@@ -20,7 +20,7 @@ from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
 from mlb_batch.evaluate.cells import Cell, cells, means_of, short_names
 from mlb_batch.evaluate.items import Item, amount
 from mlb_batch.evaluate.judge import Judge
-from mlb_batch.evaluate.manifest import Prepared, chosen_clips, prepared, videos_folder, written_manifest
+from mlb_batch.evaluate.manifest import Prepared, prepared, videos_folder, written_manifest
 from mlb_batch.evaluate.memory import CaptionersPeak
 from mlb_batch.evaluate.pictures import quality_charts
 from mlb_batch.evaluate.results import Answers, Row
@@ -57,10 +57,10 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     if judge:
         judge.greet()  # all of this first: mistakes cost nothing yet
     say(f"preparing {spec.benchmark.name}")
-    found = prepared(spec, store, say)
+    found = prepared(spec, store, videos, say)
     items = found.items
-    stood = {cell.name: _stood(cell, means[cell.name], spec, items, videos) for cell in every}
-    manifest = written_manifest(spec, store, items)  # only now: an evaluation that is refused leaves nothing to read
+    stood = {cell.name: _stood(cell, means[cell.name], spec, found) for cell in every}
+    manifest = written_manifest(spec, store, found)  # only now: an evaluation that is refused leaves nothing to read
     every = [cell.over(manifest) for cell in every]
     say(f"{amount(items)}, {len(every)} cells")
     ran: dict[str, Ran] = {}
@@ -78,12 +78,12 @@ def evaluate(spec: EvalSpec, annotate: Annotate, say: Say) -> dict[str, Any]:
     if refused and not ran:
         raise BudgetError("no cell can be run:\n" + "\n".join(f"{name}: {why}" for name, why in refused.items()))
     done = [cell for cell in every if cell.name in ran]
-    costs = _write(spec, store, judge, found, videos, done, ran, refused)
+    costs = _write(spec, store, judge, found, done, ran, refused)
     whole = all(_whole(cell, costs[cell.name], judge is not None) for cell in done)
     return _ended(spec, items, ran, refused, 0 if whole else 3)
 
 
-def _stood(cell: Cell, means: Setup, spec: EvalSpec, items: Sequence[Item], videos: str) -> Ran | None:
+def _stood(cell: Cell, means: Setup, spec: EvalSpec, given: Prepared) -> Ran | None:
     """What earlier evaluations left of a cell, once a run of it has solved its budget.
 
     Answers are found by their questions' ids: those of another world's clips must not be held against this one's truth.
@@ -93,8 +93,8 @@ def _stood(cell: Cell, means: Setup, spec: EvalSpec, items: Sequence[Item], vide
         return None
     fingerprint = fingerprint_of(cell.job, means, solved)
     answers = results.read_answers(cell.job.output.uri, fingerprint)
-    made_in = videos.rpartition("/")[2] if spec.benchmark.name in WORLDS else ""
-    if other := next(answers.to_others(items, spec.asked == "alone", made_in), None):
+    made_in = given.videos.rpartition("/")[2] if spec.benchmark.name in WORLDS else ""
+    if other := next(answers.to_others(given.items, spec.asked == "alone", made_in), None):
         raise OutputError(
             f"output: {spec.output.uri} holds answers to other questions, or to questions that were asked in another "
             f"way ({other!r}, for one); give this evaluation an output of its own"
@@ -137,20 +137,30 @@ def _ended(spec: EvalSpec, items: Sequence[Item], ran: Mapping[str, Ran], refuse
 
 
 def _write(
-    spec: EvalSpec, store: Store, judge: Judge | None, given: Prepared, videos: str, done: Sequence[Cell],
-    ran: Mapping[str, Ran], refused: Mapping[str, str],
+    spec: EvalSpec, store: Store, judge: Judge | None, given: Prepared, done: Sequence[Cell], ran: Mapping[str, Ran],
+    refused: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """The tables, the pictures and what they are made of; what each cell cost."""
     items, (counting, title, note) = given.items, _counted(spec)
     rows = {
         cell.name: results.results(spec.benchmark.name, cell, items, ran[cell.name].answers, judge) for cell in done
     }
-    estimates = summary.estimates(rows, done, counting) if rows else []
+    estimates = summary.estimates(rows, done, counting)
     costs = _costs(store, rows, done, ran)
     found = Evaluation(
-        spec, title, note, amount(items), len({item.video for item in items}), done, estimates, costs, refused,
-        {name: _facts(some) for name, some in rows.items()}, counting.average, judges=judge.names() if judge else (),
-    )  # fmt: skip
+        spec=spec,
+        title=title,
+        note=note,
+        asked=amount(items),
+        clips=len({item.video for item in items}),
+        cells=done,
+        estimates=estimates,
+        costs=costs,
+        refused=refused,
+        facts={name: _facts(some) for name, some in rows.items()},
+        average=counting.average,
+        judges=judge.names() if judge else (),
+    )
     pictures = dict(quality_charts(estimates, costs, done))
     pictures |= dict(kept.pictures(done, {name: one.fingerprint for name, one in ran.items()}))
     if rows:
@@ -160,7 +170,7 @@ def _write(
     store.replace("summary.json", json.dumps(_plain(told), indent=1).encode())
     _show(store, found, pictures)
     if spec.bias is not None:  # last: what can't be measured keeps nothing else from being written
-        found.bias = _bias(spec, store, given.there, videos, pictures)
+        found.bias = _bias(spec, store, given, pictures)
         _show(store, found, pictures)
     return costs
 
@@ -216,14 +226,14 @@ def _facts(rows: Iterable[Row]) -> tuple[Counter[str], Counter[str]]:
     )
 
 
-def _bias(spec: EvalSpec, store: Store, items: Sequence[Item], videos: str, pictures: dict[str, str]) -> list[str]:
+def _bias(spec: EvalSpec, store: Store, given: Prepared, pictures: dict[str, str]) -> list[str]:
     assert spec.bias is not None
-    chosen, source = chosen_clips(items, spec.bias.clips), {"videos": videos, "allow": spec.benchmark.allowed(videos)}
+    source = {"videos": given.videos, "allow": spec.benchmark.allowed(given.videos)}
     found: list[bias.Bias] = []
     for model, short in zip(spec.models, short_names([one.id for one in spec.models]), strict=True):
         job = JobSpec.from_dict({**spec.job, "input": source, "prompts": [
             {"id": "any", "kind": "qa", "text": "any"}], "model": model.model_dump(), "output": store.uri})  # fmt: skip
-        measured = bias.measure(short, job, chosen)
+        measured = bias.measure(short, job, given.there, spec.bias.clips)
         pictures[f"bias-{short}.svg"] = bias.picture(measured)
         pictures[f"bias-{short}-places.svg"] = bias.places_picture(measured)
         found += measured

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from mlb_batch.errors import InputError, RowError
 from mlb_batch.evaluate.benchmarks import BENCHMARKS, WORLDS
 from mlb_batch.evaluate.formats import read_files
@@ -28,9 +26,10 @@ from mlb_batch.storage import Store, in_full, join, open_store, scheme_of
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is asked, and which of its videos aren't in their folder, as far as it can be listed."""
+    """What is asked, the folder of its videos, and which of them aren't in there, as far as it can be listed."""
 
     items: list[Item]
+    videos: str
     missing: frozenset[str] = frozenset()
 
     @property
@@ -47,11 +46,11 @@ def videos_folder(spec: EvalSpec, store: Store) -> str:
     return in_full(given.videos).rstrip("/") or "/"
 
 
-def prepared(spec: EvalSpec, store: Store, say: Say) -> Prepared:
+def prepared(spec: EvalSpec, store: Store, videos: str, say: Say) -> Prepared:
     """The videos of a world stand in the store then."""
-    given, videos = spec.benchmark, videos_folder(spec, store)
+    given = spec.benchmark
     if given.name in WORLDS:
-        found = Prepared(write_world(store, given.name, given.world, say))
+        found = Prepared(write_world(store, given.name, given.world, say), videos)
     else:
         found = _public(spec, videos)
     if given.limit is not None:
@@ -60,10 +59,9 @@ def prepared(spec: EvalSpec, store: Store, say: Say) -> Prepared:
     return found
 
 
-def written_manifest(spec: EvalSpec, store: Store, items: Sequence[Item]) -> str:
+def written_manifest(spec: EvalSpec, store: Store, given: Prepared) -> str:
     """Its uri. It is called by what it holds: no other evaluation can change what one at work goes on to ask."""
-    videos = videos_folder(spec, store)
-    rows = _alone(items, videos) if spec.asked == "alone" else _together(items, videos)
+    rows = (_alone if spec.asked == "alone" else _together)(given.items, given.videos)
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     name = f"manifest-{hashlib.sha256(content).hexdigest()[:12]}.jsonl"
     store.create(name, content)
@@ -76,7 +74,7 @@ def _public(spec: EvalSpec, videos: str) -> Prepared:
         files = ", ".join(BENCHMARKS[spec.benchmark.name].files)
         raise InputError(f"benchmark.annotations: no question is in them; {spec.benchmark.name} is read from {files}")
     if scheme_of(videos) in ("http", "https"):  # a web server need not list what it has
-        return Prepared([replace(item, video=_with_ending(item.video)) for item in items])
+        return Prepared([replace(item, video=_with_ending(item.video)) for item in items], videos)
     names = _Names(videos)
     found = [replace(item, video=names.file(item.video)) for item in items]
     every = {item.video for item in found}
@@ -84,7 +82,7 @@ def _public(spec: EvalSpec, videos: str) -> Prepared:
         one = found[0].video
         raise InputError(f"benchmark.videos: none of {len(every):,} videos is in {videos}; {one} should be, for one")
     _refuse_links_out(spec, videos, every - names.missing)
-    return Prepared(found, frozenset(names.missing))
+    return Prepared(found, videos, frozenset(names.missing))
 
 
 def _refuse_links_out(spec: EvalSpec, videos: str, there: Iterable[str]) -> None:
@@ -185,11 +183,3 @@ def _row(row_id: str, uri: str, items: Sequence[Item]) -> dict[str, Any]:
 def _asked(item: Item) -> dict[str, Any]:
     asked: dict[str, Any] = {"id": item.id, "question": item.prompt}
     return asked if item.shaped else {**asked, "choices": list(item.choices)}
-
-
-def chosen_clips(items: Sequence[Item], count: int) -> list[Item]:
-    """One item of each of `count` videos, spread over the benchmark."""
-    first = {item.video: item for item in reversed(items) if item.kind != "caption"}
-    videos = sorted(first)
-    picked = np.random.default_rng(0).permutation(len(videos))[:count]
-    return [first[videos[place]] for place in sorted(picked.tolist())]

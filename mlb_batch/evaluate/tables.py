@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -25,7 +25,7 @@ _COST = ("cell", "FLOPs of the prefill", "all FLOPs", "tokens a frame", "left be
          "reading s", "captioner's peak memory", "answered", "not answered")  # fmt: skip
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Evaluation:
     """All that was found, for the tables."""
 
@@ -42,7 +42,7 @@ class Evaluation:
     average: str = "question"  # what accuracy and scores are the mean over, see Counting
     pictures: Sequence[str] = ()
     bias: Sequence[str] = ()
-    judges: Sequence[str] = field(default_factory=tuple)
+    judges: Sequence[str] = ()
 
 
 def markdown(found: Evaluation) -> str:
