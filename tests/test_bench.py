@@ -158,7 +158,7 @@ def test_both_sides_do_the_same_work_on_the_same_weights(family: str, monkeypatc
     monkeypatch.setitem(shapes.SHAPES, "image", shapes.Shape("image", image_config, False, 4, 4, (1,)))
     options = replace(QUICK, shape="tiny" if family == "video" else "image", frames=4)
     bed = Bed.made(options)
-    theirs, engine, shown = Yardstick.of(bed, PROMPT), unpruned(bed, options), frames(bed, options, 2)
+    theirs, engine, shown = Yardstick.of(bed, PROMPT), unpruned(bed), frames(bed, 2)
     ours, twin = bed.model.get_parameter("lm_head.weight"), theirs.model.get_parameter("lm_head.weight")
     assert ours is twin and theirs.model.model.language_model.config._attn_implementation == "sdpa"
     with torch.inference_mode():
@@ -188,13 +188,13 @@ def test_the_shapes_are_those_that_are_named() -> None:
 
 
 def test_pruned_is_priced_at_the_ratio_that_was_asked_for(bed: Bed) -> None:
-    pair = Pair.of(bed, QUICK)
-    source = pair.vanilla.sources(frames(bed, QUICK, 1))[0]
+    pair = Pair.of(bed)
+    source = pair.vanilla.sources(frames(bed, 1))[0]
     share = pair.pruned.bill(source).llm / pair.vanilla.bill(source).llm
     assert 0.47 < share <= 0.5
     for ratio in (0.01, 0.0):
         with pytest.raises(BudgetError, match=f"{ratio:g} is below the floor of adatp"):
-            Pair.of(bed, replace(QUICK, ratio=ratio))
+            Pair.of(replace(bed, shape=replace(bed.shape, ratio=ratio)))
 
 
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -206,8 +206,8 @@ def test_every_benchmark_on_a_shape_is_consistent(device: str) -> None:
     assert figures["machine"]["device"].startswith(("cpu", "NVIDIA")) and figures["machine"]["packages"]["torch"]
     found = figures["benchmarks"]
     assert list(found) == list(names)
-    pair = Pair.of(made := Bed.made(options), options)
-    source = pair.vanilla.sources(frames(made, options, 1))[0]
+    pair = Pair.of(made := Bed.made(options))
+    source = pair.vanilla.sources(frames(made, 1))[0]
     clip, shape = pair.vanilla.clip_shape(source), pair.vanilla.shape
     schedule = pair.pruned.settings.method.schedule(shape, clip, pair.pruned.settings.keep)
     whole, cut = vanilla(shape, clip), price(shape, clip, schedule)
@@ -324,8 +324,8 @@ def test_a_calibration_runs_the_batch_that_a_captioner_of_a_long_job_has() -> No
 
 def test_generating_takes_the_time_of_joining_too(bed: Bed, clock: Clock) -> None:
     """Each step takes a second: two groups are encoded, prefilled and joined, and then all of it is finished."""
-    engine = Pair.of(bed, QUICK).pruned
-    sources = engine.sources(frames(bed, QUICK, 2))
+    engine = Pair.of(bed).pruned
+    sources = engine.sources(frames(bed, 2))
     work = calibrate_module._Work(engine, [sources[:1], sources[1:]], 8, clock.takes(1.0))
     with torch.inference_mode():
         rates = work.round()

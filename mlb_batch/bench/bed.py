@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mlb_batch.bench.options import Options
-from mlb_batch.bench.shapes import Shape, checkpoint, shape
+from mlb_batch.bench.shapes import Shape, asked, checkpoint
 from mlb_batch.vlm.attention import NAME
 from mlb_batch.vlm.checkpoint import Checkpoint
 from mlb_batch.vlm.load import fused, pick_device, pick_dtype
@@ -33,7 +33,7 @@ class Bed:
         wanted = checkpoint(options.shape)
         model = random_model(wanted, device, dtype)
         twin = _twin(model)  # first: what follows changes modules
-        return cls(shape(options.shape), wanted, fused(model), twin, device, dtype)
+        return cls(asked(options), wanted, fused(model), twin, device, dtype)
 
 
 def _twin(model: Any) -> Any:

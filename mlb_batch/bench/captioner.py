@@ -18,10 +18,9 @@ from mlb_batch.vlm.captioner import Ask, Captioner, Clip
 
 
 def captioner(bed: Bed, options: Options) -> dict[str, Any]:
-    batches = (options.batch,) if options.batch else bed.shape.batches
-    new_tokens = options.new_tokens or bed.shape.new_tokens
-    pair, theirs = Pair.of(bed, options), Yardstick.of(bed, PROMPT)
-    clips = frames(bed, options, max(batches))
+    batches, new_tokens = bed.shape.batches, bed.shape.new_tokens
+    pair, theirs = Pair.of(bed), Yardstick.of(bed, PROMPT)
+    clips = frames(bed, max(batches))
     makes: dict[str, Make] = {
         "transformers": lambda size: lambda: _captions(theirs, pair.vanilla, clips[:size], new_tokens),
         "transformers_unbatched": lambda size: lambda: _captions(theirs, pair.vanilla, clips[:size], new_tokens),

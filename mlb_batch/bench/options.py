@@ -1,4 +1,4 @@
-"""What a user may say about a benchmark. What is left out follows the shape; who takes what stands in suite.py."""
+"""What a user may say about a benchmark. What is left out follows the shape (shapes.py); who takes what: suite.py."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mlb_batch.bench.bed import Bed
-from mlb_batch.bench.options import Options
 from mlb_batch.cost.budget import Measure, feature_price, moved_bytes
 from mlb_batch.cost.flops import Bill, price, vanilla
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
@@ -102,19 +101,16 @@ class Pair:
     pruned: Ours
 
     @classmethod
-    def of(cls, bed: Bed, options: Options) -> Pair:
-        plain = unpruned(bed, options)
-        method = make(options.method or bed.shape.method)
-        source = plain.sources(frames(bed, options, 1))[0]
-        ratio = bed.shape.ratio if options.ratio is None else options.ratio
-        keep = keep_at(plain.shape, method, plain.clip_shape(source), ratio)
+    def of(cls, bed: Bed) -> Pair:
+        plain, method = unpruned(bed), make(bed.shape.method)
+        source = plain.sources(frames(bed, 1))[0]
+        keep = keep_at(plain.shape, method, plain.clip_shape(source), bed.shape.ratio)
         settings = replace(plain.settings, method=method, keep=keep)
         return cls(plain, Ours.of(bed.model, bed.checkpoint, settings))
 
 
-def unpruned(bed: Bed, options: Options) -> Ours:
-    new_tokens = options.new_tokens or bed.shape.new_tokens
-    return Ours.of(bed.model, bed.checkpoint, Settings(make("none"), WHOLE, new_tokens))
+def unpruned(bed: Bed) -> Ours:
+    return Ours.of(bed.model, bed.checkpoint, Settings(make("none"), WHOLE, bed.shape.new_tokens))
 
 
 def keep_at(shape: ModelShape, method: Pruning, clip: ClipShape, ratio: float, pair: PairedShape | None = None) -> int:
@@ -129,9 +125,9 @@ def keep_at(shape: ModelShape, method: Pruning, clip: ClipShape, ratio: float, p
     return largest(lambda keep: pricer.clip(clip, keep), int(ratio * whole), floor).at
 
 
-def frames(bed: Bed, options: Options, clips: int) -> list[np.ndarray]:
+def frames(bed: Bed, clips: int) -> list[np.ndarray]:
     """Clips of random frames at the model's input size; neighbours are alike, as in a video."""
-    return random_clips(clips, options.frames or bed.shape.frames, bed.checkpoint.vision_size)
+    return random_clips(clips, bed.shape.frames, bed.checkpoint.vision_size)
 
 
 def random_clips(clips: int, count: int, px: int) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ from mlb_batch.bench.calibrate import captioner_threads
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT
 from mlb_batch.bench.rounds import Spread
-from mlb_batch.bench.shapes import checkpoint, shape
+from mlb_batch.bench.shapes import asked, checkpoint
 from mlb_batch.engine import Engine
 from mlb_batch.errors import InputError, RowError, SpecError
 from mlb_batch.planning import plan
@@ -79,15 +79,15 @@ def _model(options: Options) -> str:
 def _job(options: Options, model: str, scratch: Path) -> JobSpec:
     if options.videos is None:
         write_sample_clips(scratch / "clips", options.clips, seed=0)
-    wanted = shape(options.shape)
+    wanted = asked(options)
     return JobSpec.from_dict({
         "input": {"videos": options.videos or str(scratch / "clips")},
         "prompts": [{"id": "caption", "kind": "caption", "text": PROMPT}],
         "model": {"id": model, "device": options.device},
-        "frames": {"count": options.frames or wanted.frames},
-        "prune": {"method": options.method or wanted.method},
-        "budget": {"ratio": options.ratio},
-        "generate": {"max_new_tokens": options.new_tokens or wanted.new_tokens},
+        "frames": {"count": wanted.frames},
+        "prune": {"method": wanted.method},
+        "budget": {"ratio": wanted.ratio},
+        "generate": {"max_new_tokens": wanted.new_tokens},
         "cluster": {
             "read": {"concurrency": [options.readers] * 2},
             "caption": {"concurrency": [1, 1], "batch_videos": options.batch or "auto"},

@@ -22,9 +22,9 @@ from mlb_batch.bench.yardstick import Yardstick
 
 
 def prefill(bed: Bed, options: Options) -> dict[str, Any]:
-    batches = (options.batch,) if options.batch else bed.shape.batches
-    pair, theirs = Pair.of(bed, options), Yardstick.of(bed, PROMPT)
-    clips = frames(bed, options, max(batches))
+    batches = bed.shape.batches
+    pair, theirs = Pair.of(bed), Yardstick.of(bed, PROMPT)
+    clips = frames(bed, max(batches))
     choice, best = same(NAMES, batches), ceilings(bed.device, bed.dtype).flops_per_s
     whole = race(_from_frames(pair, theirs, clips), choice, options.rounds, bed.device)
     alone = race(_from_visual_tokens(pair, theirs, clips), choice, options.rounds, bed.device)

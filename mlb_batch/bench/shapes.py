@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from mlb_batch.bench.options import Options
 from mlb_batch.errors import SpecError
 from mlb_batch.tiny.architectures import CLIP_MEAN, CLIP_STD, token_id, video_config
 from mlb_batch.tiny.tokenizer import image_tokenizer, video_tokenizer
@@ -104,6 +105,19 @@ def shape(name: str) -> Shape:
     if name not in SHAPES:
         raise SpecError(f"--shape: {name!r} is not one of {', '.join(SHAPES)}")
     return SHAPES[name]
+
+
+def asked(options: Options) -> Shape:
+    """The named shape, but for what else was said."""
+    named = shape(options.shape)
+    return replace(
+        named,
+        frames=options.frames or named.frames,
+        new_tokens=options.new_tokens or named.new_tokens,
+        batches=(options.batch,) if options.batch else named.batches,
+        method=options.method or named.method,
+        ratio=named.ratio if options.ratio is None else options.ratio,
+    )
 
 
 @cache

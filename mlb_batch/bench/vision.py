@@ -15,9 +15,9 @@ from mlb_batch.bench.yardstick import Yardstick
 
 
 def vision(bed: Bed, options: Options) -> dict[str, Any]:
-    batches = (options.batch,) if options.batch else bed.shape.batches
-    engine, theirs = unpruned(bed, options), Yardstick.of(bed, PROMPT)
-    clips = frames(bed, options, max(batches))
+    batches = bed.shape.batches
+    engine, theirs = unpruned(bed), Yardstick.of(bed, PROMPT)
+    clips = frames(bed, max(batches))
     makes = {
         "transformers": lambda size: lambda: theirs.see(clips[:size]),
         "vanilla": lambda size: lambda: engine.preparer.see(clips[:size]),
