@@ -8,11 +8,10 @@ no ledger, no books. Both have the same readers, and one captioner with the thre
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from mlb_batch.planning import plan
 from mlb_batch.source.listing import video_uris
 from mlb_batch.spec import JobSpec
 from mlb_batch.tiny.clips import write_sample_clips
-from mlb_batch.video import Limits, Reader
+from mlb_batch.video import Limits, Reader, Several
 from mlb_batch.vlm.captioner import Ask, Captioner, Clip
 from mlb_batch.vlm.load import pick_device, pick_dtype
 
@@ -118,33 +117,27 @@ def _rate(rows: int | None, seconds: float) -> float:
     return rows / seconds
 
 
-@dataclass
-class _Readers(threading.local):
-    """One child process for each reading thread."""
-
-    make: Callable[[], Reader]
-    reader: Reader | None = None
-
-    def read(self, uri: str) -> Clip:
-        self.reader = self.reader or self.make()
-        try:
-            return Clip(self.reader.read(uri).pixels_FHWC, (Ask(uri, "caption", PROMPT),))
-        except RowError as error:
-            raise InputError(f"--videos: {uri}: {error}; take it out: both sides need the same clips") from None
-
-
 def _without_ray(spec: JobSpec, batch: int, options: Options) -> float:
     """Captions a second between the first batch's end and the last's."""
     engine = Engine.of(spec, plan(spec))
-    size, limits = engine.size, Limits(video_s=spec.limits.video_s)
-    readers = _Readers(lambda: Reader(engine.sampling, size, limits))
+    reader = partial(Reader, engine.sampling, engine.size, Limits(video_s=spec.limits.video_s))
     with (
         captioner_threads(pick_device(spec.model.device)),
+        Several(reader, options.readers) as readers,
         ThreadPoolExecutor(options.readers) as pool,
     ):
         captioner = engine.load(gpus=1)
         uris = video_uris(spec.input)[: options.clips]
-        return _answered(captioner, _read_ahead(pool, readers.read, uris, options.readers + 2 * batch), batch)
+        clips = _read_ahead(pool, partial(_clip, readers), uris, options.readers + 2 * batch)
+        return _answered(captioner, clips, batch)
+
+
+def _clip(readers: Several[Reader], uri: str) -> Clip:
+    try:
+        with readers.one() as reader:
+            return Clip(reader.read(uri).pixels_FHWC, (Ask(uri, "caption", PROMPT),))
+    except RowError as error:
+        raise InputError(f"--videos: {uri}: {error}; take it out: both sides need the same clips") from None
 
 
 def _answered(captioner: Captioner, clips: Iterator[Clip], batch: int) -> float:

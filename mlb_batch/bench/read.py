@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from mlb_batch.bench.loops import LIMITS, SIZE, Loop, loops
 from mlb_batch.bench.options import Options
-from mlb_batch.bench.rounds import Spread, alternate, each, times_faster
+from mlb_batch.bench.rounds import Lap, Spread, alternate, each, times_faster
 from mlb_batch.bench.stored import copied, from_storage
 from mlb_batch.errors import InputError, RowError, SpecError
 from mlb_batch.source.listing import video_uris
@@ -116,17 +116,7 @@ def _measured(
 
 def _class(videos: Sequence[_Video], count: int, found: dict[str, Loop], rounds: int) -> dict[str, Any]:
     paths = [one.path for one in videos]
-    reader = Reader(Sampling(count), SIZE, LIMITS)
-    reader.read(str(paths[0]))  # its child starts once, not with every video
-    contenders: dict[str, Callable[[], object]] = {
-        name: partial(each, paths, partial(_loop, loop, count)) for name, loop in found.items()
-    }
-    contenders |= {
-        "ours": partial(each, paths, lambda path: _ours(path, count)),
-        "sandboxed": partial(each, paths, lambda path: reader.read(str(path))),
-    }
-    frames = _frames(paths, count)
-    laps = alternate(contenders, rounds, warm=False)
+    frames, laps = _frames(paths, count), _laps(paths, count, found, rounds)
     core = {name: [one.core_s for one in some] for name, some in laps.items() if name != "sandboxed"}
     wall = {name: [one.wall_s for one in some] for name, some in laps.items()}
     return {
@@ -140,6 +130,19 @@ def _class(videos: Sequence[_Video], count: int, found: dict[str, Loop], rounds:
             "sandboxed_over_ours": times_faster(wall["ours"], wall["sandboxed"]),
         },
     }
+
+
+def _laps(paths: Sequence[Path], count: int, found: dict[str, Loop], rounds: int) -> dict[str, list[Lap]]:
+    contenders: dict[str, Callable[[], object]] = {
+        name: partial(each, paths, partial(_loop, loop, count)) for name, loop in found.items()
+    }
+    with Reader(Sampling(count), SIZE, LIMITS) as reader:
+        reader.read(str(paths[0]))  # its child starts once, not with every video
+        contenders |= {
+            "ours": partial(each, paths, lambda path: _ours(path, count)),
+            "sandboxed": partial(each, paths, lambda path: reader.read(str(path))),
+        }
+        return alternate(contenders, rounds, warm=False)
 
 
 def _loop(loop: Loop, count: int, path: Path) -> object:
