@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -55,9 +55,8 @@ def calibrate(options: Options) -> dict[str, Any]:
     writable(store_folder())  # or all would be measured for nothing
     device = pick_device(spec.model.device if options.device == "auto" else options.device)
     with captioner_threads(device, options.threads) as threads:
-        measured, rounds = _measured(spec, device, options)
+        measured, rates = _measured(spec, device, options)
     file = save(measured)
-    rates = {name: _spread(rounds, name) for name in _NAMES}
     return {"calibration": measured, "file": str(file), "threads": threads, "rates": rates}
 
 
@@ -106,22 +105,15 @@ def _alone() -> int:
     return int(given)
 
 
-_NAMES = tuple(Rates.__dataclass_fields__)
-
-
-def _spread(rounds: list[Rates], name: str) -> Spread:
-    return Spread.of([getattr(one, name) for one in rounds])
-
-
 @torch.inference_mode()
-def _measured(spec: JobSpec, device: torch.device, options: Options) -> tuple[Calibration, list[Rates]]:
+def _measured(spec: JobSpec, device: torch.device, options: Options) -> tuple[Calibration, dict[str, Spread]]:
     means, dtype = setup(spec), pick_dtype(spec.model.dtype, device)
     engine = Ours.of(load(means.checkpoint, device, dtype), means.checkpoint, _settings(spec, means))
     clips = random_clips(options.batch or _batch(spec, device), spec.frames.count, means.checkpoint.vision_size)
     work = _Work.of(engine, spec, clips, settler(device))
     work.round()  # warms up
     rounds = [work.round() for _ in range(options.rounds)]
-    rates = {name: int(_spread(rounds, name).median) for name in _NAMES}
+    rates = {one.name: Spread.of([getattr(some, one.name) for some in rounds]) for one in fields(Rates)}
     return Calibration(
         device=device_name(device),
         kind=device.type,
@@ -131,8 +123,8 @@ def _measured(spec: JobSpec, device: torch.device, options: Options) -> tuple[Ca
         bytes_per_number=dtype.itemsize,
         batch=work.sequences,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(),
-        **rates,
-    ), rounds
+        **{name: int(spread.median) for name, spread in rates.items()},
+    ), rates
 
 
 def _batch(spec: JobSpec, device: torch.device) -> int:

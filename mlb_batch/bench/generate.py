@@ -15,7 +15,7 @@ from mlb_batch.bench.figures import NAMES, about, of_ceiling
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT, Ours, Pair, frames
 from mlb_batch.bench.prefill import described
-from mlb_batch.bench.race import Make, race, same
+from mlb_batch.bench.race import Make, race
 from mlb_batch.bench.rounds import Contender
 from mlb_batch.bench.yardstick import Yardstick
 
@@ -29,7 +29,7 @@ def generate(bed: Bed, options: Options) -> dict[str, Any]:
         "vanilla": _ours(pair.vanilla, clips, new_tokens),
         "pruned": _ours(pair.pruned, clips, new_tokens),
     }
-    found = race(makes, same(NAMES, batches), options.rounds, bed.device)
+    found = race(makes, dict.fromkeys(NAMES, batches), options.rounds, bed.device)
     moved = {
         "transformers": _bytes(pair.vanilla, clips, new_tokens, found.batch["transformers"]),
         "vanilla": _bytes(pair.vanilla, clips, new_tokens, found.batch["vanilla"]),

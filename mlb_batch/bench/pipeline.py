@@ -23,7 +23,7 @@ from mlb_batch.bench.bed import saved_model
 from mlb_batch.bench.calibrate import captioner_threads
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT
-from mlb_batch.bench.rounds import Spread
+from mlb_batch.bench.rounds import Spread, turns
 from mlb_batch.bench.shapes import asked, checkpoint
 from mlb_batch.engine import Engine
 from mlb_batch.errors import InputError, RowError, SpecError
@@ -47,14 +47,13 @@ def pipeline(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mlb-batch-bench-") as scratch, connected() as nodes:
         spec = _job(options, model, Path(scratch))
         batch = pools(spec, nodes, options.clips, Engine.of(spec, plan(spec)).clip_bytes).batch_videos
-        ways: dict[str, Callable[[int], float]] = {
-            "ray": lambda number: _with_ray(_into(spec, f"{scratch}/out-{number}"), options.clips),
-            "direct": lambda _: _without_ray(spec, batch, options),
+        ways: dict[str, Callable[[], float]] = {
+            "ray": lambda: _with_ray(_into(spec, tempfile.mkdtemp(prefix="out-", dir=scratch)), options.clips),
+            "direct": lambda: _without_ray(spec, batch, options),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(options.rounds):
-            for name in reversed(ways) if number % 2 else ways:
-                rates[name].append(ways[name](number))
+        for name in turns(ways, options.rounds):
+            rates[name].append(ways[name]())
     shares = [ray / direct for ray, direct in zip(rates["ray"], rates["direct"], strict=True)]
     return {
         "clips": options.clips,

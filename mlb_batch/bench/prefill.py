@@ -16,7 +16,7 @@ from mlb_batch.bench.ceilings import ceilings
 from mlb_batch.bench.figures import NAMES, about, of_ceiling, predicted
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT, Ours, Pair, frames
-from mlb_batch.bench.race import Make, chain, race, same
+from mlb_batch.bench.race import Make, chain, race
 from mlb_batch.bench.rounds import Contender
 from mlb_batch.bench.yardstick import Yardstick
 
@@ -25,7 +25,7 @@ def prefill(bed: Bed, options: Options) -> dict[str, Any]:
     batches = bed.shape.batches
     pair, theirs = Pair.of(bed), Yardstick.of(bed, PROMPT)
     clips = frames(bed, max(batches))
-    choice, best = same(NAMES, batches), ceilings(bed.device, bed.dtype).flops_per_s
+    choice, best = dict.fromkeys(NAMES, batches), ceilings(bed.device, bed.dtype).flops_per_s
     whole = race(_from_frames(pair, theirs, clips), choice, options.rounds, bed.device)
     alone = race(_from_visual_tokens(pair, theirs, clips), choice, options.rounds, bed.device)
     source = pair.vanilla.sources(clips[:1])[0]

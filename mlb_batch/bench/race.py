@@ -58,11 +58,6 @@ def _peak(contender: Contender, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device)
 
 
-def same(names: Sequence[str], batches: Sequence[int]) -> dict[str, Sequence[int]]:
-    """The same choice for all."""
-    return dict.fromkeys(names, batches)
-
-
 def chain(*steps: Callable[..., object]) -> Callable[..., object]:
     """One step after the other, each on what the one before gave."""
     return partial(_run, steps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -57,14 +57,20 @@ def alternate(
 ) -> dict[str, list[Lap]]:
     """The laps of each contender, round by round; with `warm`, one more turn of each before that is not counted."""
     assert rounds >= LEAST_ROUNDS, rounds
-    names = list(contenders)
-    for name in names if warm else ():
-        lap(contenders[name], settle)
-    laps: dict[str, list[Lap]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in reversed(names) if number % 2 else names:
-            laps[name].append(lap(contenders[name], settle)[1])
+    for contender in contenders.values() if warm else ():
+        lap(contender, settle)
+    laps: dict[str, list[Lap]] = {name: [] for name in contenders}
+    for name in turns(contenders, rounds):
+        laps[name].append(lap(contenders[name], settle)[1])
     return laps
+
+
+def turns(names: Iterable[str], rounds: int) -> Iterator[str]:
+    """Whose turn it is: everyone's in every round, the order turned round from one to the next."""
+    order = list(names)
+    for _ in range(rounds):
+        yield from order
+        order.reverse()
 
 
 def each(things: Iterable[T], one: Callable[[T], object]) -> None:

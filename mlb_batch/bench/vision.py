@@ -9,7 +9,7 @@ from mlb_batch.bench.ceilings import ceilings
 from mlb_batch.bench.figures import of_ceiling
 from mlb_batch.bench.options import Options
 from mlb_batch.bench.ours import PROMPT, frames, unpruned
-from mlb_batch.bench.race import Race, race, same
+from mlb_batch.bench.race import Race, race
 from mlb_batch.bench.rounds import times_faster
 from mlb_batch.bench.yardstick import Yardstick
 
@@ -22,7 +22,7 @@ def vision(bed: Bed, options: Options) -> dict[str, Any]:
         "transformers": lambda size: lambda: theirs.see(clips[:size]),
         "vanilla": lambda size: lambda: engine.preparer.see(clips[:size]),
     }
-    found: Race = race(makes, same(list(makes), batches), options.rounds, bed.device)
+    found: Race = race(makes, dict.fromkeys(makes, batches), options.rounds, bed.device)
     operations = engine.vanilla_bill(engine.sources(clips[:1])[0]).vision
     return {
         "frames": len(clips[0]),
