@@ -73,7 +73,7 @@ def _number(told: Any) -> int:
     return int(number)
 
 
-def _letters(row: Row) -> int:
+def _number_of_letter(row: Row) -> int:
     letter = str(row["answer"]).strip()[:1]
     if not letter or letter not in LETTERS:
         raise ValueError(f"its answer is {row['answer']!r}, not an option's letter")
@@ -109,7 +109,7 @@ def _mapping(files: Sequence[File], of: str) -> dict[str, Any]:
 
 def _videomme(files: Sequence[File]) -> Iterator[Item]:
     where = Columns(
-        video=columns("videoID", "video_id"), answer=_letters,
+        video=columns("videoID", "video_id"), answer=_number_of_letter,
         options=lambda row: _without_letters(_options(row["options"])),
         tags={"kind": columns("task_type"), "duration": columns("duration", "duration_category")},
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from mlb_batch.evaluate.cells import Cell
@@ -18,22 +19,20 @@ def quality_charts(
     estimates: Sequence[Row], costs: Mapping[str, Mapping[str, Any]], cells: Sequence[Cell]
 ) -> Iterator[tuple[str, str]]:
     """Names of files and their contents."""
-    metrics = list(dict.fromkeys(row["metric"] for row in estimates))
-    for model in dict.fromkeys(cell.model for cell in cells):
-        for metric in metrics:
-            for by, group in _GROUPS:
-                of_this = {
-                    row["cell"]: row
-                    for row in estimates
-                    if (row["model"], row["metric"], row["by"], row["group"]) == (model, metric, by, group)
-                }
-                curves = _curves(of_this, costs, [cell for cell in cells if cell.model == model])
-                if curves:
-                    where = "" if group == "all" else f"-{group}"
-                    of_what = f": {_NAMES[group]}" if metric == "accuracy" else ""
-                    title = f"{model}, {metric}{of_what}"
-                    axis = "exact FLOPs of the language model's prefill, share of unpruned"
-                    yield f"{metric}-{model}{where}.svg", chart(title, axis, metric, curves, _level(of_this, cells))
+    models, metrics = (dict.fromkeys(row[name] for row in estimates) for name in ("model", "metric"))
+    for model, metric, (by, group) in product(models, metrics, _GROUPS):
+        of_this = {
+            row["cell"]: row
+            for row in estimates
+            if (row["model"], row["metric"], row["by"], row["group"]) == (model, metric, by, group)
+        }
+        curves = _curves(of_this, costs, [cell for cell in cells if cell.model == model])
+        if curves:
+            where = "" if group == "all" else f"-{group}"
+            of_what = f": {_NAMES[group]}" if metric == "accuracy" else ""
+            title = f"{model}, {metric}{of_what}"
+            axis = "exact FLOPs of the language model's prefill, share of unpruned"
+            yield f"{metric}-{model}{where}.svg", chart(title, axis, metric, curves, _level(of_this, cells))
 
 
 def _curves(of_cell: Mapping[str, Row], costs: Mapping[str, Mapping[str, Any]], cells: Sequence[Cell]) -> list[Curve]:

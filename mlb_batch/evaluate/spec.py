@@ -135,8 +135,6 @@ class JudgeSpec(Part):
 
 
 class BiasSpec(Part):
-    """Where text looks in frozen models, on so many clips as they are, grey, repeated and reversed."""
-
     clips: Count = 20
     """Where text looks in frozen models is measured on so many clips, as they are, grey, repeated and reversed."""
 

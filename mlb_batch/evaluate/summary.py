@@ -120,9 +120,7 @@ class _Table:
         reached_C, of_C = (np.bincount(clips, worth[:, i], minlength=self._number).astype(float) for i in (0, 1))
         return Share(reached_C, of_C)
 
-    def shares(
-        self, metric: str, by: str, group: str, averaged: str, beside: _Table | None = None
-    ) -> list[Share]:  # fmt: skip
+    def shares(self, metric: str, by: str, group: str, averaged: str, beside: _Table | None = None) -> list[Share]:
         """One; or where the headline averages over kinds, one a kind."""
         of = [(by, group)]
         if by == "all" and averaged == "kind" and metric in OF_ANSWERS:

@@ -22,6 +22,11 @@ from mlb_batch.storage import Store
 MOST_ROWS = 10_000
 CLIP = ("video_id", "video_version", "clip_start_s", "clip_end_s")
 INDEX = ("annotation_id", *CLIP, "run_id", "created_at")
+SHOWN = (
+    "annotation_id", "video_id", "uri", "video_version", "clip_start_s", "clip_end_s", "prompt_id", "prompt", "text",
+    "choice", "status", "frames_read", "frame_times_s", "num_visual_tokens", "num_kept_tokens", "flops_planned",
+    "flops_vanilla",
+)  # fmt: skip
 Row = dict[str, Any]
 Keys = npt.NDArray[np.uint64]
 
@@ -98,13 +103,6 @@ def clips(store: Store, fingerprint: str, wanted: list[int], passthrough: tuple[
             if clip is not None:
                 clip.cuts.setdefault(cut["annotation_id"], []).append(cut)
     return list(found.values())
-
-
-SHOWN = (
-    "annotation_id", "video_id", "uri", "video_version", "clip_start_s", "clip_end_s", "prompt_id", "kind", "prompt",
-    "text", "choice", "status", "frames_read", "frame_times_s", "num_visual_tokens", "num_kept_tokens",
-    "flops_planned", "flops_vanilla",
-)  # fmt: skip
 
 
 def _rows(store: Store, fingerprint: str, wanted: dict[int, Clip], passthrough: tuple[str, ...]) -> Iterator[Row]:

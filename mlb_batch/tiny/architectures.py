@@ -44,7 +44,7 @@ def video_config(tokenizer: PreTrainedTokenizerFast, layers: int = VIDEO_LAYERS)
         vision_config=vision, text_config=text, tie_word_embeddings=True,
         image_token_index=token_id(tokenizer, "<image>"),
         video_token_index=token_id(tokenizer, "<video>"),
-        image_grid_pinpoints=[[h, w] for h in (VIDEO_PX, 2 * VIDEO_PX) for w in (VIDEO_PX, 2 * VIDEO_PX)],
+        image_grid_pinpoints=_video_pinpoints(),
     )  # fmt: skip
 
 
@@ -84,6 +84,10 @@ def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     return found
 
 
+def _video_pinpoints() -> list[list[int]]:
+    return [[h, w] for h in (VIDEO_PX, 2 * VIDEO_PX) for w in (VIDEO_PX, 2 * VIDEO_PX)]
+
+
 def _image_pinpoints() -> list[list[int]]:
     return [[IMAGE_PX, 2 * IMAGE_PX], [2 * IMAGE_PX, IMAGE_PX], [2 * IMAGE_PX, 2 * IMAGE_PX]]
 
@@ -99,10 +103,9 @@ def processor_files(name: str) -> dict[str, dict[str, Any]]:
     """The JSON files that say how pixels become inputs, by file name, as each family has them."""
     if name == "tiny":
         pixels = _pixels({"height": VIDEO_PX, "width": VIDEO_PX}, _HALF, _HALF)
-        pinpoints = [[h, w] for h in (VIDEO_PX, 2 * VIDEO_PX) for w in (VIDEO_PX, 2 * VIDEO_PX)]
         return {
             "preprocessor_config.json": {
-                **pixels, "do_pad": True, "image_grid_pinpoints": pinpoints,
+                **pixels, "do_pad": True, "image_grid_pinpoints": _video_pinpoints(),
                 "image_processor_type": "LlavaOnevisionImageProcessor", "processor_class": "LlavaOnevisionProcessor",
             },
             "video_preprocessor_config.json": {

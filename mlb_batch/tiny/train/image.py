@@ -122,8 +122,7 @@ class SceneSchool:
     def __init__(self, model: LlavaNextForConditionalGeneration, batch: Callable[[int], SceneBatch]) -> None:
         self.model, self.batch = model, batch
         self.packer = Packer(make_tokenizer("tiny-image"), "image")
-        for parameter in model.model.vision_tower.parameters():
-            parameter.requires_grad_(False)
+        model.model.vision_tower.requires_grad_(False)
 
     def loss(self, step: int) -> Tensor:
         batch = self.batch(step)
