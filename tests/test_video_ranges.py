@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from video_files import CORPUS, HEAVY, MODEL_SIZE, corpus, flip, write_video
+from video_files import CORPUS, HEAVY, MODEL_SIZE, corpus, flip, numbers, write_video
 
 from mlb_batch.errors import RowError
 from mlb_batch.video import Frames, Limits, Sampling, Wanted, read_frames
@@ -143,6 +143,32 @@ def test_what_is_damaged_before_a_clips_keyframe_is_no_damage_of_the_clip(tmp_pa
     whole, parts, share = both(path, tmp_path, 3, keys_s[10], keys_s[10] + 0.3)
     check(whole, parts)
     assert isinstance(parts, Frames) and not parts.partial and share < 0.3
+
+
+def test_an_index_that_proved_wrong_is_believed_no_more(tmp_path: Path) -> None:
+    """Nor is one that proved nothing doubted: of a clip that isn't there nothing was read."""
+    path = write_video(tmp_path / "v.mp4", frames=500, codec_options=HEAVY)
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free", 1))  # every frame is a keyframe, says the index
+    holes, known = Holes(path, tmp_path), Known()
+
+    def brings(start_s: float) -> list[Range]:
+        holes.brought = []
+        with holes.parts() as parts:
+            clip = Wanted(Sampling(3), MODEL_SIZE, Limits(), start_s, start_s + 1)
+            assert numbers(read_frames(parts.path, clip, parts, known).pixels_FHWC)[0] == 25 * start_s
+        return holes.brought
+
+    whole = (0, path.stat().st_size)
+    with pytest.raises(RowError, match="ends at 20"):
+        brings(70.0)
+    assert whole not in holes.brought
+    by_index, *_, instead = brings(5.0)
+    assert by_index != whole == instead
+    assert brings(10.0) == [whole]
+    holes.brought = []
+    with holes.parts() as parts:
+        assert lasting_s(parts.path, Limits(), parts, known) == 20.0
+    assert holes.brought == [whole]
 
 
 ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda one: (one[0], one[0] + one[1])))

@@ -77,14 +77,14 @@ class Known:
     listed: Timeline | None = None
     timeline: Timeline | None = None
     frames: tuple[Timeline, Trouble] | None = None  # where the packets don't tell
-    needs_whole: bool = False
+    needs_whole: bool = False  # the file has no index, or one that proved wrong
 
 
 def known_index(parts: Parts, limits: Limits, deadline: Deadline, known: Known) -> Timeline | None:
     if known.listed is None and not known.needs_whole:
         known.listed = listed(parts, limits, deadline)
         known.needs_whole = known.listed is None
-    return known.listed
+    return None if known.needs_whole else known.listed
 
 
 def known_packets(video: Video, known: Known) -> Timeline:
@@ -105,22 +105,25 @@ def _from_parts(clip: Wanted, parts: Parts, deadline: Deadline, known: Known) ->
     timeline = known_index(parts, clip.limits, deadline, known)
     if timeline is None:
         return None
-    known.needs_whole = True  # unless what follows goes well
     wanted = _wanted(timeline, clip)
     parts.bring(needed(timeline, wanted, parts.size))
     film = _Film(clip.size, clip.allocate, len(wanted))
+    video = Video(parts.path, clip.limits, deadline, by_index=True)
+    known.needs_whole = not _came_as_listed(video, timeline, wanted, film)
+    return None if known.needs_whole else _frames(clip, parts.path, timeline, wanted, film)
+
+
+def _came_as_listed(video: Video, timeline: Timeline, wanted: Ints, film: _Film) -> bool:
+    """Whether every wanted frame was where the index says, and undamaged."""
     try:
-        trouble = read_runs(Video(parts.path, clip.limits, deadline, by_index=True), timeline, wanted, film.put)
+        trouble = read_runs(video, timeline, wanted, film.put)
     except NotAsListed:
-        return None
+        return False
     except RowError as error:
         if error.error_class == "timeout":
             raise
-        return None
-    if trouble.errors or len(film.ranks) < len(wanted):
-        return None
-    known.needs_whole = False
-    return _frames(clip, parts.path, timeline, wanted, film)
+        return False
+    return not trouble.errors and len(film.ranks) == len(wanted)
 
 
 def _from_whole(clip: Wanted, video: Video, known: Known) -> Frames:
