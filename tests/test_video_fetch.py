@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -33,7 +34,8 @@ def reader() -> Iterator[Reader]:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     """/<status>/v.mp4 answers with that status; /short/ breaks off the first two bodies half way; /200/ is honest, and
-    /whole/ too, but gives no parts; /endless/ gives none either, breaks off, and a body ends where its connection does.
+    /whole/ too, but gives no parts; nor do the others, of which a body ends where its connection does: /endless/ breaks
+    off, /more/ goes on for 64 MB behind its end, and /unsaid/ says at no time how long it is.
     """
 
     data = b""
@@ -54,13 +56,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(int(kind))
             return
         first, last = 0, len(self.data) - 1
-        in_parts = kind not in ("whole", "endless")
+        in_parts = kind in ("200", "short")
         wanted = self.headers.get("Range") if in_parts else None
         if wanted:
             low, _, high = wanted.removeprefix("bytes=").partition("-")
             first, last = int(low), min(last, int(high or last))
         self.send_response(206 if wanted else 200)
-        if not (body and kind == "endless"):
+        if kind != "unsaid" and not (body and kind in ("endless", "more")):
             self.send_header("Content-Length", str(last - first + 1))
         self.send_header("Accept-Ranges", "bytes" if in_parts else "none")
         self.send_header("ETag", '"abc"')
@@ -72,8 +74,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if kind in ("short", "endless") and next(_Handler.count) < 2:
                 part = part[: len(part) // 2]
                 self.close_connection = True
-            _Handler.sent += len(part)
+            self._send(part)
+            for _ in range(64 if kind == "more" else 0):
+                self._send(bytes(1 << 20))
+
+    def _send(self, part: bytes) -> None:
+        with suppress(ConnectionError):  # whoever has heard enough hangs up
             self.wfile.write(part)
+            _Handler.sent += len(part)
 
 
 @pytest.fixture
@@ -145,6 +153,21 @@ def test_a_server_that_gives_no_parts_is_asked_for_all_once(reader: Reader, good
     frames = reader.read(f"{server}/whole/v.mp4")
     np.testing.assert_array_equal(frames.pixels_FHWC, reader.read(str(good)).pixels_FHWC)
     assert _Handler.sent == frames.bytes_read == len(_Handler.data)
+
+
+def test_more_than_was_said_is_not_listened_to(server: str) -> None:
+    with Reader(Sampling(8), MODEL_SIZE, Limits(patience_s=0)) as impatient:
+        assert error_class(impatient, f"{server}/more/v.mp4") == "storage"
+    assert _Handler.sent < 16 << 20
+
+
+def test_what_may_be_of_any_size_is_kept_out_of_memory(
+    reader: Reader, good: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = reader.read(f"{server}/unsaid/v.mp4")
+    np.testing.assert_array_equal(frames.pixels_FHWC, reader.read(str(good)).pixels_FHWC)
+    monkeypatch.setattr("tempfile.tempdir", "/proc")  # a disk that takes nothing
+    assert error_class(reader, f"{server}/unsaid/another.mp4") == "storage"
 
 
 def test_large_files_go_to_a_nameless_file(

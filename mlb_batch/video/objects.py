@@ -17,7 +17,7 @@ from fsspec.spec import AbstractBufferedFile
 from mlb_batch.errors import OutputError, RowError
 from mlb_batch.storage import filesystem
 from mlb_batch.storage_errors import foreign_errors, status_of
-from mlb_batch.video.refusals import Short, refused
+from mlb_batch.video.refusals import WrongLength, refused
 
 LITTLE_BYTES = 512 << 10  # a request for no more is done again soon where no answer comes
 FIRST_BYTES = LITTLE_BYTES  # many a clip is no larger, and a larger one's index as a rule begins in there
@@ -69,7 +69,7 @@ def _object(fs: Any, name: str) -> Stored:
         raise RowError("storage", "the bucket's service sends whole objects where a range of one was asked for")
     size = int(answer["ContentRange"].rpartition("/")[2])
     if len(first) != min(size, FIRST_BYTES):
-        raise Short(f"{len(first):,} of the first {min(size, FIRST_BYTES):,} bytes came")
+        raise WrongLength(f"{len(first):,} of the first {min(size, FIRST_BYTES):,} bytes came")
     return Stored({**answer, "size": size}, first, part, one_version=True)
 
 

@@ -31,10 +31,10 @@ from mlb_batch.storage_errors import (
 _T = TypeVar("_T")
 
 
-class Short(OSError):
-    """An answer that broke off."""
+class WrongLength(OSError):
+    """An answer that broke off, or goes on behind its end."""
 
-    status = 200  # it is there, if not whole
+    status = 200  # it is there, if not as it should be
 
 
 class Clock:

@@ -6,6 +6,7 @@ behind whatever happens, since the copy has no name.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from mlb_batch.stored_file import version_by
 from mlb_batch.threads import Threads
 from mlb_batch.video.objects import LITTLE_BYTES, Stored, remote, stored
 from mlb_batch.video.parts import Range, merged
-from mlb_batch.video.refusals import Clock, Short, asked
+from mlb_batch.video.refusals import Clock, WrongLength, asked
 from mlb_batch.video.values import Limits
 
 IN_MEMORY_BYTES = 64 << 20
@@ -40,13 +41,14 @@ class Remote:
         if info.get("type") == "directory":
             raise RowError("not_found", "it is a folder")
         self.version = version_by(info)
-        self.size = int(info.get("size") or 0)
+        said = info.get("size")
+        self.size = int(said or 0)
         self.bytes_fetched = len(first)
         self.key = f"{uri} {self.version} {next(_SERIAL)}"
         self._here: list[Range] = [(0, len(first))] if first else []
-        self._copy = _nameless(self.size)
+        self._copy = _nameless(said)
         self._keep(first, 0)
-        if info.get("size") is None:
+        if said is None:
             self._stream()
 
     @property
@@ -104,7 +106,7 @@ class Remote:
             data = part(start, end)
             self.bytes_fetched += len(data)
             if len(data) != end - start:
-                raise Short(f"{len(data):,} of {end - start:,} bytes came")
+                raise WrongLength(f"{len(data):,} of {end - start:,} bytes came")
             return data
 
         return self._asked(fetch, little=end - start <= LITTLE_BYTES)
@@ -115,16 +117,18 @@ class Remote:
         self._here = [(0, self.size)]
 
     def _copy_all(self) -> None:
-        there = 0
+        there, most = 0, self.size or math.inf
         options = {"block_size": 0} if scheme_of(self.uri) in ("http", "https") else {}
         with self._fs.open(self._name, "rb", **options) as file:
             while chunk := file.read(PIECE_BYTES):
-                self._keep(chunk, there)
-                there += len(chunk)
                 self.bytes_fetched += len(chunk)
                 self._clock.check()
+                if there + len(chunk) > most:
+                    raise WrongLength(f"more than {most:,} bytes came")
+                self._keep(chunk, there)
+                there += len(chunk)
         if self.size and there != self.size:
-            raise Short(f"{there:,} of {self.size:,} bytes came")
+            raise WrongLength(f"{there:,} of {self.size:,} bytes came")
         self.size = there
 
     def _keep(self, data: bytes, start: int) -> None:
@@ -137,10 +141,10 @@ class Remote:
         return asked(self.uri, call, self._limits.patience_s, self._clock, little)
 
 
-def _nameless(size: int) -> BinaryIO:
+def _nameless(size: int | None) -> BinaryIO:
     try:
-        copy = _in_memory() if size <= IN_MEMORY_BYTES else _on_disk()
-        copy.truncate(size)
+        copy = _on_disk() if size is None or size > IN_MEMORY_BYTES else _in_memory()
+        copy.truncate(size or 0)
         return copy
     except OSError as error:
         raise _no_room(error) from error
