@@ -11,7 +11,8 @@ from video_files import MODEL_SIZE, numbers, write_video
 from mlb_batch.source.clips import clip_spans
 from mlb_batch.spec_parts import ClipsSpec
 from mlb_batch.video import Limits, Reader, Sampling, Wanted, probe, read_frames
-from mlb_batch.video.frames import Known, deadline_of
+from mlb_batch.video.clock import deadline_of
+from mlb_batch.video.frames import Known
 from mlb_batch.video.length import lasting_s
 from mlb_batch.video.parts import Range, merged, nothing_of
 from mlb_batch.video.ranges import listed

@@ -20,7 +20,7 @@ from video_files import CORPUS, MODEL_SIZE, corpus, flip, numbers, write_video
 from mlb_batch.errors import RETRYABLE, JobError, RowError
 from mlb_batch.spec_types import WEEK_S
 from mlb_batch.video import FrameSize, Limits, Prober, Reader, Sampling, Wanted, probe, process, read_frames
-from mlb_batch.video.refusals import Clock
+from mlb_batch.video.clock import Clock
 
 # A child that does what a video's name tells it, in place of reading it, and reads every other video as usual.
 TROUBLEMAKER = """
@@ -211,6 +211,14 @@ def test_a_stopped_child_is_a_timeout(good: Path) -> None:
             reader.read(str(good))
         assert caught.value.error_class == "timeout"
         assert len(reader.read(str(good)).times_s) == 8
+
+
+def test_who_took_too_long_is_told_the_limit(good: Path) -> None:
+    """Whoever notices: the child is given what is left of it."""
+    with Reader(Sampling(8), MODEL_SIZE, Limits(video_s=0.002)) as reader:
+        for _ in range(3):
+            with pytest.raises(RowError, match=r"longer than 0\.002 s$"):
+                reader.read(str(good))
 
 
 def test_a_child_killed_between_videos_is_replaced_unseen(reader: Reader, good: Path) -> None:

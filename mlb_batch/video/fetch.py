@@ -15,9 +15,10 @@ from pathlib import Path
 from mlb_batch.errors import RowError
 from mlb_batch.storage import local_path
 from mlb_batch.stored_file import version_by
+from mlb_batch.video.clock import Clock
 from mlb_batch.video.objects import look_up, remote
 from mlb_batch.video.parts import Range
-from mlb_batch.video.refusals import Clock, asked
+from mlb_batch.video.refusals import asked
 from mlb_batch.video.remote import Remote
 from mlb_batch.video.values import Limits
 

@@ -17,8 +17,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from mlb_batch.errors import RowError
+from mlb_batch.video.clock import Deadline, deadline_of
 from mlb_batch.video.container import Source, opened, size_of
-from mlb_batch.video.packets import Deadline, Trouble
+from mlb_batch.video.packets import Trouble
 from mlb_batch.video.parts import Parts
 from mlb_batch.video.ranges import listed, needed
 from mlb_batch.video.resize import ToRGB, resize, upright
@@ -63,11 +64,6 @@ def read_frames(source: Source, clip: Wanted, parts: Parts | None = None, known:
             return frames
         parts.bring_all()
     return _from_whole(clip, Video(source, clip.limits, deadline), known)
-
-
-def deadline_of(limits: Limits, parts: Parts | None) -> Deadline:
-    """From now on; the time in which parts are brought does not count, their fetcher keeps it."""
-    return Deadline(limits.video_s, (lambda: parts.waited_s) if parts is not None else (lambda: 0.0))
 
 
 @dataclass

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlb_batch.video.clock import Deadline, deadline_of
 from mlb_batch.video.container import opened
-from mlb_batch.video.frames import Known, deadline_of, known_frames, known_index, known_packets
-from mlb_batch.video.packets import Deadline
+from mlb_batch.video.frames import Known, known_frames, known_index, known_packets
 from mlb_batch.video.parts import Parts, nothing_of
 from mlb_batch.video.ranges import listed
 from mlb_batch.video.runs import Video

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,24 +14,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from mlb_batch.errors import RowError
+from mlb_batch.video.clock import Deadline
 
 DEMUX_ERRORS = 100  # in one pass, before the rest of the file is given up
 # Whose packets say truly that nothing leans on them: HEVC's may be leaned on from a higher layer, others say nothing.
 CAN_SPARE = {"h264", "mpeg2video"}
-
-
-class Deadline:
-    """A point in time on the monotonic clock; `check` raises once it has passed."""
-
-    def __init__(self, seconds: float, waited_s: Callable[[], float] = lambda: 0.0) -> None:
-        """`waited_s`: how much of the time since now was lost on waiting, which others keep the time of."""
-        self.seconds = seconds
-        self._waited_s = waited_s
-        self._end = time.monotonic() + seconds - waited_s()
-
-    def check(self) -> None:
-        if time.monotonic() > self._end + self._waited_s():
-            raise RowError("timeout", f"reading took longer than {self.seconds:g} s")
 
 
 def real_packets(container: InputContainer, streams: Iterable[Stream], deadline: Deadline) -> Iterator[Packet[Any]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlb_batch.errors import JobError, RowError
+from mlb_batch.video.clock import Clock
 from mlb_batch.video.shared import Borrower
 
 _PACKAGE = Path(__file__).absolute().parents[1]
@@ -69,7 +70,7 @@ class Child:
         self.socket.close()
         self.lent = Borrower()  # who looks at the old one's pixels keeps them
 
-    def cause_of_death(self, allowed_s: float) -> RowError:
+    def cause_of_death(self, clock: Clock) -> RowError:
         try:
             code = self.process.wait(DYING_S)
         except subprocess.TimeoutExpired:
@@ -79,7 +80,7 @@ class Child:
                 "out_of_memory", "the reading process was killed from outside, as a rule for want of memory"
             )
         if code == -signal.SIGALRM:
-            return RowError("timeout", f"reading took longer than {allowed_s:g} s")
+            return clock.over
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return RowError("decoder_crash", f"the reading process died ({cause})")
 

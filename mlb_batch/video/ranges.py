@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from mlb_batch.errors import RowError
+from mlb_batch.video.clock import Deadline
 from mlb_batch.video.container import opened, top_boxes
-from mlb_batch.video.packets import Deadline
 from mlb_batch.video.parts import Parts, Range, merged
 from mlb_batch.video.runs import plan_runs
 from mlb_batch.video.sampling import Ints

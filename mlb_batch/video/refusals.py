@@ -6,10 +6,8 @@ its clock stands still meanwhile, for as long as patience lasts.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from threading import Lock
 from typing import TypeVar
 
 from mlb_batch.errors import RowError
@@ -27,6 +25,7 @@ from mlb_batch.storage_errors import (
     soon,
     status_of,
 )
+from mlb_batch.video.clock import Clock
 
 _T = TypeVar("_T")
 
@@ -35,39 +34,6 @@ class WrongLength(OSError):
     """An answer that broke off, or goes on behind its end."""
 
     status = 200  # it is there, if not as it should be
-
-
-class Clock:
-    """What is left of a video's time. Several threads may ask for parts of one video."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._lock = Lock()
-        self._end = time.monotonic() + seconds
-        self._stands_since: float | None = None
-        self._went_on = -math.inf
-
-    @property
-    def left_s(self) -> float:
-        with self._lock:
-            return self._end - (time.monotonic() if self._stands_since is None else self._stands_since)
-
-    def stand(self, since: float) -> None:
-        """Time that it stood still already is not given back once more."""
-        with self._lock:
-            if self._stands_since is None:
-                self._stands_since = max(since, self._went_on)
-
-    def go_on(self) -> None:
-        with self._lock:
-            if self._stands_since is not None:
-                self._went_on = time.monotonic()
-                self._end += self._went_on - self._stands_since
-                self._stands_since = None
-
-    def check(self) -> None:
-        if self.left_s <= 0:
-            raise RowError("timeout", f"reading took longer than {self.seconds:g} s")
 
 
 def asked(uri: str, call: Callable[[], _T], patience_s: float, clock: Clock | None = None, little: bool = False) -> _T:

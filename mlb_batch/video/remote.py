@@ -19,9 +19,10 @@ from mlb_batch.storage import scheme_of
 from mlb_batch.storage_errors import first_line
 from mlb_batch.stored_file import version_by
 from mlb_batch.threads import Threads
+from mlb_batch.video.clock import Clock
 from mlb_batch.video.objects import LITTLE_BYTES, Stored, remote, stored
 from mlb_batch.video.parts import Range, merged
-from mlb_batch.video.refusals import Clock, WrongLength, asked
+from mlb_batch.video.refusals import WrongLength, asked
 from mlb_batch.video.values import Limits
 
 IN_MEMORY_BYTES = 64 << 20

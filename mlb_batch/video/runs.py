@@ -20,8 +20,9 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from mlb_batch.video.clock import Deadline
 from mlb_batch.video.container import Source, opened
-from mlb_batch.video.packets import Deadline, Decoder, Trouble, real_packets
+from mlb_batch.video.packets import Decoder, Trouble, real_packets
 from mlb_batch.video.sampling import Ints
 from mlb_batch.video.timeline import Timeline
 from mlb_batch.video.values import Limits

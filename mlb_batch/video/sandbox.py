@@ -15,9 +15,9 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from mlb_batch.errors import RowError
+from mlb_batch.video.clock import Clock
 from mlb_batch.video.fetch import Fetched, Fetcher
 from mlb_batch.video.process import Child
-from mlb_batch.video.refusals import Clock
 from mlb_batch.video.values import Frames, FrameSize, Header, Limits, Sampling
 
 GRACE_S = 1.0  # for the child to notice its deadline itself, which spares a fresh one
@@ -88,11 +88,13 @@ class Prober:
             try:
                 answer = self._conversation(child, {**job, **size, "limits": limits}, file, clock)
             except TimeoutError:
-                raise RowError("timeout", f"reading took longer than {self._limits.video_s:g} s") from None
+                raise clock.over from None
             except OSError:
-                raise child.cause_of_death(self._limits.video_s) from None
+                raise child.cause_of_death(clock) from None
             undo.pop_all()
         if "error_class" in answer:
+            if answer["error_class"] == "timeout":
+                raise clock.over  # which knows the limit; the child knew what was left of it
             if answer["error_class"] == "out_of_memory":
                 self._kill()  # a fresh heap for the next video
             raise RowError(answer["error_class"], answer["message"])

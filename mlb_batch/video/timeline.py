@@ -20,7 +20,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from mlb_batch.errors import RowError
-from mlb_batch.video.packets import Deadline, real_packets
+from mlb_batch.video.clock import Deadline
+from mlb_batch.video.packets import real_packets
 from mlb_batch.video.sampling import Floats, Ints
 
 Bools = npt.NDArray[np.bool_]
