@@ -416,6 +416,22 @@ def test_a_palette_holds_for_all_that_follows_it(name: str, codec: str, tmp_path
     assert numbers(read(path, 3, 1.0, 1.5).pixels_FHWC) == [25, 31, 37]
 
 
+def test_no_frame_is_made_up_where_its_keyframe_is_missing(tmp_path: Path) -> None:
+    """As FFmpeg does where some frames are spared, and not where all are read."""
+    path = write_video(tmp_path / "v.mp4", frames=100, codec_options={"x264-params": "bframes=3:b-adapt=0:scenecut=0"})
+    whole = path.read_bytes()
+    with av.open(str(path)) as container:
+        keys = [packet.pos for packet in container.demux(video=0) if packet.is_keyframe]
+    assert len(keys) == 9
+    for key in keys[1:]:
+        path.write_bytes(whole[: key + 4] + bytes([whole[key + 4] ^ 0x1F]) + whole[key + 5 :])  # a kind of no use
+        times_s, _ = sequential_times(path)
+        frames = read(path, 8)
+        assert set(frames.times_s) <= set(times_s.tolist())
+        assert numbers(frames.pixels_FHWC) == [round(25 * time_s) for time_s in frames.times_s]
+        assert frames.partial == (len(frames.times_s) < 8)
+
+
 def flv_tags(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(time in ms, what stands behind the tag's time)."""
     at = int.from_bytes(data[5:9]) + 4

@@ -23,7 +23,7 @@ from mlb_batch.video.packets import Trouble
 from mlb_batch.video.parts import Parts
 from mlb_batch.video.ranges import listed, needed
 from mlb_batch.video.resize import ToRGB, resize, upright
-from mlb_batch.video.runs import NotAsListed, Video, read_runs
+from mlb_batch.video.runs import NotAsListed, Put, Video, read_runs
 from mlb_batch.video.sampling import Ints, clip_frames, pick
 from mlb_batch.video.straight import read_positions, scan_frames
 from mlb_batch.video.timeline import Timeline, scan
@@ -112,7 +112,7 @@ def _from_parts(clip: Wanted, parts: Parts, deadline: Deadline, known: Known) ->
 def _came_as_listed(video: Video, timeline: Timeline, wanted: Ints, film: _Film) -> bool:
     """Whether every wanted frame was where the index says, and undamaged."""
     try:
-        trouble = read_runs(video, timeline, wanted, film.put)
+        trouble = read_runs(video, timeline, wanted, film.anew)
     except NotAsListed:
         return False
     except RowError as error:
@@ -128,13 +128,13 @@ def _from_whole(clip: Wanted, video: Video, known: Known) -> Frames:
         wanted = _wanted(timeline, clip)
         film = _Film(clip.size, clip.allocate, len(wanted))
         with suppress(NotAsListed):
-            trouble = read_runs(video, timeline, wanted, film.put)
+            trouble = read_runs(video, timeline, wanted, film.anew)
             _refuse_unreadable(timeline, wanted, film, trouble)
             return _frames(clip, video.source, timeline, wanted, film)
     timeline, trouble = known_frames(video, known)
     wanted = _wanted(timeline, clip)
     film = _Film(clip.size, clip.allocate, len(wanted))
-    read_positions(video, wanted, film.put)
+    read_positions(video, wanted, film.anew())
     _refuse_unreadable(timeline, wanted, film, trouble)
     return _frames(clip, video.source, timeline, wanted, film)
 
@@ -176,11 +176,15 @@ class _Film:
         self._wanted = wanted
         self._to_rgb = ToRGB()
         self._array_FHWC: Pixels | None = None
+
+    def anew(self) -> Put:
+        """Where a pass over the video puts its frames. What an earlier one has put is forgotten."""
         self._got: set[int] = set()
         self.flawed = False
         self.unconvertible = False
+        return self._put
 
-    def put(self, rank: int, frame: VideoFrame) -> None:
+    def _put(self, rank: int, frame: VideoFrame) -> None:
         size = self._size
         if self._array_FHWC is not None and size.crop is None:
             # should the resolution change on the way, the first frame's stands

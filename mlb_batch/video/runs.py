@@ -66,14 +66,17 @@ def plan_runs(timeline: Timeline, ordinals: Ints) -> list[Run]:
     return runs
 
 
-def read_runs(video: Video, timeline: Timeline, wanted: Ints, put: Put) -> Trouble:
-    """Puts each wanted frame that can be read. Raises NotAsListed where the frames contradict the timeline."""
+def read_runs(video: Video, timeline: Timeline, wanted: Ints, anew: Callable[[], Put]) -> Trouble:
+    """Puts each wanted frame that can be read. Raises NotAsListed where the frames contradict the timeline.
+
+    `anew`: begins a pass over the video, whose frames stand in place of those that the pass before has put.
+    """
     assert timeline.trusted
     jump = spare = True
     while True:
         trouble = Trouble()
         try:
-            _read_runs(video, timeline, wanted, put, trouble, jump, spare)
+            _read_runs(video, timeline, wanted, anew(), trouble, jump, spare)
             return trouble
         except _CannotJump:
             jump = False
