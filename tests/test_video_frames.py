@@ -31,7 +31,7 @@ from mlb_batch.source import clip_spans
 from mlb_batch.spec_parts import ClipsSpec
 from mlb_batch.video import Frames, FrameSize, Limits, Sampling, Wanted, packets, probe, read_frames
 from mlb_batch.video.container import opened
-from mlb_batch.video.frames import Known
+from mlb_batch.video.known import Known
 from mlb_batch.video.packets import Decoder, Trouble
 
 READABLE = [entry["file"] for entry in corpus() if entry["result"] == "ok"]
@@ -231,11 +231,9 @@ def test_a_clip_begins_with_the_frame_that_is_shown_at_its_start(tmp_path: Path)
     """To the bit, which it is not where the length of a tick is rounded before it is multiplied."""
     path = write_video(tmp_path / "v.mp4", frames=150, fps=10, size=(16, 16))
     every, known = Wanted(Sampling(1000), MODEL_SIZE, Limits()), Known()
-    assert read_frames(path, every, known=known).times_s == tuple(n / 10 for n in range(150))
+    assert read_frames(path, every, known).times_s == tuple(n / 10 for n in range(150))
     for n in range(150):
-        assert numbers(
-            read_frames(path, replace(every, start_s=n / 10, end_s=(n + 1) / 10), known=known).pixels_FHWC
-        ) == [n]
+        assert numbers(read_frames(path, replace(every, start_s=n / 10, end_s=(n + 1) / 10), known).pixels_FHWC) == [n]
 
 
 def test_a_clip_between_two_frames_is_the_one_on_screen(tmp_path: Path) -> None:
@@ -350,10 +348,10 @@ def test_what_lies_between_is_jumped_over_and_not_read(name: str, tmp_path: Path
     path = write_video(tmp_path / name, frames=1500, gop=25, codec_options=HEAVY)
     known = Known()
     with Counted(path) as file:
-        read_frames(file, Wanted(Sampling(1), MODEL_SIZE, Limits()), known=known)
+        read_frames(file, Wanted(Sampling(1), MODEL_SIZE, Limits()), known)
         assert file.taken >= path.stat().st_size, "the first clip looks at every packet"
         file.taken = 0
-        frames = read_frames(file, Wanted(Sampling(3), MODEL_SIZE, Limits()), known=known)
+        frames = read_frames(file, Wanted(Sampling(3), MODEL_SIZE, Limits()), known)
     assert numbers(frames.pixels_FHWC) == [0, 749, 1499] and file.taken < 0.3 * path.stat().st_size
 
 

@@ -12,7 +12,7 @@ from mlb_batch.source.clips import clip_spans
 from mlb_batch.spec_parts import ClipsSpec
 from mlb_batch.video import Limits, Reader, Sampling, Wanted, probe, read_frames
 from mlb_batch.video.clock import deadline_of
-from mlb_batch.video.frames import Known
+from mlb_batch.video.known import Known
 from mlb_batch.video.length import lasting_s
 from mlb_batch.video.parts import Range, merged, nothing_of
 from mlb_batch.video.ranges import listed
@@ -115,4 +115,4 @@ def test_how_long_a_file_of_this_machine_lasts_is_found_without_its_pictures(tmp
         index = listed(parts, Limits(), deadline_of(Limits(), parts))
     assert index is not None and index.duration_s == pytest.approx(4.0)
     assert sum(end - start for start, end in merged(asked, 0)) < 0.2 * path.stat().st_size
-    assert lasting_s(path, Limits(), None, Known()) == index.duration_s
+    assert lasting_s(path, Limits(), Known()) == index.duration_s

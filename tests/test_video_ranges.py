@@ -14,7 +14,7 @@ from video_files import CORPUS, HEAVY, MODEL_SIZE, corpus, flip, numbers, write_
 
 from mlb_batch.errors import RowError
 from mlb_batch.video import Frames, Limits, Sampling, Wanted, read_frames
-from mlb_batch.video.frames import Known
+from mlb_batch.video.known import Known
 from mlb_batch.video.length import lasting_s
 from mlb_batch.video.parts import MOST_BYTES, Parts, Range, merged
 from mlb_batch.video.remote import _missing
@@ -49,9 +49,9 @@ def both(source: Path, folder: Path, count: int, *span: float) -> tuple[Frames |
     holes = Holes(source, folder)
     out: list[Frames | str] = []
     with holes.parts() as parts:
-        for path, more in ((source, {}), (parts.path, {"parts": parts})):
+        for one in (source, parts):
             try:
-                out.append(read_frames(path, Wanted(Sampling(count), MODEL_SIZE, Limits(), *span), **more))  # type: ignore[arg-type]
+                out.append(read_frames(one, Wanted(Sampling(count), MODEL_SIZE, Limits(), *span)))
             except RowError as error:
                 out.append(error.error_class)
     return out[0], out[1], holes.share
@@ -110,8 +110,8 @@ def test_how_long_it_lasts_is_known_by_the_index(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", 800, times_ms=[n * n for n in range(800)], codec_options=HEAVY)
     holes = Holes(path, tmp_path)
     with holes.parts() as parts:
-        lasts_s = lasting_s(parts.path, Limits(), parts, Known())
-    assert lasts_s == lasting_s(path, Limits(), None, Known()) > 799**2 / 1000
+        lasts_s = lasting_s(parts, Limits(), Known())
+    assert lasts_s == lasting_s(path, Limits(), Known()) > 799**2 / 1000
     assert holes.share < 0.2
 
 
@@ -155,7 +155,7 @@ def test_an_index_that_proved_wrong_is_believed_no_more(tmp_path: Path) -> None:
         holes.brought = []
         with holes.parts() as parts:
             clip = Wanted(Sampling(3), MODEL_SIZE, Limits(), start_s, start_s + 1)
-            assert numbers(read_frames(parts.path, clip, parts, known).pixels_FHWC)[0] == 25 * start_s
+            assert numbers(read_frames(parts, clip, known).pixels_FHWC)[0] == 25 * start_s
         return holes.brought
 
     whole = (0, path.stat().st_size)
@@ -167,7 +167,7 @@ def test_an_index_that_proved_wrong_is_believed_no_more(tmp_path: Path) -> None:
     assert brings(10.0) == [whole]
     holes.brought = []
     with holes.parts() as parts:
-        assert lasting_s(parts.path, Limits(), parts, known) == 20.0
+        assert lasting_s(parts, Limits(), known) == 20.0
     assert holes.brought == [whole]
 
 

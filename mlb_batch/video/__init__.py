@@ -9,6 +9,7 @@ process.py       one killable child process, in which
 child.py         a loop runs; shared.py: pixels between the two
 parts.py         over a file that may have holes
 frames.py          read_frames: container -> timeline -> sampling -> runs -> model size
+known.py       what was found out of one file: its index, its packets, its frames
 clock.py       what time a video has left
 container.py   opening safely, and what is wrong with a file that does not open
 timeline.py    every packet: what is shown when, what each frame needs, what is missing

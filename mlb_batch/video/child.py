@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from mlb_batch.errors import RowError
-from mlb_batch.video.frames import Known, Wanted, read_frames
+from mlb_batch.video.frames import Wanted, read_frames
+from mlb_batch.video.known import Known
 from mlb_batch.video.length import lasting_s
 from mlb_batch.video.parts import Parts, Range
 from mlb_batch.video.probe import probe
@@ -53,15 +54,15 @@ def main() -> None:
             signal.alarm(math.ceil(job["limits"]["video_s"]) + ORPHAN_S)
             shared.begin(job["free"])
             path = Path(f"/proc/self/fd/{fds[0]}")
-            parts = Parts(path, job["size_in_storage"], partial(ask, supervisor)) if "size_in_storage" in job else None
+            source = Parts(path, job["size_in_storage"], partial(ask, supervisor)) if "size_in_storage" in job else path
             if job["file"] != file:
                 file, known = job["file"], Known()
             try:
-                answer, fresh = work(job, path, parts, shared, known)
+                answer, fresh = work(job, source, shared, known)
             finally:
                 os.close(fds[0])
-                if parts is not None:
-                    parts.close()
+                if isinstance(source, Parts):
+                    source.close()
             socket.send_fds(supervisor, [json.dumps(answer).encode()], fresh)
             shared.end()
             signal.alarm(0)
@@ -88,19 +89,17 @@ def ask(supervisor: socket.socket, ranges: Sequence[Range]) -> None:
     signal.alarm(seconds)
 
 
-def work(
-    job: dict[str, Any], path: Path, parts: Parts | None, shared: Lender, known: Known
-) -> tuple[dict[str, Any], list[int]]:  # fmt: skip
+def work(job: dict[str, Any], source: Path | Parts, shared: Lender, known: Known) -> tuple[dict[str, Any], list[int]]:
     """The answer, and the descriptor of the memory that its pixels lie in, where the supervisor hasn't got it."""
     try:
         limits = Limits(**job["limits"])
         if job["wanted"] == "header":
-            return {"header": asdict(probe(parts or path, limits))}, []
+            return {"header": asdict(probe(source, limits))}, []
         if job["wanted"] == "length":
-            return {"lasting_s": lasting_s(path, limits, parts, known)}, []
+            return {"lasting_s": lasting_s(source, limits, known)}, []
         sampling, size = Sampling(**job["sampling"]), frame_size(job["size"])
         clip = Wanted(sampling, size, limits, job["start_s"], job["end_s"], shared.allocate)
-        frames = read_frames(path, clip, parts, known)
+        frames = read_frames(source, clip, known)
     except RowError as error:
         return {"error_class": error.error_class, "message": error.message}, []
     except MemoryError:

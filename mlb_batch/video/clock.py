@@ -8,6 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from mlb_batch.errors import RowError
+from mlb_batch.video.container import Source
 from mlb_batch.video.parts import Parts
 from mlb_batch.video.values import Limits
 
@@ -57,7 +58,7 @@ class Clock:
 class Deadline:
     """A point in time on the monotonic clock; `check` raises once it has passed."""
 
-    def __init__(self, seconds: float, waited_s: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, seconds: float, waited_s: Callable[[], float]) -> None:
         """`waited_s`: how much of the time since now was lost on waiting, which others keep the time of."""
         self._seconds = seconds
         self._waited_s = waited_s
@@ -68,6 +69,6 @@ class Deadline:
             raise too_slow(self._seconds)
 
 
-def deadline_of(limits: Limits, parts: Parts | None) -> Deadline:
+def deadline_of(limits: Limits, source: Source) -> Deadline:
     """From now on; the time in which parts are brought does not count, their fetcher keeps it."""
-    return Deadline(limits.video_s, (lambda: parts.waited_s) if parts is not None else (lambda: 0.0))
+    return Deadline(limits.video_s, (lambda: source.waited_s) if isinstance(source, Parts) else (lambda: 0.0))

@@ -18,15 +18,16 @@ from av.video.frame import VideoFrame
 
 from mlb_batch.errors import RowError
 from mlb_batch.video.clock import Deadline, deadline_of
-from mlb_batch.video.container import Source, opened, size_of
+from mlb_batch.video.container import Source, size_of
+from mlb_batch.video.known import Known
 from mlb_batch.video.packets import Trouble
 from mlb_batch.video.parts import Parts
-from mlb_batch.video.ranges import listed, needed
+from mlb_batch.video.ranges import needed
 from mlb_batch.video.resize import ToRGB, resize, upright
 from mlb_batch.video.runs import NotAsListed, Put, Video, read_runs
 from mlb_batch.video.sampling import Ints, clip_frames, pick
-from mlb_batch.video.straight import read_positions, scan_frames
-from mlb_batch.video.timeline import Timeline, scan
+from mlb_batch.video.straight import read_positions
+from mlb_batch.video.timeline import Timeline
 from mlb_batch.video.values import Frames, FrameSize, Limits, Pixels, Sampling
 
 Allocate = Callable[[tuple[int, ...]], Pixels]
@@ -50,55 +51,24 @@ class Wanted:
     allocate: Allocate = _new_array
 
 
-def read_frames(source: Source, clip: Wanted, parts: Parts | None = None, known: Known | None = None) -> Frames:
+def read_frames(source: Source, clip: Wanted, known: Known | None = None) -> Frames:
     """The sampled frames of a clip. Raises RowError.
 
-    Blocks up to `limits.video_s`, and for ever in a hanging codec: on files of others use `Reader`. With `parts`,
-    `source` is their path and has holes: what is needed is brought. `known`: what an earlier clip of the same file
-    found out.
+    Blocks up to `limits.video_s`, and for ever in a hanging codec: on files of others use `Reader`. Of `Parts`, what is
+    needed is brought. `known`: what earlier clips of the same file found out.
     """
-    deadline, known = deadline_of(clip.limits, parts), known or Known()
-    if parts is not None:
-        frames = _from_parts(clip, parts, deadline, known)
+    deadline, known = deadline_of(clip.limits, source), known or Known()
+    if isinstance(source, Parts):
+        frames = _from_parts(clip, source, deadline, known)
         if frames is not None:
             return frames
-        parts.bring_all()
+        source = source.bring_all()
     return _from_whole(clip, Video(source, clip.limits, deadline), known)
-
-
-@dataclass
-class Known:
-    """Of one file: a pass over all its packets takes a second an hour, and every clip of it needs the same."""
-
-    listed: Timeline | None = None
-    timeline: Timeline | None = None
-    frames: tuple[Timeline, Trouble] | None = None  # where the packets don't tell
-    needs_whole: bool = False  # the file has no index, or one that proved wrong
-
-
-def known_index(parts: Parts, limits: Limits, deadline: Deadline, known: Known) -> Timeline | None:
-    if known.listed is None and not known.needs_whole:
-        known.listed = listed(parts, limits, deadline)
-        known.needs_whole = known.listed is None
-    return None if known.needs_whole else known.listed
-
-
-def known_packets(video: Video, known: Known) -> Timeline:
-    if known.timeline is None:
-        with opened(video.source, video.limits) as (container, stream):
-            known.timeline = scan(container, stream, video.deadline)
-    return known.timeline
-
-
-def known_frames(video: Video, known: Known) -> tuple[Timeline, Trouble]:
-    if known.frames is None:
-        known.frames = scan_frames(video, known_packets(video, known))
-    return known.frames
 
 
 def _from_parts(clip: Wanted, parts: Parts, deadline: Deadline, known: Known) -> Frames | None:
     """None where the file is not as its index says, or has none: then only the whole of it tells."""
-    timeline = known_index(parts, clip.limits, deadline, known)
+    timeline = known.index(parts, clip.limits, deadline)
     if timeline is None:
         return None
     wanted = _wanted(timeline, clip)
@@ -123,7 +93,7 @@ def _came_as_listed(video: Video, timeline: Timeline, wanted: Ints, film: _Film)
 
 
 def _from_whole(clip: Wanted, video: Video, known: Known) -> Frames:
-    timeline = known_packets(video, known)
+    timeline = known.packets(video)
     if timeline.trusted:
         wanted = _wanted(timeline, clip)
         film = _Film(clip.size, clip.allocate, len(wanted))
@@ -131,7 +101,7 @@ def _from_whole(clip: Wanted, video: Video, known: Known) -> Frames:
             trouble = read_runs(video, timeline, wanted, film.anew)
             _refuse_unreadable(timeline, wanted, film, trouble)
             return _frames(clip, video.source, timeline, wanted, film)
-    timeline, trouble = known_frames(video, known)
+    timeline, trouble = known.frames(video)
     wanted = _wanted(timeline, clip)
     film = _Film(clip.size, clip.allocate, len(wanted))
     read_positions(video, wanted, film.anew())

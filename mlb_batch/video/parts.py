@@ -36,8 +36,10 @@ class Parts(io.RawIOBase):
         self._here = merged([*self._here, *ranges], 0)
         self.waited_s += time.monotonic() - begun_s
 
-    def bring_all(self) -> None:
+    def bring_all(self) -> Path:
+        """Where all of it lies then."""
         self.bring([(0, self.size)])
+        return self.path
 
     def readable(self) -> bool:
         return True
