@@ -90,7 +90,7 @@ def _video_stream(container: InputContainer, limits: Limits) -> VideoStream:
 
 def _unopenable(source: Source, error: av.FFmpegError) -> RowError:
     """What to call a file that no demuxer of ours opens."""
-    head = _head(source)
+    head = _read_at(source, 0, 512)
     if head[4:8] in ISO_BOXES:
         lacking = _cut_away(source)
         if lacking is None:
@@ -99,10 +99,6 @@ def _unopenable(source: Source, error: av.FFmpegError) -> RowError:
     if head.startswith(MAGICS) or (head.startswith(b"RIFF") and head[8:12] == b"AVI ") or head[0:189:188] == b"GG":
         return RowError("corrupt", f"a video file whose headers cannot be read ({error.strerror})")
     return RowError("not_video", "not a video file that FFmpeg can read")
-
-
-def _head(source: Source) -> bytes:
-    return _read_at(source, 0, 512)
 
 
 def _read_at(source: Source, offset: int, length: int) -> bytes:

@@ -16,7 +16,7 @@ from mlb_batch.errors import RowError
 from mlb_batch.storage import local_path
 from mlb_batch.stored_file import version_by
 from mlb_batch.video.clock import Clock
-from mlb_batch.video.objects import look_up, remote
+from mlb_batch.video.objects import located, look_up
 from mlb_batch.video.parts import Range
 from mlb_batch.video.refusals import asked
 from mlb_batch.video.remote import Remote
@@ -40,7 +40,7 @@ def version_of(uri: str, limits: Limits | None = None, clock: Clock | None = Non
     path, patience_s = local_path(uri), (limits or Limits()).patience_s
     if path is not None:
         return _local_version(asked(uri, path.stat, patience_s))
-    fs, name = remote(uri)
+    fs, name = located(uri)
     return version_by(asked(uri, lambda: look_up(fs, name), patience_s, clock, little=True))
 
 

@@ -32,7 +32,8 @@ class Stored:
     one_version: bool  # whether all parts are of the version in `info`, or none comes
 
 
-def remote(uri: str) -> tuple[Any, str]:
+def located(uri: str) -> tuple[Any, str]:
+    """The store, and the file's name in it. Raises RowError."""
     try:
         return filesystem(uri)
     except OutputError as error:

@@ -20,7 +20,7 @@ from mlb_batch.storage_errors import first_line
 from mlb_batch.stored_file import version_by
 from mlb_batch.threads import Threads
 from mlb_batch.video.clock import Clock
-from mlb_batch.video.objects import LITTLE_BYTES, Stored, remote, stored
+from mlb_batch.video.objects import LITTLE_BYTES, Stored, located, stored
 from mlb_batch.video.parts import Range, merged
 from mlb_batch.video.refusals import WrongLength, asked
 from mlb_batch.video.values import Limits
@@ -36,7 +36,7 @@ class Remote:
     def __init__(self, uri: str, limits: Limits, clock: Clock) -> None:
         """Asks what it is, and fetches no more than comes along with the answer."""
         self.uri, self._limits, self._clock = uri, limits, clock
-        self._fs, self._name = remote(uri)
+        self._fs, self._name = located(uri)
         self._stored: Stored = self._asked(lambda: stored(self._fs, self._name), little=True)
         info, first = self._stored.info, self._stored.first
         if info.get("type") == "directory":
