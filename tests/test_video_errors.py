@@ -81,7 +81,7 @@ def test_headers_that_are_noise_are_corrupt(tmp_path: Path) -> None:
     assert error_class(lambda: read(path)) == "corrupt"
 
 
-@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm", "v.avi", "v.flv", "v.ivf", "v.mxf", "v.rm"])
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm", "v.avi", "v.flv", "v.ivf", "v.mxf", "h264.mxf", "v.rm"])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_a_file_that_was_cut_is_never_whole(name: str, share: float, tmp_path: Path) -> None:
     codecs = {

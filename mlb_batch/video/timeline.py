@@ -118,6 +118,8 @@ def _present(container: InputContainer, stream: VideoStream, deadline: Deadline)
             at = -1 if packet.pos is None else packet.pos
             said = (packet.pts, packet.dts, duration, packet.is_keyframe, packet.is_discard)
             entries.append(_Entry(*said, sealed, at, packet.size, resets))
+    if all(entry.pts is None for entry in entries):  # MXF, of H.264, where its index is missing, which is its end
+        last_end_s = float(sum(entry.duration for entry in entries) * _ticks(stream))
     return entries[: len(entries) - half], last_end_s
 
 
