@@ -398,6 +398,17 @@ def test_a_recording_behind_another_goes_on_where_that_ends(name: str, later_s: 
         assert frames.duration_s == pytest.approx(5.0, abs=0.1) and not frames.partial
 
 
+def test_sound_that_comes_up_on_the_way_ends_nothing(tmp_path: Path) -> None:
+    """PyAV asks for its last packet, too, and does not know of it."""
+    silent = [write_video(tmp_path / f"{frames}.ts", frames, codec_options=HEAVY) for frames in (50, 150)]
+    parts = [silent[0], write_video(tmp_path / "loud.ts", 20, audio=True), silent[1]]
+    path = tmp_path / "v.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with av.open(str(path)) as container:
+        assert len(container.streams) == 1
+    assert numbers(read(path, 8).pixels_FHWC) == [0, 31, 12, 23, 55, 86, 117, 149]
+
+
 @pytest.mark.parametrize(("name", "codec"), [("v.avi", "rawvideo"), ("v.mov", "rawvideo"), ("v.mov", "smc")])
 def test_a_palette_holds_for_all_that_follows_it(name: str, codec: str, tmp_path: Path) -> None:
     """It comes with the first packet, and a clip begins at a later one."""

@@ -32,6 +32,8 @@ def real_packets(container: InputContainer, streams: Iterable[Stream], deadline:
             return
         except av.FFmpegError:  # also "no memory": what it says of a packet with an absurd size
             continue
+        except IndexError:  # PyAV's word, behind the last packet, about a stream that came up on the way
+            return
 
 
 @dataclass
