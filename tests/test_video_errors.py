@@ -10,7 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_files import MODEL_SIZE, cut, not_videos, numbers, write_audio, write_bomb, write_encrypted, write_video
+from video_files import (
+    HEAVY,
+    MODEL_SIZE,
+    cut,
+    not_videos,
+    numbers,
+    write_audio,
+    write_bomb,
+    write_encrypted,
+    write_video,
+)
 
 from mlb_batch.errors import RowError
 from mlb_batch.video import Frames, Limits, Sampling, Wanted, probe, read_frames
@@ -81,7 +91,9 @@ def test_headers_that_are_noise_are_corrupt(tmp_path: Path) -> None:
     assert error_class(lambda: read(path)) == "corrupt"
 
 
-@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm", "v.avi", "v.flv", "v.ivf", "v.mxf", "h264.mxf", "v.rm"])
+@pytest.mark.parametrize(
+    "name", ["v.mp4", "v.mkv", "v.webm", "v.avi", "v.flv", "v.ivf", "v.mxf", "h264.mxf", "v.rm", "v.asf"]
+)
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_a_file_that_was_cut_is_never_whole(name: str, share: float, tmp_path: Path) -> None:
     codecs = {
@@ -94,8 +106,8 @@ def test_a_file_that_was_cut_is_never_whole(name: str, share: float, tmp_path: P
     }
     codec = codecs.get(name, "libx264")
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    options = {"options": {"movflags": "faststart"}} if name == "v.mp4" else {}
-    whole = write_video(tmp_path / name, frames=200, codec=codec, pix_fmt=pix_fmt, **options)
+    more = {"v.mp4": {"options": {"movflags": "faststart"}}, "v.asf": {"codec_options": HEAVY}}.get(name, {})
+    whole = write_video(tmp_path / name, frames=200, codec=codec, pix_fmt=pix_fmt, **more)
     path = cut(whole, tmp_path / f"cut-{name}", share)
     for count in (8, 32):
         try:

@@ -13,6 +13,7 @@ known.py       what was found out of one file: its index, its packets, its frame
 clock.py       what time a video has left
 container.py   opening safely, and what is wrong with a file that does not open
 timeline.py    every packet: what is shown when, what each frame needs, what is missing
+asf.py         how long a file was that is cut off, where FFmpeg does not say
 sampling.py    which frames are wanted
 ranges.py      which bytes the wanted frames need
 runs.py        the wanted frames by the shortest way ...

@@ -30,7 +30,8 @@ STILL = Disposition.attached_pic | Disposition.timed_thumbnails  # cover art is 
 
 # What the first bytes of a video file may be, for telling a broken video from something that never was one.
 ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof")
-MAGICS = (b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"GIF8", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"0&\xb2u\x8ef\xcf\x11")
+ASF = b"0&\xb2u\x8ef\xcf\x11"
+MAGICS = (b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"GIF8", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", ASF)
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def _video_stream(container: InputContainer, limits: Limits) -> VideoStream:
 
 def _unopenable(source: Source, error: av.FFmpegError) -> RowError:
     """What to call a file that no demuxer of ours opens."""
-    head = _read_at(source, 0, 512)
+    head = read_at(source, 0, 512)
     if head[4:8] in ISO_BOXES:
         lacking = _cut_away(source)
         if lacking is None:
@@ -101,7 +102,7 @@ def _unopenable(source: Source, error: av.FFmpegError) -> RowError:
     return RowError("not_video", "not a video file that FFmpeg can read")
 
 
-def _read_at(source: Source, offset: int, length: int) -> bytes:
+def read_at(source: Source, offset: int, length: int) -> bytes:
     if isinstance(source, Path):
         with source.open("rb") as file:
             return os.pread(file.fileno(), length, offset)
@@ -122,7 +123,7 @@ def top_boxes(source: Source) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, end) of an MP4 file's boxes of the top level; at most a thousand, whatever the file says."""
     offset, end = 0, size_of(source)
     for _ in range(1000):
-        head = _read_at(source, offset, 16)
+        head = read_at(source, offset, 16)
         if len(head) < 8:
             return
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]

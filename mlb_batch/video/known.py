@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlb_batch.video import asf
 from mlb_batch.video.clock import Deadline
 from mlb_batch.video.container import opened
 from mlb_batch.video.packets import Trouble
@@ -31,8 +32,9 @@ class Known:
 
     def packets(self, video: Video) -> Timeline:
         if self._packets is None:
+            cut_from_s = asf.cut_from_s(video.source)
             with opened(video.source, video.limits) as (container, stream):
-                self._packets = scan(container, stream, video.deadline)
+                self._packets = scan(container, stream, video.deadline, cut_from_s)
         return self._packets
 
     def frames(self, video: Video) -> tuple[Timeline, Trouble]:

@@ -90,12 +90,20 @@ class _Entry(NamedTuple):
     missing: bool = False
 
 
-def scan(container: InputContainer, stream: VideoStream, deadline: Deadline) -> Timeline:
-    """Reads the whole container once. Raises RowError where it neither holds nor promises a frame."""
+def scan(
+    container: InputContainer, stream: VideoStream, deadline: Deadline, cut_from_s: float | None = None
+) -> Timeline:
+    """Reads the whole container once. Raises RowError where it neither holds nor promises a frame.
+
+    `cut_from_s`: how long it was before it was cut, where FFmpeg does not say.
+    """
     indexed = len(stream.index_entries)
     entries, last_end_s = _present(container, stream, deadline)
     trusted = _times_are_the_frames(entries, container, stream) and not any(entry.resets for entry in entries)
-    entries += _promised(container, stream, entries, last_end_s, indexed)
+    if cut_from_s is None:
+        entries += _promised(container, stream, entries, last_end_s, indexed)
+    else:
+        entries += _promised_by_duration(container, stream, entries, last_end_s, cut_from_s)
     if all(entry.hidden for entry in entries):
         raise RowError("corrupt", "the container opens, but holds no frame")
     return _timeline(entries, container, stream, trusted)
