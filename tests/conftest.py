@@ -26,6 +26,8 @@ os.environ.pop("RAY_ADDRESS", None)
 
 import pytest  # noqa: E402
 
+pytest_plugins = ["s3server", "ledger_rows"]  # fixtures that lie beside what they give
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:

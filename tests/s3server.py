@@ -6,9 +6,7 @@ says so; where neither is there, the tests that need a server are skipped.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import os
 import shutil
 import signal
@@ -22,6 +20,7 @@ import urllib.error
 import urllib.request
 import uuid
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,17 +83,11 @@ def _state(thread: Path) -> str:
     return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-@functools.cache
-def _shared_server() -> S3Server:
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    return start_server(stack)
-
-
 @pytest.fixture(scope="session")
-def s3_server() -> S3Server:
-    """One for all: each module that imports this fixture has its own, but they give the same server."""
-    return _shared_server()
+def s3_server() -> Iterator[S3Server]:
+    """One for all, started for the first that asks."""
+    with contextlib.ExitStack() as stack:
+        yield start_server(stack)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ledger_rows import annotation
-from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from s3server import S3Server
 from small_jobs import clips, job_file, mlb_batch, start
 from test_walls import MODULES, imports, tree
 from video_files import HEAVY, write_video

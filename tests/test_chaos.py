@@ -40,7 +40,7 @@ from chaos import (
 from ledger_rows import FINGERPRINT, annotation
 from noted_run import ABORT, DIE, HANG, RAISE, poisoned
 from ray_nodes import Head, join, ray, start_head, until
-from s3server import S3Server, kill_server, restart_server, s3, s3_server, start_server  # noqa: F401  (fixtures)
+from s3server import S3Server, kill_server, restart_server, start_server
 from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, manifest, start
 from writer_process import Writer
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from compacting import Reader
 from faultproxy import FaultProxy
-from ledger_rows import FINGERPRINT, Place, annotation, error, place, row_id  # noqa: F401  (a fixture)
-from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from ledger_rows import FINGERPRINT, Place, annotation, error, row_id
+from s3server import S3Server
 from small_jobs import mlb_batch
 from writer_process import Writer
 

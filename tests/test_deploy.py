@@ -33,7 +33,7 @@ from ray._private.authentication.authentication_token_setup import _get_default_
 from ray.autoscaler._private.command_runner import DockerCommandRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_command
-from s3server import S3Server, s3, s3_server  # noqa: F401
+from s3server import S3Server
 
 from mlb_batch.chain.metrics import METRICS
 from mlb_batch.ledger import Lease, Ledger, RunFolder, compact, publish, read_current, verify

@@ -22,8 +22,8 @@ import pytest
 from faultproxy import FaultProxy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_rows import FINGERPRINT, Place, annotation, error, place, row_id  # noqa: F401  (a fixture)
-from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from ledger_rows import FINGERPRINT, Place, annotation, error, row_id
+from s3server import S3Server
 from writer_process import Writer
 
 from mlb_batch.columns import ANNOTATION_COLUMNS, ERROR_COLUMNS

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import s3fs
-from ledger_rows import FINGERPRINT, Place, annotation, place, row_id  # noqa: F401  (a fixture)
-from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from ledger_rows import FINGERPRINT, Place, annotation, row_id
+from s3server import S3Server
 from storm import Storm
 from writer_process import Writer
 

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from faultproxy import FaultProxy
 from ray_nodes import until
-from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from s3server import S3Server
 from small_jobs import MLB_BATCH, PROMPTS, SMALL, kill_all, mlb_batch, start
 from video_files import write_video
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from s3server import S3Server
 
 from mlb_batch.errors import InputError, JobError, RowError, SpecError
 from mlb_batch.source import Inspection, Prompt, Video, anchored, clip_spans, inspect, videos

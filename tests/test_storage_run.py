@@ -17,7 +17,7 @@ import pytest
 import s3fs
 from conftest import RAY_FOLDER
 from ray_nodes import until
-from s3server import ACCESS_KEY, SECRET_KEY, S3Server, s3, s3_server, start_server  # noqa: F401  (fixtures)
+from s3server import ACCESS_KEY, SECRET_KEY, S3Server, start_server
 from small_jobs import MLB_BATCH, clips, ids, job_file, kill_all, manifest, start, table
 from storm import Storm
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from s3server import S3Server
 from small_jobs import (
     MLB_BATCH,
     PROMPTS,

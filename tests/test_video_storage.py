@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 import s3fs
-from s3server import S3Server, s3, s3_server  # noqa: F401  (fixtures)
+from s3server import S3Server
 from storm import Storm
 from video_files import HEAVY, MODEL_SIZE, numbers, write_video
 
