@@ -13,32 +13,19 @@ import http.client
 import re
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
+
+from loopback import Handler, Server
 
 
-class FaultProxy:
+class FaultProxy(Server):
     def __init__(self, upstream_port: int, fault: str, pattern: str) -> None:
+        super().__init__(_Relay)
         self.faults = 0
         self.caught, self.release = threading.Event(), threading.Event()  # for `hold`
         self._seen: set[str] = set()
         self._lock = threading.Lock()
         self._upstream_port, self._fault, self._pattern = upstream_port, fault, re.compile(pattern)
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def relay(self) -> None:
-                proxy.serve(self)
-
-            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = relay
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
@@ -99,10 +86,12 @@ class FaultProxy:
         request.end_headers()
         request.wfile.write(data)
 
-    def __enter__(self) -> FaultProxy:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+class _Relay(Handler):
+    server: FaultProxy
+    protocol_version = "HTTP/1.1"
+
+    def relay(self) -> None:
+        self.server.serve(self)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = relay

@@ -15,22 +15,20 @@ import conftest  # noqa: F401  (Ray's folder and token)
 
 # isort: split
 
-import http.server
 import json
 import os
 import random
 import re
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loopback import Handler, Server
 from small_jobs import job_file, mlb_batch, table
 from video_files import CORPUS, MODEL_SIZE, corpus, flip
 
@@ -133,35 +131,31 @@ def mutant(number: int, sources: list[str]) -> Mutant:
 # ---- reading
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    """Answers with the ranges that it is asked for."""
+class Web(Server):
+    """Has one file, whatever it is called, and gives the ranges of it that it is asked for."""
 
+    def __init__(self) -> None:
+        super().__init__(_Handler)
+        self.data = b""
+
+
+class _Handler(Handler):
+    server: Web
     protocol_version = "HTTP/1.1"
-    data = b""
 
     def do_GET(self) -> None:
+        data = self.server.data
         low, _, high = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
-        part = self.data[int(low) : int(high) + 1 if high else None]
+        part = data[int(low) : int(high) + 1 if high else None]
         self.send_response(206 if "Range" in self.headers else 200)
-        self.send_header("Content-Length", str(len(part) if self.command == "GET" else len(self.data)))
+        self.send_header("Content-Length", str(len(part) if self.command == "GET" else len(data)))
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Range", f"bytes {low}-{int(low) + len(part) - 1}/{len(self.data)}")
+        self.send_header("Content-Range", f"bytes {low}-{int(low) + len(part) - 1}/{len(data)}")
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(part)
 
     do_HEAD = do_GET
-
-    def log_message(self, *_: object) -> None: ...
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    """A place on the web whose content is whatever `_Handler.data` is."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
 
 
 def read(reader: Reader, uri: str) -> tuple[Frames | str, float]:
@@ -218,7 +212,7 @@ def fuzz(folder: Path, numbers: range) -> None:
     for place in (kept, folder / "videos"):
         place.mkdir(exist_ok=True)
     with (
-        served() as place,
+        Web() as web,
         Reader(Sampling(FRAMES), MODEL_SIZE, limits) as here,
         Reader(Sampling(FRAMES), MODEL_SIZE, limits) as there,
         (folder / "results.jsonl").open("a") as results,
@@ -226,8 +220,8 @@ def fuzz(folder: Path, numbers: range) -> None:
         for number in numbers:
             one = mutant(number, sources)
             path.write_bytes(one.data)
-            _Handler.data = one.data
-            ways = [read(here, str(path)), read(there, f"{place}/{number}.mp4")]
+            web.data = one.data
+            ways = [read(here, str(path)), read(there, f"{web.uri}/{number}.mp4")]
             found, labels = findings(ways), [label(outcome) for outcome, _ in ways]
             line = {"number": number, "kind": one.kind, "source": one.source, "labels": labels, "findings": found,
                     "seconds": [round(seconds, 3) for _, seconds in ways]}  # fmt: skip

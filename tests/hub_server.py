@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
 from huggingface_hub import constants
+from loopback import Handler, Server
 
 COMMIT = "a" * 40
 
 
-class Hub(ThreadingHTTPServer):
-    daemon_threads = True
-
+class Hub(Server):
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Handler)
+        self.folder = folder
         self.sent: list[str] = []  # files that were given, by their names in the repository
         self.fault: Callable[[str, BaseHTTPRequestHandler], bool] = lambda path, request: False  # True: it answered
 
@@ -31,7 +29,7 @@ class Hub(ThreadingHTTPServer):
         return [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
@@ -48,8 +46,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._give(path.partition("/resolve/")[2].partition("/")[2])
 
     do_HEAD = do_GET
-
-    def log_message(self, *_: object) -> None: ...
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.server.folder).as_posix()
@@ -83,12 +79,8 @@ def _hash(data: bytes) -> str:
 def hub_of(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """What a hub id is looked for at; what comes is kept below `cache`."""
     with Hub(folder) as hub:
-        threading.Thread(target=hub.serve_forever, args=(0.05,), daemon=True).start()
         told = {"ENDPOINT": hub.uri, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": False}
         told["HUGGINGFACE_CO_URL_TEMPLATE"] = hub.uri + "/{repo_id}/resolve/{revision}/{filename}"
         for name, value in told.items():
             monkeypatch.setattr(constants, name, value)
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
+        yield hub

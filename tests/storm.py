@@ -15,7 +15,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
-from types import TracebackType
 
 from faultproxy import FaultProxy
 
@@ -78,6 +77,6 @@ class Storm(FaultProxy):
         text = b"" if request.command == "HEAD" else text
         self._answer(request, (status, [("Content-Type", "application/xml")], text))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._over.set()
-        super().__exit__(kind, error, at)
+        super().__exit__(*raised)

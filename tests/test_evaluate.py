@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from loopback import Handler, Server
 from models import Spec, folder
 
 from mlb_batch.cli import app, ended
@@ -644,36 +644,16 @@ def test_heat_maps_are_white_where_even() -> None:
 # The judge: a real server on this machine.
 
 
-class Endpoint:
+class Endpoint(Server):
     """An OpenAI-compatible endpoint that finds an answer right when it holds the truth."""
 
     def __init__(self) -> None:
+        super().__init__(_Chat)
+        self.url = f"http://localhost:{self.port}/v1"
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.fail_first, self.fail_with = 0, 503
         self.closed = threading.Event()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.asked.append(body)
-                endpoint.keys.append(self.headers.get("Authorization", ""))
-                status, answer = endpoint.reply(body)
-                self.send_response(status)
-                self.end_headers()
-                with suppress(ConnectionError):  # who asked may have left
-                    for _ in range(endpoint.blanks_before(body)):
-                        self.wfile.write(b" ")
-                        endpoint.closed.wait(0.1)
-                    self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://localhost:{self._server.server_port}/v1"
 
     def reply(self, body: dict[str, Any]) -> tuple[int, Any]:
         if self.fail_first:
@@ -700,17 +680,32 @@ class Endpoint:
     def blanks_before(self, body: dict[str, Any]) -> int:
         return 20 if "Predicted answer: x by and by" in body["messages"][1]["content"] else 0
 
-    def close(self) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.closed.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(*raised)
+
+
+class _Chat(Handler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        endpoint, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        endpoint.asked.append(body)
+        endpoint.keys.append(self.headers.get("Authorization", ""))
+        status, answer = endpoint.reply(body)
+        self.send_response(status)
+        self.end_headers()
+        with suppress(ConnectionError):  # who asked may have left
+            for _ in range(endpoint.blanks_before(body)):
+                self.wfile.write(b" ")
+                endpoint.closed.wait(0.1)
+            self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
-    yield made
-    made.close()
+    with Endpoint() as one:
+        yield one
 
 
 def judge(endpoint: Endpoint, tmp_path: Path, **more: Any) -> Judge:
@@ -847,7 +842,7 @@ def test_a_judge_that_cannot_grade_is_found_before_anything_is_answered(
     with pytest.raises(SpecError, match="grades nothing: it said I can't say"):
         compare(small(tmp_path, judge={**given, "model": "mute"}), annotate)
     gone = Endpoint()
-    gone.close()
+    gone.server_close()
     with pytest.raises(JobError, match=r"gives no verdict any more \(.*onnect"):
         compare(small(tmp_path, judge={**given, "url": gone.url}), annotate)
     assert annotate.jobs == [] and not list((tmp_path / "out").glob("manifest*"))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from hub_server import hub_of
+from loopback import Handler, Server
 from models import FAMILIES, folder
 
 from mlb_batch.errors import ModelError, SpecError
@@ -25,19 +24,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(shutil.copytree(folder(FAMILIES["onevision"]), tmp_path / "model"))
 
 
-class Web(ThreadingHTTPServer):
+class Web(Server):
     """A folder of files as /model, a page of links."""
 
-    daemon_threads = True
-
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.server_address[1]}/model"
+        super().__init__(_Handler)
+        self.folder = folder
+        self.uri += "/model"
         self.links = [f"/model/{path.name}" for path in folder.iterdir()]
         self.ranges = self.versions = self.sizes = True
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Web
 
     def do_GET(self) -> None:
@@ -62,15 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *_: object) -> None: ...
-
 
 @pytest.fixture
 def web(place: Path) -> Iterator[Web]:
     with Web(place) as one:
-        threading.Thread(target=one.serve_forever, args=(0.05,), daemon=True).start()
         yield one
-        one.shutdown()
 
 
 def change_config(place: Path) -> None:

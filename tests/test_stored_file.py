@@ -6,15 +6,14 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from loopback import Handler, Server
 
 from mlb_batch.errors import InputError, JobError
 from mlb_batch.source import inspect
@@ -25,17 +24,16 @@ from mlb_batch.vlm.checkpoint import resolve
 ROWS = 3000
 
 
-class Store(ThreadingHTTPServer):
+class Store(Server):
     """Gives one object by ranges, whatever is asked for; some of its requests it answers with `status` instead."""
 
     def __init__(self, data: bytes = b"", status: int = 503) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(_Handler)
         self.data, self.status = data, status
         self.requests, self.unwell = 0, range(0)
-        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Store
     protocol_version = "HTTP/1.1"
 
@@ -57,21 +55,17 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *_: object) -> None: ...
-
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """As a web server by its `uri`, and as S3 for whoever names a bucket; nobody waits for it for long."""
     with Store() as one, patience_of(1.0):
-        threading.Thread(target=one.serve_forever, args=(0.05,), daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", one.uri)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
         monkeypatch.setattr("mlb_batch.source.listing.CLIENT_TRIES", 1)
         s3fs.S3FileSystem.clear_instance_cache()
         yield one
-        one.shutdown()
     s3fs.S3FileSystem.clear_instance_cache()
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import itertools
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from loopback import Handler, Server
 from video_files import MODEL_SIZE, numbers, write_video
 
 from mlb_batch.errors import RowError
@@ -32,15 +31,19 @@ def reader() -> Iterator[Reader]:
         yield one
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Web(Server):
     """/<status>/v.mp4 answers with that status; /short/ breaks off the first two bodies half way; /200/ is honest, and
     /whole/ too, but gives no parts; nor do the others, of which a body ends where its connection does: /endless/ breaks
     off, /more/ goes on for 64 MB behind its end, and /unsaid/ says at no time how long it is.
     """
 
-    data = b""
-    count = itertools.count()
-    sent = 0
+    def __init__(self, data: bytes) -> None:
+        super().__init__(_Handler)
+        self.data, self.sent, self.breaks = data, 0, itertools.count()
+
+
+class _Handler(Handler):
+    server: Web
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -48,14 +51,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(body=True)
 
-    def log_message(self, *_: object) -> None: ...
-
     def _answer(self, body: bool) -> None:
-        kind = self.path.split("/")[1]
+        web, kind = self.server, self.path.split("/")[1]
         if kind.isdigit() and kind != "200":
             self.send_error(int(kind))
             return
-        first, last = 0, len(self.data) - 1
+        first, last = 0, len(web.data) - 1
         in_parts = kind in ("200", "short")
         wanted = self.headers.get("Range") if in_parts else None
         if wanted:
@@ -67,11 +68,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Accept-Ranges", "bytes" if in_parts else "none")
         self.send_header("ETag", '"abc"')
         if wanted:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(web.data)}")
         self.end_headers()
         if body:
-            part = self.data[first : last + 1]
-            if kind in ("short", "endless") and next(_Handler.count) < 2:
+            part = web.data[first : last + 1]
+            if kind in ("short", "endless") and next(web.breaks) < 2:
                 part = part[: len(part) // 2]
                 self.close_connection = True
             self._send(part)
@@ -81,18 +82,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send(self, part: bytes) -> None:
         with suppress(ConnectionError):  # whoever has heard enough hangs up
             self.wfile.write(part)
-            _Handler.sent += len(part)
+            self.server.sent += len(part)
 
 
 @pytest.fixture
-def server(good: Path) -> Iterator[str]:
-    _Handler.data, _Handler.count, _Handler.sent = good.read_bytes(), itertools.count(), 0
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as one:
-        thread = threading.Thread(target=one.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{one.server_address[1]}"
-        one.shutdown()
-        thread.join()
+def web(good: Path) -> Iterator[Web]:
+    with Web(good.read_bytes()) as one:
+        yield one
 
 
 def error_class(reader: Reader, uri: str, **rest: str) -> str:
@@ -101,24 +97,24 @@ def error_class(reader: Reader, uri: str, **rest: str) -> str:
     return caught.value.error_class
 
 
-def test_any_storage_gives_the_same_frames(reader: Reader, good: Path, server: str) -> None:
+def test_any_storage_gives_the_same_frames(reader: Reader, good: Path, web: Web) -> None:
     with fsspec.open("memory://videos/good.mp4", "wb") as file:
         file.write(good.read_bytes())
     local = reader.read(str(good))
     assert numbers(local.pixels_FHWC) == np.linspace(0, 199, 8, dtype=int).tolist()
-    for uri in (f"file://{good}", "memory://videos/good.mp4", f"{server}/200/v.mp4"):
+    for uri in (f"file://{good}", "memory://videos/good.mp4", f"{web.uri}/200/v.mp4"):
         there = reader.read(uri)
         np.testing.assert_array_equal(there.pixels_FHWC, local.pixels_FHWC)
         assert there.bytes_read == good.stat().st_size
 
 
-def test_what_storage_refuses_has_its_class(reader: Reader, server: str, tmp_path: Path) -> None:
+def test_what_storage_refuses_has_its_class(reader: Reader, web: Web, tmp_path: Path) -> None:
     assert error_class(reader, str(tmp_path / "nothing.mp4")) == "not_found"
     assert error_class(reader, str(tmp_path)) == "not_found"
     assert error_class(reader, "memory://videos/nothing.mp4") == "not_found"
-    assert error_class(reader, f"{server}/404/v.mp4") == "not_found"
-    assert error_class(reader, f"{server}/403/v.mp4") == "forbidden"
-    assert error_class(reader, f"{server}/500/v.mp4") == "storage"
+    assert error_class(reader, f"{web.uri}/404/v.mp4") == "not_found"
+    assert error_class(reader, f"{web.uri}/403/v.mp4") == "forbidden"
+    assert error_class(reader, f"{web.uri}/500/v.mp4") == "storage"
     assert error_class(reader, "http://127.0.0.1:9/v.mp4") == "storage"  # nobody listens there
     assert error_class(reader, "nosuchscheme://v.mp4") == "not_found"
 
@@ -138,62 +134,62 @@ def test_an_empty_object_is_empty(reader: Reader) -> None:
     assert error_class(reader, "memory://videos/empty.mp4") == "empty"
 
 
-def test_answers_that_break_off_are_asked_for_again(reader: Reader, server: str) -> None:
-    assert len(reader.read(f"{server}/short/v.mp4").times_s) == 8
+def test_answers_that_break_off_are_asked_for_again(reader: Reader, web: Web) -> None:
+    assert len(reader.read(f"{web.uri}/short/v.mp4").times_s) == 8
 
 
-def test_a_whole_file_that_breaks_off_is_asked_for_again(reader: Reader, good: Path, server: str) -> None:
-    frames = reader.read(f"{server}/endless/v.mp4")
+def test_a_whole_file_that_breaks_off_is_asked_for_again(reader: Reader, good: Path, web: Web) -> None:
+    frames = reader.read(f"{web.uri}/endless/v.mp4")
     np.testing.assert_array_equal(frames.pixels_FHWC, reader.read(str(good)).pixels_FHWC)
-    assert _Handler.sent == 2 * len(_Handler.data), "two halves, and all of it"
+    assert web.sent == 2 * len(web.data), "two halves, and all of it"
 
 
-def test_a_server_that_gives_no_parts_is_asked_for_all_once(reader: Reader, good: Path, server: str) -> None:
-    _Handler.data += (3 << 20).to_bytes(4, "big") + b"free" + bytes((3 << 20) - 8)
-    frames = reader.read(f"{server}/whole/v.mp4")
+def test_a_server_that_gives_no_parts_is_asked_for_all_once(reader: Reader, good: Path, web: Web) -> None:
+    web.data += (3 << 20).to_bytes(4, "big") + b"free" + bytes((3 << 20) - 8)
+    frames = reader.read(f"{web.uri}/whole/v.mp4")
     np.testing.assert_array_equal(frames.pixels_FHWC, reader.read(str(good)).pixels_FHWC)
-    assert _Handler.sent == frames.bytes_read == len(_Handler.data)
+    assert web.sent == frames.bytes_read == len(web.data)
 
 
-def test_more_than_was_said_is_not_listened_to(server: str) -> None:
+def test_more_than_was_said_is_not_listened_to(web: Web) -> None:
     with Reader(Sampling(8), MODEL_SIZE, Limits(patience_s=0)) as impatient:
-        assert error_class(impatient, f"{server}/more/v.mp4") == "storage"
-    assert _Handler.sent < 16 << 20
+        assert error_class(impatient, f"{web.uri}/more/v.mp4") == "storage"
+    assert web.sent < 16 << 20
 
 
 def test_what_may_be_of_any_size_is_kept_out_of_memory(
-    reader: Reader, good: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, good: Path, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = reader.read(f"{server}/unsaid/v.mp4")
+    frames = reader.read(f"{web.uri}/unsaid/v.mp4")
     np.testing.assert_array_equal(frames.pixels_FHWC, reader.read(str(good)).pixels_FHWC)
     monkeypatch.setattr("tempfile.tempdir", "/proc")  # a disk that takes nothing
-    assert error_class(reader, f"{server}/unsaid/another.mp4") == "storage"
+    assert error_class(reader, f"{web.uri}/unsaid/another.mp4") == "storage"
 
 
 def test_large_files_go_to_a_nameless_file(
-    reader: Reader, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert len(reader.read(f"{server}/200/v.mp4").times_s) == 8
+    assert len(reader.read(f"{web.uri}/200/v.mp4").times_s) == 8
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("tempfile.tempdir", "/proc")  # a disk that takes nothing
-    assert error_class(reader, f"{server}/200/another.mp4") == "storage"
+    assert error_class(reader, f"{web.uri}/200/another.mp4") == "storage"
 
 
 def test_the_clips_of_a_large_file_without_an_index_fetch_it_once(
-    reader: Reader, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "IN_MEMORY_BYTES", 1000)
     made = write_video(tmp_path / "v.ts", frames=100)
-    _Handler.data = made.read_bytes() + bytes(3 << 20)
-    assert reader.lasting_s(f"{server}/200/v.ts") == pytest.approx(4.0, abs=0.1)
-    sent = _Handler.sent
-    assert sent >= len(_Handler.data)
+    web.data = made.read_bytes() + bytes(3 << 20)
+    assert reader.lasting_s(f"{web.uri}/200/v.ts") == pytest.approx(4.0, abs=0.1)
+    sent = web.sent
+    assert sent >= len(web.data)
     for start_s in range(4):
-        frames = reader.read(f"{server}/200/v.ts", start_s, start_s + 1)
+        frames = reader.read(f"{web.uri}/200/v.ts", start_s, start_s + 1)
         assert numbers(frames.pixels_FHWC)[0] == 25 * start_s and frames.bytes_read == 0
-    assert _Handler.sent == sent
+    assert web.sent == sent
 
 
 NO_ROOM = """
@@ -231,7 +227,7 @@ def test_a_full_disk_is_that_videos_error_and_nothing_is_left_on_it(tmp_path: Pa
     assert (small, left) == ("small 8", "left [] True")
 
 
-def test_versions_tell_a_changed_file(reader: Reader, good: Path, server: str, tmp_path: Path) -> None:
+def test_versions_tell_a_changed_file(reader: Reader, good: Path, web: Web, tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     path.write_bytes(good.read_bytes())
     version = version_of(str(path))
@@ -240,10 +236,10 @@ def test_versions_tell_a_changed_file(reader: Reader, good: Path, server: str, t
     path.write_bytes(good.read_bytes() + b"more")
     assert version_of(str(path)) != version
     assert error_class(reader, str(path), version=version) == "changed_during_read"
-    assert version_of(f"{server}/200/v.mp4") == "abc"
-    assert error_class(reader, f"{server}/200/v.mp4", version="abd") == "changed_during_read"
+    assert version_of(f"{web.uri}/200/v.mp4") == "abc"
+    assert error_class(reader, f"{web.uri}/200/v.mp4", version="abd") == "changed_during_read"
 
 
-def test_headers_are_read_by_ranges(reader: Reader, server: str, good: Path) -> None:
-    there, here = reader.probe(f"{server}/200/v.mp4"), reader.probe(str(good))
+def test_headers_are_read_by_ranges(reader: Reader, web: Web, good: Path) -> None:
+    there, here = reader.probe(f"{web.uri}/200/v.mp4"), reader.probe(str(good))
     assert there == here and here.frames == 200 and here.num_bytes == good.stat().st_size

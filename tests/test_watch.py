@@ -8,19 +8,16 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import RAY_FOLDER
+from loopback import Handler, Server
 from ray_nodes import healthy, serving, until
 from small_jobs import MLB_BATCH, clips, job, job_file, kill_all, mlb_batch, spec, start
 
@@ -242,36 +239,31 @@ def _scraped() -> str:
 # --- the word at the end
 
 
-@contextmanager
-def receiver(status: int = 200, location: str = "") -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-    """A web server on loopback; its address, and what was posted to it."""
-    got: list[tuple[str, dict[str, Any]]] = []
+class Receiver(Server):
+    """`got` is what was posted to it, and where."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            assert self.headers["Content-Type"] == "application/json" and self.headers["Host"].startswith("127.0.0.1:")
-            got.append((self.path, json.loads(body)))
-            self.send_response(status)
-            if location:
-                self.send_header("Location", location)
-            self.end_headers()
+    def __init__(self, status: int = 200, location: str = "") -> None:
+        super().__init__(_Receives)
+        self.status, self.location = status, location
+        self.got: list[tuple[str, dict[str, Any]]] = []
 
-        def do_GET(self) -> None:
-            got.append((self.path, {}))
-            self.send_response(200)
-            self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            return
+class _Receives(Handler):
+    server: Receiver
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", got
-    finally:
-        server.shutdown()
-        server.server_close()
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        assert self.headers["Content-Type"] == "application/json" and self.headers["Host"].startswith("127.0.0.1:")
+        self.server.got.append((self.path, json.loads(body)))
+        self.send_response(self.server.status)
+        if self.server.location:
+            self.send_header("Location", self.server.location)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.server.got.append((self.path, {}))
+        self.send_response(200)
+        self.end_headers()
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -279,16 +271,16 @@ def test_a_run_posts_its_summary_and_hides_the_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clips(tmp_path / "videos", 1)
-    with receiver() as (address, got):
-        monkeypatch.setenv("HOOK", f"{address}/services/s3cr3t?token=s3cr3t")
+    with Receiver() as hook:
+        monkeypatch.setenv("HOOK", f"{hook.uri}/services/s3cr3t?token=s3cr3t")
         job = spec(tmp_path, name="nightly", notify={"webhook": "${HOOK}"}, limits={"deadline_h": 1e-9})
         summary = run(job)
-        assert got == [("/services/s3cr3t?token=s3cr3t", {"name": "nightly", **json.loads(json.dumps(summary))})]
+        assert hook.got == [("/services/s3cr3t?token=s3cr3t", {"name": "nightly", **json.loads(json.dumps(summary))})]
         with Lease(str(tmp_path / "out"), "another"), pytest.raises(Exception, match="another run"):
             run(job)
-        assert got[1][1]["exit_code"] == 2 and "another run is writing here" in got[1][1]["error"]
+        assert hook.got[1][1]["exit_code"] == 2 and "another run is writing here" in hook.got[1][1]["error"]
     with pytest.raises(InputError):
-        run(spec(tmp_path, input={"videos": "/nowhere/*"}, notify={"webhook": f"{address}/s3cr3t"}))
+        run(spec(tmp_path, input={"videos": "/nowhere/*"}, notify={"webhook": f"{hook.uri}/s3cr3t"}))
     out, err = capsys.readouterr()
     assert "notify.webhook on 127.0.0.1: it can't be reached (ConnectionRefusedError)" in err
     everything = out + err + repr(job) + "".join(
@@ -312,19 +304,19 @@ def test_a_run_that_breaks_is_told_whatever_broke_it(
     def breaks(_: JobSpec) -> dict[str, Any]:
         raise error
 
-    with receiver() as (address, got), pytest.raises(type(error)) as raised:
-        announced(breaks)(spec(tmp_path, notify={"webhook": address}))
+    with Receiver() as hook, pytest.raises(type(error)) as raised:
+        announced(breaks)(spec(tmp_path, notify={"webhook": hook.uri}))
     assert raised.value is error
     word = {"name": "annotations", "output": str(tmp_path / "out"), "exit_code": code, "error": told}
-    assert [one for _, one in got] == [word]
+    assert [one for _, one in hook.got] == [word]
 
 
 def test_an_answer_that_is_no_success_is_said_and_changes_nothing(tmp_path: Path) -> None:
-    with receiver(status=500) as (address, got):
-        text = yaml.safe_dump(job(tmp_path, input={"videos": "/nowhere/*"}, notify={"webhook": f"{address}/s3cr3t"}))
+    with Receiver(status=500) as hook:
+        text = yaml.safe_dump(job(tmp_path, input={"videos": "/nowhere/*"}, notify={"webhook": f"{hook.uri}/s3cr3t"}))
         (tmp_path / "job.yaml").write_text(text)
         code, _, err = mlb_batch("run", str(tmp_path / "job.yaml"))
-    assert code == 2 and len(got) == 1 and "it answered 500" in err and "s3cr3t" not in err
+    assert code == 2 and len(hook.got) == 1 and "it answered 500" in err and "s3cr3t" not in err
 
 
 def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,19 +327,19 @@ def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatc
         family, kind, protocol, name, (address, *_) = looked_up("127.0.0.1", port, *rest, **more)[0]
         return [(family, kind, protocol, name, (one, port)) for one in ("127.0.0.2", address)]
 
-    with receiver() as (address, got):
+    with Receiver() as hook:
         monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: (
             both(host, *rest, **more) if host == "127.0.0.1" else looked_up(host, *rest, **more)))  # fmt: skip
         monkeypatch.setattr("mlb_batch.notify.refused", lambda host, address: False)
-        post(f"{address}/hook", {"a": 1})
-        assert got == [("/hook", {"a": 1})]
+        post(f"{hook.uri}/hook", {"a": 1})
+        assert hook.got == [("/hook", {"a": 1})]
 
 
 def test_it_is_never_sent_on() -> None:
-    with receiver() as (elsewhere, there), receiver(status=307, location=f"{elsewhere}/on") as (address, got):
+    with Receiver() as elsewhere, Receiver(status=307, location=f"{elsewhere.uri}/on") as hook:
         with pytest.raises(Undelivered, match="it answered 307, a redirect"):
-            post(f"{address}/hook", {"a": 1})
-        assert len(got) == 1 and there == []
+            post(f"{hook.uri}/hook", {"a": 1})
+        assert len(hook.got) == 1 and elsewhere.got == []
 
 
 @pytest.mark.parametrize(

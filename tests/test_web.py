@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loopback import Handler, Server
 from video_files import MODEL_SIZE, write_video
 
 from mlb_batch.errors import OutputError, RowError
@@ -22,49 +21,52 @@ METADATA = ["169.254.169.254", "169.254.169.254:80", "2852039166", "0xa9fea9fe",
             "[::ffff:169.254.169.254]", "[fd00:ec2::254]:80", "0251.0376.0251.0376"]  # fmt: skip
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    data, elsewhere = b"", ""
+class Web(Server):
+    """Gives a video, and under /moved sends elsewhere."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(_Handler)
+        self.data, self.elsewhere = data, ""
+
+
+class _Handler(Handler):
+    server: Web
 
     def do_GET(self) -> None:
         moved = self.path.startswith("/moved")
         self.send_response(302 if moved else 200)
         if moved:
-            self.send_header("Location", self.elsewhere)
-        self.send_header("Content-Length", "0" if moved else str(len(self.data)))
+            self.send_header("Location", self.server.elsewhere)
+        self.send_header("Content-Length", "0" if moved else str(len(self.server.data)))
         self.end_headers()
         if self.command == "GET" and not moved:
-            self.wfile.write(self.data)
+            self.wfile.write(self.server.data)
 
     do_HEAD = do_GET
 
-    def log_message(self, *_: object) -> None: ...
-
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[int]:
-    _Handler.data = write_video(tmp_path / "v.mp4").read_bytes()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as one:
-        threading.Thread(target=one.serve_forever, daemon=True).start()
-        yield one.server_address[1]
-        one.shutdown()
+def web(tmp_path: Path) -> Iterator[Web]:
+    with Web(write_video(tmp_path / "v.mp4").read_bytes()) as one:
+        yield one
 
 
-def test_a_redirect_is_refused_and_nothing_is_sent_there(server: int) -> None:
+def test_a_redirect_is_refused_and_nothing_is_sent_there(web: Web) -> None:
     with socket.socket() as canary, Reader(Sampling(4), MODEL_SIZE, Limits(patience_s=1)) as reader:
         canary.bind(("127.0.0.1", 0))
         canary.listen()
         canary.settimeout(0)
-        _Handler.elsewhere = f"http://127.0.0.1:{canary.getsockname()[1]}/v.mp4"
-        assert len(reader.read(f"http://127.0.0.1:{server}/v.mp4").times_s) == 4
+        web.elsewhere = f"http://127.0.0.1:{canary.getsockname()[1]}/v.mp4"
+        assert len(reader.read(f"{web.uri}/v.mp4").times_s) == 4
         for look in (reader.read, reader.probe, version_of):
             with pytest.raises(RowError) as caught:
-                look(f"http://127.0.0.1:{server}/moved.mp4")
+                look(f"{web.uri}/moved.mp4")
             assert caught.value.error_class == "forbidden" and "redirects" in caught.value.message
         with pytest.raises(BlockingIOError):
             canary.accept()
 
 
-def test_a_name_that_leads_inside_is_refused(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_leads_inside_is_refused(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name is allowed, and its owner lets it point here: the system's own look-up is what answers so."""
     usual = socket.getaddrinfo
 
@@ -73,7 +75,7 @@ def test_a_name_that_leads_inside_is_refused(server: int, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(socket, "getaddrinfo", rebound)
     with Reader(Sampling(4), MODEL_SIZE, Limits(patience_s=1)) as reader, pytest.raises(RowError) as caught:
-        reader.read(f"http://videos.example.com:{server}/v.mp4")
+        reader.read(f"http://videos.example.com:{web.port}/v.mp4")
     assert caught.value.error_class == "forbidden" and "inside" in caught.value.message
 
 
