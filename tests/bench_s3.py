@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import s3fs
+from commands import MLB_BATCH
 from s3server import start_server
-from small_jobs import MLB_BATCH
 
 SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".flv"}
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from commands import found
 from faultproxy import FaultProxy
 from ledger_rows import read_plainly
-from small_jobs import descendants
 
 from mlb_batch.errors import MlbBatchError
 from mlb_batch.ledger import verify
@@ -27,7 +27,6 @@ from mlb_batch.ledger.parts import folder_name, list_fingerprints, list_seqs, pa
 from mlb_batch.ledger.seal import BrokenSeal, check_seal
 from mlb_batch.storage import Store, filesystem, open_store
 
-READER, CAPTIONER, RAYLET = "MapBatches(ReadFrames)", "MapBatches(Caption)", "raylet/raylet "
 Said = Mapping[tuple[str, str], str]  # (file name of the video, prompt) -> text
 
 
@@ -129,11 +128,6 @@ def whole_files(store: Store, kind: str, fingerprint: str) -> list[str]:
 
 
 # --- who kills
-
-
-def found(process: subprocess.Popen[str], part: str) -> list[int]:
-    """The processes under a command whose command line has `part`."""
-    return [pid for pid, line in descendants(process.pid).items() if part in line]
 
 
 def killed(pid: int) -> bool:

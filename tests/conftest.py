@@ -45,7 +45,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture
 def commands() -> Iterator[list[subprocess.Popen[str]]]:
     """Commands that were started; whatever is left of them in the end is killed."""
-    from small_jobs import kill_all
+    from commands import kill_all
 
     started: list[subprocess.Popen[str]] = []
     yield started

@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commands import mlb_batch
 from loopback import Handler, Server
-from small_jobs import job_file, mlb_batch, table
+from small_jobs import job_file, table
 from video_files import CORPUS, MODEL_SIZE, corpus, flip
 
 from mlb_batch.errors import RowError

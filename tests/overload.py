@@ -25,18 +25,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from commands import CAPTIONER, MLB_BATCH, RAYLET, READER, descendants, kill_all, start
 from conftest import RAY_FOLDER
-from small_jobs import MLB_BATCH, PROMPTS, clips, descendants, job_file, kill_all, start, table
+from small_jobs import PROMPTS, clips, job_file, table
 from video_files import repeated, write_video
 
 TINY, LONG = 50_000, 20
 LONG_S, PART_S, CLIP_S, FPS = 3 * 3600, 60, 60, 25
 CHEAP: dict[str, Any] = {"prompts": PROMPTS[:1], "frames": {"count": 1}, "generate": {"max_new_tokens": 1}}
 ROLES = {
-    "captioner": "MapBatches(Caption)",
-    "reader": "MapBatches(ReadFrames)",
+    "captioner": CAPTIONER,
+    "reader": READER,
     "child": "mlb_batch.video.child",
-    "raylet": "raylet/raylet ",
+    "raylet": RAYLET,
     "other": "",
 }
 LOOK_S = 2.0

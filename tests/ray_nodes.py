@@ -6,16 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands import start, until
 from conftest import RAY_FOLDER
-from small_jobs import start
 
 RAY = str(Path(sys.executable).parent / "ray")
-PATIENCE_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,3 @@ def free_ports(count: int) -> list[str]:
     for one in sockets:
         one.close()
     return ports
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end_s, f"{what} did not come within {PATIENCE_S:.0f} s"
-        time.sleep(0.2)

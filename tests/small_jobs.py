@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -23,7 +18,6 @@ from video_files import write_video
 
 from mlb_batch.spec import JobSpec
 
-MLB_BATCH = str(Path(sys.executable).parent / "mlb-batch")
 PROMPTS = [
     {"id": "caption", "kind": "caption", "text": "Describe the video."},
     {"id": "first", "kind": "qa", "text": "What shape comes first?"},
@@ -89,43 +83,3 @@ def classes(output: Path) -> Counter[str]:
 def texts(output: Path) -> dict[tuple[str, str], str]:
     """What was said of each video to each prompt: the same in every run of the same job."""
     return {(row["video_id"], row["prompt_id"]): row["text"] for row in table(output)}
-
-
-def start(*command: str, **environment: str) -> subprocess.Popen[str]:
-    """A command in a process group of its own."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True, start_new_session=True,
-        env=os.environ | environment,
-    )  # fmt: skip
-
-
-def mlb_batch(*arguments: str, **environment: str) -> tuple[int, dict[str, Any], str]:
-    """A whole command: its exit code, the JSON of stdout's last line, and stderr."""
-    process = start(MLB_BATCH, *arguments, **environment)
-    out, err = process.communicate(timeout=1500)
-    last = out.strip().splitlines()[-1] if out.strip() else "{}"
-    return process.returncode, json.loads(last), err
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Every process under this one, with its command line."""
-    found: dict[int, str] = {}
-    waiting = [pid]
-    while waiting:
-        for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            try:
-                children = [int(child) for child in task.read_text().split()]
-                found |= {child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in children}
-            except OSError:
-                continue  # it ended while we looked
-            waiting += children
-    return found
-
-
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """A command and everything under it."""
-    for pid in [process.pid, *descendants(process.pid)]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()

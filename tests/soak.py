@@ -28,10 +28,11 @@ from typing import Any
 
 import conftest
 import s3fs
-from chaos import CAPTIONER, READER, Said, found, hold, killed, rows, texts
+from chaos import Said, hold, killed, rows, texts
+from commands import CAPTIONER, MLB_BATCH, READER, descendants, found, kill_all, start
 from noted_run import ABORT, DIE, HANG, poisoned
 from s3server import S3Server, start_server
-from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, manifest, start
+from small_jobs import clips, job_file, manifest
 from storm import Storm
 
 NOTED_RUN = str(Path(__file__).with_name("noted_run.py"))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import kill_all, start
 from ray.data import DataContext
-from small_jobs import kill_all, start
 
 from mlb_batch.chain.cluster import data_context
 from mlb_batch.chain.pools import MOST_A_LOOK

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import mlb_batch, start
 from ledger_rows import annotation
 from s3server import S3Server
-from small_jobs import clips, job_file, mlb_batch, start
+from small_jobs import clips, job_file
 from test_walls import MODULES, imports, tree
 from video_files import HEAVY, write_video
 

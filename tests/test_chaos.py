@@ -21,27 +21,13 @@ from typing import Any
 
 import pytest
 import s3fs
-from chaos import (
-    CAPTIONER,
-    RAYLET,
-    READER,
-    DeadlyProxy,
-    Kills,
-    Onlooker,
-    Said,
-    committed,
-    found,
-    hold,
-    killed,
-    leftovers,
-    rows,
-    texts,
-)
+from chaos import DeadlyProxy, Kills, Onlooker, Said, committed, hold, killed, leftovers, rows, texts
+from commands import CAPTIONER, MLB_BATCH, RAYLET, READER, descendants, found, kill_all, start, until
 from ledger_rows import FINGERPRINT, annotation
 from noted_run import ABORT, DIE, HANG, RAISE, poisoned
-from ray_nodes import Head, join, ray, start_head, until
+from ray_nodes import Head, join, ray, start_head
 from s3server import S3Server, kill_server, restart_server, start_server
-from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, manifest, start
+from small_jobs import clips, job_file, manifest
 from writer_process import Writer
 
 from mlb_batch.chain.strikes import STRIKES

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import mlb_batch
 from conftest import RAY_FOLDER
 from ledger_rows import FINGERPRINT, annotation
-from small_jobs import clips, job, job_file, mlb_batch
+from small_jobs import clips, job, job_file
 
 import mlb_batch as mlb_batch_package
 from mlb_batch import tiny

@@ -18,11 +18,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import mlb_batch
 from compacting import Reader
 from faultproxy import FaultProxy
 from ledger_rows import FINGERPRINT, Place, annotation, error, row_id
 from s3server import S3Server
-from small_jobs import mlb_batch
 from writer_process import Writer
 
 from mlb_batch.errors import OutputError

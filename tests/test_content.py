@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import ray
 import torch
+from commands import until
 from ledger_rows import FINGERPRINT, annotation
-from ray_nodes import until
 from small_jobs import classes, clips, manifest, spec, table
 
 from mlb_batch import run

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray
+from commands import kill_all, start
 from deadly_clip import SAME, read
 from ray.data import ActorPoolStrategy, DataContext
-from small_jobs import kill_all, start
 
 from mlb_batch.chain.arrivals import arriving
 from mlb_batch.chain.cluster import data_context

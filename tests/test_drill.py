@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_nodes import healthy, join, ray, serving, until
-from small_jobs import MLB_BATCH, clips, descendants, ids, job_file, kill_all, mlb_batch, spec, start, texts
+from commands import CAPTIONER, MLB_BATCH, RAYLET, READER, found, kill_all, mlb_batch, start, until
+from ray_nodes import healthy, join, ray, serving
+from small_jobs import clips, ids, job_file, spec, texts
 
 from mlb_batch import run
 from mlb_batch.ledger import verify
@@ -28,15 +29,14 @@ pytestmark = pytest.mark.whole_run
 VIDEOS, PROMPTS = 24, 2
 ROWS = VIDEOS * PROMPTS
 COMMIT_ROWS = 8
-VICTIMS = {"reader": "MapBatches(ReadFrames)", "captioner": "MapBatches(Caption)", "raylet": "raylet/raylet "}
+VICTIMS = {"reader": READER, "captioner": CAPTIONER, "raylet": RAYLET}
 KILLS = [(victim, seed) for seed in range(10, 13) for victim in ("driver", *VICTIMS)]
 
 
 def wait_for(process: subprocess.Popen[str], part: str) -> int:
     """The first process under this one whose command line has `part`; fails if the command ends before."""
     while process.poll() is None:
-        hit = [pid for pid, line in descendants(process.pid).items() if part in line]
-        if hit:
+        if hit := found(process, part):
             return hit[0]
         time.sleep(0.05)
     raise AssertionError(f"the command ended before {part} was there: {process.communicate()[1][-2000:]}")
@@ -48,7 +48,7 @@ def faultless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tupl
     folder = tmp_path_factory.mktemp("drill")
     clips(folder / "videos", VIDEOS)
     process = start(MLB_BATCH, "run", str(job_file(folder)))
-    wait_for(process, VICTIMS["reader"])
+    wait_for(process, READER)
     begun_s = time.monotonic()
     process.communicate(timeout=300)
     assert process.returncode == 0
@@ -66,12 +66,12 @@ def killed(
     """
     process = start(*command)
     commands.append(process)
-    wait_for(process, VICTIMS["reader"])
+    wait_for(process, READER)
     time.sleep(moment_s)  # the fault's moment, drawn by seed: nothing is awaited
     if victim == "driver":
         process.kill()
     else:
-        there = [pid for pid, line in descendants(process.pid).items() if VICTIMS[victim] in line]
+        there = found(process, VICTIMS[victim])
         if not there:
             kill_all(process)
             return None
@@ -173,7 +173,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
     commands.append(command)
     wait_for(worker, "MapBatches")
     time.sleep(random.Random(seed).uniform(0.05, 0.7) * whole_s)
-    os.kill(wait_for(worker, VICTIMS["raylet"]), signal.SIGKILL)
+    os.kill(wait_for(worker, RAYLET), signal.SIGKILL)
     _, err = command.communicate(timeout=400)
     assert command.returncode == 0, err[-2000:]
     assert len(ids(out)) == len(set(ids(out))) == ROWS and texts(out) == said
@@ -215,7 +215,7 @@ def test_a_ray_that_does_not_come_up_is_started_again(tmp_path: Path, commands: 
     clips(tmp_path / "videos", 1)
     process = start(MLB_BATCH, "run", str(job_file(tmp_path)))
     commands.append(process)
-    stopped = wait_for(process, VICTIMS["raylet"])
+    stopped = wait_for(process, RAYLET)
     os.kill(stopped, signal.SIGSTOP)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0 and len(ids(tmp_path / "out")) == PROMPTS, err[-2000:]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from ray_nodes import until
-from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, start
+from commands import CAPTIONER, MLB_BATCH, descendants, found, kill_all, start, until
+from small_jobs import clips, job_file
 
 pytestmark = pytest.mark.whole_run
 
@@ -20,10 +20,6 @@ ORDERS = ("NodeInfoGcsService/GetAllNodeInfo", "InternalKVGcsService/InternalKVK
           "CoreWorkerService/GetCoreWorkerStats", "ReporterService/GetTraceback")  # fmt: skip
 LISTENS = "0A"
 REFUSED, UNKNOWN = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED
-
-
-def captioning(pid: int) -> bool:
-    return any("MapBatches(Caption)" in line for line in descendants(pid).values())
 
 
 def listening(pid: int) -> list[tuple[str, int]]:
@@ -67,7 +63,7 @@ def test_a_stranger_can_give_no_order(tmp_path: Path) -> None:
     clips(tmp_path / "videos", 40)
     process = start(MLB_BATCH, "run", str(job_file(tmp_path, generate={"max_new_tokens": 32})))
     try:
-        until(lambda: process.poll() is not None or captioning(process.pid), "a captioner")
+        until(lambda: process.poll() is not None or found(process, CAPTIONER), "a captioner")
         ports = listening(process.pid)
         said = {port: answers(*port) for port in ports}
     finally:

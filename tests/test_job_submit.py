@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import kill_all, until
 from ray.job_submission import JobStatus, JobSubmissionClient
-from ray_nodes import has_jobs, ray, serving, until
-from small_jobs import clips, ids, job_file, kill_all, table
+from ray_nodes import has_jobs, ray, serving
+from small_jobs import clips, ids, job_file, table
 
 pytestmark = pytest.mark.whole_run
 

@@ -20,10 +20,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from commands import MLB_BATCH, kill_all, mlb_batch, start, until
 from faultproxy import FaultProxy
-from ray_nodes import until
 from s3server import S3Server
-from small_jobs import MLB_BATCH, PROMPTS, SMALL, kill_all, mlb_batch, start
+from small_jobs import PROMPTS, SMALL
 from video_files import write_video
 
 from mlb_batch.ledger import Lease, compact, read_current, verify

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray_nodes import until
+from commands import until
 from small_jobs import manifest, spec
 
 from mlb_batch.chain.feed import paced, unfinished

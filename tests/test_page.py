@@ -16,8 +16,9 @@ import pytest
 import s3fs
 import yaml
 from browser import CHROMIUM, Browser, Page, browser
+from commands import mlb_batch
 from ledger_rows import FINGERPRINT, annotation, error
-from small_jobs import clips, job, job_file, manifest, mlb_batch, spec
+from small_jobs import clips, job, job_file, manifest, spec
 
 from mlb_batch import run
 from mlb_batch.errors import OutputError

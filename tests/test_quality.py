@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import mlb_batch
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_rows import FINGERPRINT, annotation, row_id
 from rich.console import Console
-from small_jobs import PROMPTS, clips, job_file, mlb_batch, spec, table
+from small_jobs import PROMPTS, clips, job_file, spec, table
 
 from mlb_batch import JobSpec, cli, plan, run
 from mlb_batch.errors import BudgetError, JobError, OutputError, SpecError

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import ray
 import yaml
-from small_jobs import clips, job_file, start, table
+from commands import start
+from small_jobs import clips, job_file, table
 
 from mlb_batch import prune
 from mlb_batch.cost.flops import price, vanilla

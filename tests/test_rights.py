@@ -12,8 +12,9 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from commands import mlb_batch
 from s3server import S3Server
-from small_jobs import clips, job_file, mlb_batch
+from small_jobs import clips, job_file
 from storm import Storm
 
 from mlb_batch.errors import JobError

@@ -13,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from ray_nodes import free_ports, healthy, serving, until
-from small_jobs import MLB_BATCH, clips, descendants, job_file, kill_all, start
+from commands import MLB_BATCH, found, kill_all, start, until
+from ray_nodes import free_ports, healthy, serving
+from small_jobs import clips, job_file
 
 pytestmark = pytest.mark.whole_run
 
@@ -161,7 +162,7 @@ def test_a_sigterm_before_there_is_anything_to_commit_has_the_exit_code_of_any_o
     clips(tmp_path / "videos", 1)
     mark = uuid.uuid4().hex
     process = start(MLB_BATCH, "run", str(job_file(tmp_path)), MARK=mark)
-    until(lambda: any(at_work in command for command in descendants(process.pid).values()), at_work)
+    until(lambda: found(process, at_work), at_work)
     process.terminate()
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, ""), err

@@ -15,10 +15,10 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from commands import MLB_BATCH, kill_all, start, until
 from conftest import RAY_FOLDER
-from ray_nodes import until
 from s3server import ACCESS_KEY, SECRET_KEY, S3Server, start_server
-from small_jobs import MLB_BATCH, clips, ids, job_file, kill_all, manifest, start, table
+from small_jobs import clips, ids, job_file, manifest, table
 from storm import Storm
 
 from mlb_batch.spec import JobSpec

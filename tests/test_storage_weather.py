@@ -11,21 +11,9 @@ from typing import Any
 
 import fsspec
 import pytest
+from commands import MLB_BATCH, kill_all, mlb_batch, start
 from s3server import S3Server
-from small_jobs import (
-    MLB_BATCH,
-    PROMPTS,
-    classes,
-    clips,
-    ids,
-    job_file,
-    kill_all,
-    manifest,
-    mlb_batch,
-    start,
-    table,
-    texts,
-)
+from small_jobs import PROMPTS, classes, clips, ids, job_file, manifest, table, texts
 from storm import Storm
 
 pytestmark = pytest.mark.whole_run

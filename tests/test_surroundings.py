@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from small_jobs import clips, ids, job_file, manifest, mlb_batch, table, texts
+from commands import mlb_batch
+from small_jobs import clips, ids, job_file, manifest, table, texts
 
 CLIPS = 12
 BARE = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii"}

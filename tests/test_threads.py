@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from small_jobs import MLB_BATCH, job_file, start
+from commands import MLB_BATCH, start
+from small_jobs import job_file
 
 from mlb_batch import storage, web
 from mlb_batch.errors import RowError

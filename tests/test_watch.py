@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import MLB_BATCH, kill_all, mlb_batch, start, until
 from conftest import RAY_FOLDER
 from loopback import Handler, Server
-from ray_nodes import healthy, serving, until
-from small_jobs import MLB_BATCH, clips, job, job_file, kill_all, mlb_batch, spec, start
+from ray_nodes import healthy, serving
+from small_jobs import clips, job, job_file, spec
 
 from mlb_batch import run
 from mlb_batch.books import STEPS, Books
