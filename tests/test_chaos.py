@@ -25,7 +25,7 @@ from chaos import DeadlyProxy, Kills, Onlooker, Said, committed, hold, killed, l
 from commands import CAPTIONER, MLB_BATCH, RAYLET, READER, descendants, found, kill_all, start, until
 from ledger_rows import FINGERPRINT, annotation
 from noted_run import ABORT, DIE, HANG, RAISE, poisoned
-from ray_nodes import Head, join, ray, start_head
+from ray_nodes import Head, healthy, join, ray, serving
 from s3server import S3Server, kill_server, restart_server, start_server
 from small_jobs import clips, job_file, manifest
 from writer_process import Writer
@@ -67,9 +67,8 @@ class Clean:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Head]:
     """One that outlives the runs, as in a submitted job; and who kills a driver need not wait for a Ray to start."""
-    head = start_head(2)
+    head = serving(healthy, 2)
     try:
-        until(lambda: ray("health-check", "--address", head.address).returncode == 0, "the head")
         until(lambda: alive(head.address) == 1, "its node")  # which is there a moment later
         yield head
     finally:
@@ -186,10 +185,9 @@ def test_a_node_dies_and_so_does_the_one_that_comes_for_it(seed: int, many: Clea
     """Neither node has room for both actors, so each time one dies, and only another node can take it. Where it was the
     reader, what it has read by then may be all, and the captioner ends alone.
     """
-    head = start_head(1)
+    head = serving(healthy, 1)
     with contextlib.ExitStack() as stack:
         stack.callback(kill_all, head.process)
-        until(lambda: ray("health-check", "--address", head.address).returncode == 0, "the head")
         out = str(tmp_path / "out")
         worker = join(head, 1)
         stack.callback(kill_all, worker)
