@@ -17,13 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ledger_rows import FINGERPRINT
 
 import mlb_batch.ledger.lease
 import mlb_batch.storage
 from mlb_batch.ledger import compact
 from mlb_batch.storage import filesystem
-
-FINGERPRINT = "0123456789abcdef"
 
 
 class Reader:

@@ -11,6 +11,7 @@ import conftest  # noqa: F401  (Ray's folder and token)
 
 # isort: split
 
+import ctypes
 import json
 import os
 import signal
@@ -47,21 +48,32 @@ def read(number: int) -> Read:
 
 
 class Killer:
-    """Gives failures for answers, so that no model is needed."""
+    """A captioner that gives no answer but failures, so that no model is needed, and dies of one clip, or of all.
 
-    def __init__(self, notes: str, driver: int) -> None:
-        self._notes, self._driver = Path(notes), driver
+    `takes` are the processes that it takes along.
+    """
 
     without_result = 0
 
+    def __init__(self, notes: str, takes: Sequence[int] = (), of_all: bool = False, hangs: bool = False) -> None:
+        self._notes, self._takes, self._of_all, self._hangs = Path(notes), takes, of_all, hangs
+
     def annotate(self, clips: Sequence[Any]) -> list[list[Any]]:
+        return [[RowError("bad_prompt", str(number))] for number in self._touched(clips)]
+
+    def measure(self, clip: Any) -> Any:
+        return self._touched([clip])[0], 0.5
+
+    def _touched(self, clips: Sequence[Any]) -> list[int]:
         numbers = [int(clip.pixels_FHWC[0, 0, 0, 0]) for clip in clips]
         with self._notes.open("a") as notes:
             notes.write(f"{numbers}\n")
-        if DEADLY in numbers:
-            os.kill(self._driver, signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return [[RowError("bad_prompt", str(number))] for number in numbers]
+        if self._hangs and DEADLY in numbers:
+            ctypes.PyDLL(None).pause()  # and never lets go of the interpreter
+        if self._of_all or DEADLY in numbers:
+            for pid in (*self._takes, os.getpid()):
+                os.kill(pid, signal.SIGKILL)
+        return numbers
 
 
 def main(output: str, notes: str) -> None:
@@ -69,7 +81,7 @@ def main(output: str, notes: str) -> None:
     driver = os.getpid()
     watched = lasting_strikes(output, "f" * 16, f"run-{driver}", False, 3600.0)
     with DataContext.current(data_context(MOST_A_LOOK)), watched as strikes:
-        load = lambda: Killer(notes, driver)  # noqa: E731  (travels by value)
+        load = lambda: Killer(notes, takes=[driver])  # noqa: E731  (travels by value)
         reads = ray.data.from_arrow([read_table(read(number)) for number in range(CLIPS)])
         done = reads.map_batches(
             Caption, fn_constructor_args=(load, SAME, strikes, 1), batch_format="pyarrow", batch_size=BATCH,

@@ -15,7 +15,7 @@ from mlb_batch.ledger import annotation_id
 from mlb_batch.source import Prompt
 from mlb_batch.storage import filesystem
 
-FINGERPRINT = "0123456789abcdef"
+FINGERPRINT, OTHER = "0123456789abcdef", "fedcba9876543210"
 PROMPT = Prompt("caption", "caption", "Describe the video.")
 
 

@@ -54,16 +54,17 @@ class S3Server:
             "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
         }
 
+    def client(self) -> s3fs.S3FileSystem:
+        """One that sees what there is now, whatever the environment says."""
+        return s3fs.S3FileSystem(
+            key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=self.endpoint, use_listings_cache=False,
+            client_kwargs={"region_name": "us-east-1"}, skip_instance_cache=True,
+        )  # fmt: skip
+
     def make_bucket(self) -> str:
         bucket = f"test-{uuid.uuid4().hex[:12]}"
-        fs = s3fs.S3FileSystem(
-            key=ACCESS_KEY,
-            secret=SECRET_KEY,
-            endpoint_url=self.endpoint,
-            client_kwargs={"region_name": "us-east-1"},
-            skip_instance_cache=True,
-        )
-        fs.call_s3("create_bucket", Bucket=bucket)  # mkdir would name a region, which the gateway has none of
+        # Its mkdir would name a region, which the gateway has none of.
+        self.client().call_s3("create_bucket", Bucket=bucket)
         return bucket
 
     def stand_still(self) -> None:

@@ -27,7 +27,6 @@ from statistics import median
 from typing import Any
 
 import conftest
-import s3fs
 from chaos import Said, hold, killed, rows, texts
 from commands import CAPTIONER, MLB_BATCH, READER, descendants, found, kill_all, start
 from noted_run import ABORT, DIE, HANG, poisoned
@@ -145,7 +144,7 @@ class Faults:
 
 def make_job(folder: Path, server: S3Server, bucket: str, count: int) -> Path:
     """Videos in the bucket, three of them poison."""
-    fs = storage_of(server)
+    fs = server.client()
     videos = clips(folder / "made", count)
     for name, n in zip(sorted(POISON), range(count // 4, count, count // 4), strict=False):
         videos[n] = videos[n].rename(folder / "made" / name)
@@ -159,12 +158,6 @@ def make_job(folder: Path, server: S3Server, bucket: str, count: int) -> Path:
     prompts = [{"id": "caption", "kind": "caption", "text": "{title}. Describe."}]
     read = {"num_cpus": 0.25, "concurrency": [2, 2]}
     return job_file(folder, input=given, prompts=prompts, cluster={"read": read}, limits={"video_s": VIDEO_S})
-
-
-def storage_of(server: S3Server) -> Any:
-    s3fs.S3FileSystem.clear_instance_cache()
-    os.environ.update(server.environment())
-    return s3fs.S3FileSystem(use_listings_cache=False)
 
 
 @contextlib.contextmanager
@@ -196,6 +189,7 @@ def soak(minutes: float, seed: int, count: int, folder: Path, log: Log) -> dict[
     memory, rounds, annotated = Memory(), 0, 0
     with contextlib.ExitStack() as stack:
         server = start_server(stack)
+        os.environ.update(server.environment())
         bucket = server.make_bucket()
         job = make_job(folder, server, bucket, count)
         base = [sys.executable, NOTED_RUN, str(folder / "notes"), str(job), "--set", "output.commit_rows=16"]

@@ -21,7 +21,7 @@ import pytest
 from commands import mlb_batch
 from compacting import Reader
 from faultproxy import FaultProxy
-from ledger_rows import FINGERPRINT, Place, annotation, error, row_id
+from ledger_rows import FINGERPRINT, OTHER, Place, annotation, error, row_id
 from s3server import S3Server
 from writer_process import Writer
 
@@ -34,7 +34,6 @@ from mlb_batch.page import write_page
 from mlb_batch.report import report
 from mlb_batch.storage import Store, open_store
 
-OTHER = "fedcba9876543210"
 SCRIPT = str(Path(__file__).with_name("compacting.py"))
 MB = 2**20
 

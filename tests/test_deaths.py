@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import json
 import os
@@ -12,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import deadly_clip
 import pyarrow as pa
 import pytest
 import ray
 from commands import kill_all, start
-from deadly_clip import SAME, read
+from deadly_clip import DEADLY, SAME, Killer, read
 from ray.data import ActorPoolStrategy, DataContext
 
 from mlb_batch.chain.arrivals import arriving
@@ -29,34 +29,7 @@ from mlb_batch.stages import Caption, Measure
 from mlb_batch.work import Outcome, read_table
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-CLIPS, POISON = 12, 5
-
-
-class Killer:
-    """A captioner that gives no answer but failures, so that no model is needed, and dies of one clip, or of all."""
-
-    def __init__(self, notes: str, of_all: bool = False, hangs: bool = False) -> None:
-        self._notes, self._of_all, self._hangs = Path(notes), of_all, hangs
-
-    without_result = 0
-
-    def annotate(self, clips: Sequence[Any]) -> list[list[Any]]:
-        from mlb_batch.errors import RowError
-
-        return [[RowError("bad_prompt", str(number))] for number in self._touched(clips)]
-
-    def measure(self, clip: Any) -> Any:
-        return self._touched([clip])[0], 0.5
-
-    def _touched(self, clips: Sequence[Any]) -> list[int]:
-        numbers = [int(clip.pixels_FHWC[0, 0, 0, 0]) for clip in clips]
-        with self._notes.open("a") as notes:
-            notes.write(f"{numbers}\n")
-        if self._hangs and POISON in numbers:
-            ctypes.PyDLL(None).pause()  # and never lets go of the interpreter
-        if self._of_all or POISON in numbers:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return numbers
+CLIPS = 12
 
 
 def outcomes(load: Any, batch: int = 4, hang_s: float | None = None) -> Iterator[Outcome]:
@@ -64,8 +37,9 @@ def outcomes(load: Any, batch: int = 4, hang_s: float | None = None) -> Iterator
 
 
 def ran(step: type, given: tuple[Any, ...], batch: int) -> Iterator[Any]:
-    # A file of the tests is not importable in the workers: it travels by value.
-    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
+    # Files of the tests are not importable in the workers: they travel by value.
+    for module in (sys.modules[__name__], deadly_clip):
+        ray.cloudpickle.register_pickle_by_value(module)
     with DataContext.current(data_context(MOST_A_LOOK)):
         reads = ray.data.from_arrow([read_table(read(number)) for number in range(CLIPS)])
         done = reads.map_batches(
@@ -82,10 +56,10 @@ def test_a_clip_that_kills_its_actor_is_found_and_its_neighbours_are_not_blamed(
     errors = [row for outcome in outcomes(lambda: Killer(str(notes))) for row in outcome.errors]
     assert len(errors) == len({row["annotation_id"] for row in errors}) == CLIPS
     by_class = {row["video_id"]: row["error_class"] for row in errors}
-    assert by_class.pop(f"v{POISON}") == "model_error"
+    assert by_class.pop(f"v{DEADLY}") == "model_error"
     assert set(by_class.values()) == {"bad_prompt"}
-    deadly = [line for line in notes.read_text().splitlines() if str(POISON) in line.strip("[]").split(", ")]
-    assert len(deadly) == STRIKES and deadly[1:] == [f"[{POISON}]"] * (STRIKES - 1), "it was to run alone after a death"
+    deadly = [line for line in notes.read_text().splitlines() if str(DEADLY) in line.strip("[]").split(", ")]
+    assert len(deadly) == STRIKES and deadly[1:] == [f"[{DEADLY}]"] * (STRIKES - 1), "it was to run alone after a death"
 
 
 @pytest.mark.slow
@@ -103,7 +77,7 @@ def test_a_clip_on_which_the_captioner_hangs_is_found_too(tmp_path: Path) -> Non
     hanging = lambda: Killer(str(tmp_path / "notes"), hangs=True)  # noqa: E731  (travels by value)
     errors = [row for outcome in outcomes(hanging, hang_s=2.0) for row in outcome.errors]
     assert len(errors) == len({row["annotation_id"] for row in errors}) == CLIPS
-    assert [row["video_id"] for row in errors if row["error_class"] == "model_error"] == [f"v{POISON}"]
+    assert [row["video_id"] for row in errors if row["error_class"] == "model_error"] == [f"v{DEADLY}"]
 
 
 @pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -111,8 +85,8 @@ def test_a_clip_that_kills_who_measures_it_is_left_to_the_run_proper(hangs: bool
     notes = tmp_path / "notes"
     load = lambda: Killer(str(notes), hangs=hangs)  # noqa: E731  (travels by value)
     found = sorted(one.found[0] for one in ran(Measure, (load, Strikes(hang_s=2.0)), 1))
-    assert found == [number for number in range(CLIPS) if number != POISON]
-    assert notes.read_text().splitlines().count(f"[{POISON}]") == STRIKES
+    assert found == [number for number in range(CLIPS) if number != DEADLY]
+    assert notes.read_text().splitlines().count(f"[{DEADLY}]") == STRIKES
 
 
 @pytest.mark.slow

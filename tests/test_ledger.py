@@ -22,7 +22,7 @@ import pytest
 from faultproxy import FaultProxy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_rows import FINGERPRINT, Place, annotation, error, row_id
+from ledger_rows import FINGERPRINT, OTHER, Place, annotation, error, row_id
 from s3server import S3Server
 from writer_process import Writer
 
@@ -130,12 +130,11 @@ def test_what_is_tried_again() -> None:
 
 
 def test_two_fingerprints_stand_beside_each_other(place: Place) -> None:
-    other = "fedcba9876543210"
     Ledger(place.uri, FINGERPRINT, "run-1").commit([annotation(1)], [])
-    ledger = Ledger(place.uri, other, "run-2")
+    ledger = Ledger(place.uri, OTHER, "run-2")
     assert len(ledger.done()) == 0
-    ledger.commit([annotation(1, other)], [])
-    assert place.ids() == [row_id(1)] and place.ids(other) == [row_id(1, other)]
+    ledger.commit([annotation(1, OTHER)], [])
+    assert place.ids() == [row_id(1)] and place.ids(OTHER) == [row_id(1, OTHER)]
 
 
 def test_other_columns_are_refused(tmp_path: Path) -> None:
@@ -150,7 +149,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     (tmp_path / "annotations" / "0000000000000000").mkdir()  # of another fingerprint, whose files were deleted by hand
     with pytest.raises(OutputError, match="schema version 0, this is 2"):
-        Ledger(str(tmp_path), "fedcba9876543210", "run-2")
+        Ledger(str(tmp_path), OTHER, "run-2")
 
 
 def test_a_full_disk_fails_the_job_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from ledger_rows import FINGERPRINT, annotation, error, row_id, selection
+from ledger_rows import FINGERPRINT, OTHER, annotation, error, row_id, selection
 
 from mlb_batch.chain.strikes import Trace
 from mlb_batch.errors import OutputError
@@ -22,7 +22,6 @@ from mlb_batch.progress import latest
 from mlb_batch.report import report
 from mlb_batch.storage import open_store
 
-OTHER = "fedcba9876543210"
 ROWS = [annotation(n) for n in range(20)]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ledger_rows import FINGERPRINT, annotation, error, row_id
+from ledger_rows import FINGERPRINT, OTHER, annotation, error, row_id
 from small_jobs import clips, spec
 
 from mlb_batch import unresolved
@@ -179,22 +179,22 @@ def test_a_place_without_annotations_is_the_users_mistake(tmp_path: Path) -> Non
 
 def test_the_newest_run_is_shown_whether_it_has_ended_or_not(output: str, tmp_path: Path) -> None:
     assert report(output)["unfinished_run"] is None
-    later, other = "20260102-run", "fedcba9876543210"
+    later = "20260102-run"
     RunFolder(output, "20260102-compaction").write_spec("output: x\n")
     clips(tmp_path / "videos", 1)
-    RunFolder(output, later).write_json("plan", {**plan(spec(tmp_path)).to_json(), "fingerprint": other})
+    RunFolder(output, later).write_json("plan", {**plan(spec(tmp_path)).to_json(), "fingerprint": OTHER})
     for rows in (0, 1):
         if rows:
-            Ledger(output, other, later).commit([annotation(1, other)], [])
+            Ledger(output, OTHER, later).commit([annotation(1, OTHER)], [])
         numbers = report(output)
-        assert (numbers["fingerprint"], numbers["annotations"], numbers["last_run"]) == (other, rows, None)
+        assert (numbers["fingerprint"], numbers["annotations"], numbers["last_run"]) == (OTHER, rows, None)
         assert numbers["unfinished_run"] == later and f"not ended    run {later};" in to_text(numbers)
         assert write_page(output, tmp_path / "page.html")["annotations"] == rows
         assert f"Run {later} has not ended" in (tmp_path / "page.html").read_text()
     assert report(output, FINGERPRINT)["unfinished_run"] is None and report(output, FINGERPRINT)["annotations"] == 5
-    RunFolder(output, later).write_json("summary", {"fingerprint": other, "expected": 1})
+    RunFolder(output, later).write_json("summary", {"fingerprint": OTHER, "expected": 1})
     assert report(output)["unfinished_run"] is None and report(output)["reconciliation"]["expected"] == 1
-    RunFolder(output, "20260103-run").write_json("plan", {"fingerprint": other})
+    RunFolder(output, "20260103-run").write_json("plan", {"fingerprint": OTHER})
     assert report(output)["unfinished_run"] == "20260103-run" and report(output)["last_run"]["expected"] == 1
 
 
@@ -260,7 +260,7 @@ def test_short_answers_make_no_unpruned_job_a_pruned_one(tmp_path: Path) -> None
 
 
 def test_an_unfinished_run_among_several_fingerprints_asks_for_one(tmp_path: Path) -> None:
-    for fingerprint in (FINGERPRINT, "fedcba9876543210"):
+    for fingerprint in (FINGERPRINT, OTHER):
         Ledger(str(tmp_path), fingerprint, "run-1").commit([annotation(1, fingerprint)], [])
     with pytest.raises(OutputError, match="name one with --fingerprint"):
         report(str(tmp_path))

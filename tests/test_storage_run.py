@@ -14,10 +14,9 @@ from urllib.parse import quote
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 from commands import MLB_BATCH, kill_all, start, until
 from conftest import RAY_FOLDER
-from s3server import ACCESS_KEY, SECRET_KEY, S3Server, start_server
+from s3server import SECRET_KEY, S3Server, start_server
 from small_jobs import clips, ids, job_file, manifest, table
 from storm import Storm
 
@@ -155,7 +154,7 @@ def test_an_outage_is_waited_out_or_ends_the_run_to_be_resumed(outage_s: int | N
         server = start_server(stack)
         if server.kind != "ceph":
             pytest.skip("only Ceph's gateway is a process of its own")
-        bucket, fs = server.make_bucket(), storage_of(server)
+        bucket, fs = server.make_bucket(), server.client()
         for path in clips(tmp_path / "made", CLIPS):
             fs.pipe_file(f"{bucket}/in/{path.name}", path.read_bytes())
         output = f"s3://{bucket}/out"
@@ -182,10 +181,3 @@ def test_an_outage_is_waited_out_or_ends_the_run_to_be_resumed(outage_s: int | N
             files = [fs.cat_file(one) for one in fs.glob(f"{bucket}/out/{kind}/*/*.parquet")]
             found = [row for data in files for row in pq.read_table(io.BytesIO(data))["annotation_id"].to_pylist()]
             assert len(found) == len(set(found)) == rows, (kind, out)
-
-
-def storage_of(server: S3Server) -> s3fs.S3FileSystem:
-    return s3fs.S3FileSystem(
-        key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=server.endpoint, use_listings_cache=False,
-        client_kwargs={"region_name": "us-east-1"}, skip_instance_cache=True,
-    )  # fmt: skip

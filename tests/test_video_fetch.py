@@ -14,9 +14,8 @@ import fsspec
 import numpy as np
 import pytest
 from loopback import Handler, Server
-from video_files import MODEL_SIZE, numbers, write_video
+from video_files import MODEL_SIZE, error_class, numbers, write_video
 
-from mlb_batch.errors import RowError
 from mlb_batch.video import Limits, Reader, Sampling, remote, version_of
 
 
@@ -89,12 +88,6 @@ class _Handler(Handler):
 def web(good: Path) -> Iterator[Web]:
     with Web(good.read_bytes()) as one:
         yield one
-
-
-def error_class(reader: Reader, uri: str, **rest: str) -> str:
-    with pytest.raises(RowError) as caught:
-        reader.read(uri, **rest)
-    return caught.value.error_class
 
 
 def test_any_storage_gives_the_same_frames(reader: Reader, good: Path, web: Web) -> None:

@@ -35,7 +35,7 @@ from mlb_batch.video.known import Known
 from mlb_batch.video.packets import Decoder, Trouble
 
 READABLE = [entry["file"] for entry in corpus() if entry["result"] == "ok"]
-LONG = ["iejMac+video2dataset/test_video.mp4"]  # a sequential read of it takes a minute
+SLOW_TO_READ = ["iejMac+video2dataset/test_video.mp4"]  # a sequential read of it takes a minute
 BROKEN = {
     "mp4parse__tests__bipbop-cenc-audioinit.mp4": "no_video_stream",
     "mp4parse__tests__bipbop_cbcs_audio_init.mp4": "no_video_stream",
@@ -71,7 +71,9 @@ def check_against_sequential(path: Path, times_s: np.ndarray, cases: list[tuple[
         np.testing.assert_array_equal(frames.pixels_FHWC, np.stack([pictures[int(i)] for i in wanted]))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in READABLE])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_READ)) for name in READABLE]
+)
 def test_public_files_give_what_a_sequential_read_gives(name: str) -> None:
     path = CORPUS / name
     times_s, _ = sequential_times(path)

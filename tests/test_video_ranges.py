@@ -98,9 +98,7 @@ def test_a_damaged_index_never_gives_other_frames(seeds: Sequence[int], tmp_path
 
 def test_where_every_frame_lies_decides_what_is_brought(tmp_path: Path) -> None:
     for name, options in (("end.mp4", {}), ("start.mp4", {"options": {"movflags": "faststart"}})):
-        heavy = {"b": "400k", "minrate": "400k", "maxrate": "400k", "bufsize": "400k",
-                 "x264-params": "nal-hrd=cbr:filler=1"}  # fmt: skip
-        path = write_video(tmp_path / name, 1500, (96, 128), gop=25, codec_options=heavy, **options)  # type: ignore[arg-type]
+        path = write_video(tmp_path / name, 1500, (96, 128), gop=25, codec_options=HEAVY, **options)  # type: ignore[arg-type]
         whole, parts, share = both(path, tmp_path, 4)
         check(whole, parts)
         assert share < 0.3, name

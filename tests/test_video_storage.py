@@ -15,10 +15,10 @@ import pytest
 import s3fs
 from s3server import S3Server
 from storm import Storm
-from video_files import HEAVY, MODEL_SIZE, numbers, write_video
+from video_files import HEAVY, MODEL_SIZE, error_class, numbers, write_video
 
 from mlb_batch import storage, storage_errors
-from mlb_batch.errors import JobError, RowError
+from mlb_batch.errors import JobError
 from mlb_batch.storage import ANSWER_S
 from mlb_batch.video import Frames, Limits, Reader, Sampling, version_of
 
@@ -77,12 +77,6 @@ def same(there: Frames, here: Frames) -> bool:
 
 def reader(count: int = 4, **limits: float) -> Reader:
     return Reader(Sampling(count), MODEL_SIZE, Limits(**limits))
-
-
-def error_class(one: Reader, uri: str, version: str | None = None) -> str:
-    with pytest.raises(RowError) as caught:
-        one.read(uri, version=version)
-    return caught.value.error_class
 
 
 def test_only_the_bytes_that_the_frames_need_are_fetched(

@@ -1,7 +1,8 @@
 """Makes video files, good, odd and broken ones, whose frames say their own number.
 
 Every frame is a 4 x 4 chequer of black and white blocks, the 16 bits of its number, which survives any codec and size:
-`numbers` reads it back, so that a test knows which frames it got without asking the reader.
+`numbers` reads it back, so that a test knows which frames it got without asking the reader; `error_class` is what it
+got where there were to be none.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 
-from mlb_batch.video import FrameSize
+from mlb_batch.errors import RowError
+from mlb_batch.video import FrameSize, Reader
 
 CORPUS = Path(__file__).parents[2] / "shared" / "videos"
 MODEL_SIZE = FrameSize((96, 96))
@@ -41,6 +44,12 @@ def numbers(pixels_FHWC: np.ndarray) -> list[int]:
     rows, cols = (np.arange(4) * 2 + 1) * height // 8, (np.arange(4) * 2 + 1) * width // 8
     bits_F44 = pixels_FHWC[:, rows][:, :, cols].mean(axis=-1) > 128
     return [sum(1 << int(bit) for bit in np.flatnonzero(one)) for one in bits_F44.reshape(len(bits_F44), 16)]
+
+
+def error_class(reader: Reader, uri: str, **rest: str) -> str:
+    with pytest.raises(RowError) as caught:
+        reader.read(uri, **rest)
+    return caught.value.error_class
 
 
 def write_video(
