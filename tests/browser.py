@@ -8,7 +8,6 @@ import select
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,17 +91,15 @@ class Browser:
                   deviceScaleFactor=2 if phone else 1, mobile=phone)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", session, features=[scheme])
-        begun_s = time.monotonic()
         self.events.clear()
         self.call("Page.navigate", session, url=file.resolve().as_uri())
         self.until("Page.loadEventFired", session)
-        return Page(self, session, target, time.monotonic() - begun_s)
+        return Page(self, session, target)
 
 
 class Page:
-    def __init__(self, browser: Browser, session: str, target: str, loaded_s: float) -> None:
+    def __init__(self, browser: Browser, session: str, target: str) -> None:
         self._browser, self._session, self._target = browser, session, target
-        self.loaded_s = loaded_s
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         return self._browser.call(method, self._session, **params)

@@ -303,11 +303,11 @@ def test_pictures_with_exif_are_read_and_stand_upright(orientation: int | None, 
     assert numbers(frames.pixels_FHWC) == [numbers(upright[n][None])[0] for n in np.linspace(0, 29, 8, dtype=int)]
 
 
-@pytest.mark.parametrize("hours", [3, pytest.param(24, marks=pytest.mark.slow)])
-def test_hours_at_one_frame_a_second_take_seconds(hours: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hours", "within_s"), [(3, 30), pytest.param(24, 5, marks=pytest.mark.slow)])
+def test_hours_at_one_frame_a_second_take_seconds(hours: int, within_s: int, tmp_path: Path) -> None:
     count = hours * 3600
     path = write_video(tmp_path / "v.mp4", frames=count, size=(16, 16), fps=1, codec="mpeg4", gop=60)
-    frames = read_frames(path, Wanted(Sampling(8), MODEL_SIZE, Limits(video_s=5)))
+    frames = read_frames(path, Wanted(Sampling(8), MODEL_SIZE, Limits(video_s=within_s)))
     expected = np.linspace(0, count - 1, 8, dtype=int)
     assert numbers(frames.pixels_FHWC) == (expected % (1 << 16)).tolist()
     np.testing.assert_allclose(frames.times_s, expected)

@@ -167,7 +167,7 @@ def test_a_child_in_trouble_is_one_error(name: str, expected: str, good: Path, t
         with pytest.raises(RowError) as caught:
             reader.read(str(bad))
         assert caught.value.error_class == expected
-        assert time.monotonic() - start < limits.video_s + 2
+        assert time.monotonic() - start < limits.video_s + 10
         assert len(reader.read(str(good)).times_s) == 8
 
 

@@ -205,12 +205,13 @@ def test_credentials_that_end_are_the_jobs_end_and_no_videos(
     with reader() as one:
         one.read(f"s3://{bucket}/short.mp4")
         storm.refuse(code)
-        begun_s = time.monotonic()
+        storm.paths.clear()
         with pytest.raises(JobError, match="refused") as ended:
             one.read(f"s3://{bucket}/long.mp4")
         with pytest.raises(JobError):
             version_of(f"s3://{bucket}/short.mp4")
-        assert time.monotonic() - begun_s < 5 and "\n" not in str(ended.value)
+        assert "\n" not in str(ended.value)
+        assert 0 < len(storm.paths) == len(set(storm.paths)), "what is refused is not asked for again"
 
 
 def test_one_refused_object_is_that_videos_error(s3: S3Server, bucket: str, weather: Weather) -> None:
@@ -250,7 +251,6 @@ def test_an_outage_is_waited_out_and_does_not_use_up_the_videos_time(
             s3.stand_still()
             with reader(patience_s=3) as impatient, pytest.raises(JobError, match="didn't answer well for 3 s"):
                 impatient.read(f"s3://{bucket}/short.mp4")
-            assert time.monotonic() - begun_s < 30
         finally:
             back.join()
             s3.go_on()
