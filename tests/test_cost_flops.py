@@ -183,10 +183,10 @@ def test_vision_is_what_torch_counts(name: str, images: int) -> None:
     """The tower is cut after its last needed layer; the counter knows no interpolation, which pooling is made of."""
     model, shape = build(name)
     tower = model.model.vision_tower
-    whole = replace(shape.vision, layers=tower.config.num_hidden_layers)
+    whole = replace(shape.vision, taken=(tower.config.num_hidden_layers,))
     pixels = torch.randn(images, 3, tower.config.image_size, tower.config.image_size)
     assert flops.tower(whole, images) == counted(tower, pixels)
-    assert flops.tower(whole, images) - flops.tower(replace(whole, layers=whole.layers - 1), images) > 0
+    assert flops.tower(whole, images) - flops.tower(replace(whole, taken=(whole.layers - 1,)), images) > 0
     features = torch.randn(images, shape.vision.patches, shape.projector_in)
     linear_part = flops.project(replace(shape, pooled=False), images)
     assert linear_part == counted(model.model.multi_modal_projector, features)
