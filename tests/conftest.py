@@ -59,6 +59,14 @@ def own_calibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlb_batch.cost.calibration.store_folder", lambda: tmp_path / "calibrations")
 
 
+@pytest.fixture(scope="session")
+def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos of several lengths, which plans are made for."""
+    from planned_jobs import videos
+
+    return videos(tmp_path_factory.mktemp("planned"))
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs want both cores: with several workers, all of them stay in one, beside the tests that want a core."""

@@ -1,12 +1,10 @@
-"""Plans of real jobs: counted, priced and solved from headers alone, frozen, explained, and true when they run."""
+"""Plans of real jobs: counted, priced and solved from headers alone, explained, and true when they run."""
 
 from __future__ import annotations
 
 import json
-import random
 import re
 import shutil
-import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -16,62 +14,27 @@ from typing import Any
 
 import av
 import huggingface_hub
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from cost_cases import added
 from models import Spec, folder, pair_at, pair_folder
+from planned_jobs import CAPTION, LENGTHS, asked_shape, calibrate, job, manifest, pricer
 from safetensors.numpy import save_file
 from video_files import CORPUS, MODEL_SIZE, write_video
 
 from mlb_batch.cost import calibration, flops
-from mlb_batch.cost.budget import Measure
-from mlb_batch.cost.calibration import Calibration
 from mlb_batch.cost.schedule import WHOLE, ClipShape, Schedule
-from mlb_batch.cost.solve import Pricer
 from mlb_batch.engine import Engine
-from mlb_batch.errors import BudgetError, ModelError, OutputError, RowError, UserError
-from mlb_batch.ledger import RunFolder
-from mlb_batch.planning import Plan, describe, freeze, plan, settle, setup, solving, survey
+from mlb_batch.errors import BudgetError, ModelError, RowError, UserError
+from mlb_batch.planning import describe, plan, settle, setup, survey
 from mlb_batch.quality.rivals import rival
 from mlb_batch.source import Video, clip_spans
 from mlb_batch.spec import JobSpec
 from mlb_batch.spec_parts import ClipsSpec, FramesSpec
 from mlb_batch.video import FrameSize, Limits, Reader, Sampling
 from mlb_batch.vlm.captioner import Ask, Captioner, Clip, Settings
-from mlb_batch.vlm.checkpoint import resolve
 from mlb_batch.vlm.prompts import Prompter
 
-LENGTHS = (3, 9, 20, 33, 50, 80)  # frames
-CAPTION = {"id": "c", "kind": "caption", "text": "Describe the video."}
 pytestmark = pytest.mark.usefixtures("own_calibrations")
-
-
-@pytest.fixture(scope="session")
-def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("planned")
-    for frames in LENGTHS:
-        write_video(folder / f"{frames:03}.mp4", frames=frames, fps=10)
-    return folder
-
-
-def job(folder: Path, out: Path, **parts: Any) -> JobSpec:
-    basic = {
-        "input": {"videos": f"{folder}/*.mp4"}, "prompts": [CAPTION], "output": str(out),
-        "prune": {"method": "uniform"}, "frames": {"count": 16}, "generate": {"max_new_tokens": 8},
-    }  # fmt: skip
-    return JobSpec.from_dict({**basic, **parts})
-
-
-def manifest(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return {"manifest": str(path), "allow": ["/"]}
-
-
-def asked_shape(spec: JobSpec, frames: int, texts: list[str]) -> ClipShape:
-    prompter, shape = Prompter(resolve(spec.model.id)), setup(spec).shape
-    suffixes = tuple(len(prompter.suffix("caption", text)) for text in texts)
-    return ClipShape(frames, shape.side, shape.side, len(prompter.prefix), shape.trailer, suffixes)
 
 
 # Numbers.
@@ -310,23 +273,6 @@ def test_every_kind_of_budget_is_met(budget: dict[str, Any], clips_folder: Path,
         assert found.planned == pricer(spec).job(clips, WHOLE)
 
 
-def calibrate(spec: JobSpec, revision: str | None = None) -> Calibration:
-    one = Calibration(
-        device="NVIDIA Test", kind="cuda", model=spec.model.id, revision=revision or resolve(spec.model.id).revision,
-        dtype="bfloat16", bytes_per_number=2, batch=8, vision_flops_per_s=10**9, prefill_flops_per_s=2 * 10**9,
-        generate_bytes_per_s=10**8, measured_at="2026-01-01T00:00:00Z",
-    )  # fmt: skip
-    calibration.save(one, calibration.store_folder())
-    return one
-
-
-def pricer(spec: JobSpec) -> Pricer:
-    means, budget = setup(spec), spec.budget
-    device = calibration.load(means.checkpoint.revision) if budget.kind == "gpu_hours" else None
-    measure = Measure(budget.scope, budget.convention, spec.generate.max_new_tokens, device)
-    return Pricer(means.shape, means.method, measure, means.pair_shape)
-
-
 def test_time_and_price_follow_the_calibration(clips_folder: Path, tmp_path: Path) -> None:
     spec = job(clips_folder, tmp_path / "out", limits={"price_per_gpu_hour": 3.5})
     unknown = plan(spec)
@@ -494,175 +440,6 @@ def test_prompts_that_keep_all_for_themselves_are_told_what_it_costs(clips_folde
     assert not any("of one unpruned prefill" in line for line in alone.warnings)
 
 
-# Frozen schedules and fingerprints.
-
-
-def test_later_runs_with_more_videos_reuse_the_schedule(clips_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "growing"
-    folder.mkdir()
-    for name in ("003.mp4", "009.mp4"):
-        (folder / name).write_bytes((clips_folder / name).read_bytes())
-    spec = job(folder, tmp_path / "out", budget={"pflops": 2e-6})
-    first = plan(spec)
-    assert not first.reused and not (tmp_path / "out").exists()  # a plan alone leaves nothing behind
-    freeze(spec, first)
-    for name in ("050.mp4", "080.mp4"):
-        (folder / name).write_bytes((clips_folder / name).read_bytes())
-    later = plan(spec)
-    assert later.reused and (later.keep, later.fingerprint) == (first.keep, first.fingerprint)
-    assert later.videos == 4 and later.budget.planned > first.budget.planned
-    assert later.budget.planned > later.budget.limit
-    assert any("--replan" in line for line in later.warnings)
-    again = plan(spec, replan=True)
-    assert not again.reused and again.keep < first.keep and again.fingerprint != first.fingerprint
-    assert again.budget.planned <= again.budget.limit
-    freeze(spec, again)
-    assert plan(spec).fingerprint == again.fingerprint
-    rewritten = plan(job(folder, tmp_path / "out", budget={"pflops": 2.5e-6}))
-    assert not rewritten.reused
-
-
-@pytest.mark.parametrize("allocation", ["equal", "content"])
-def test_a_deleted_schedule_is_that_of_the_newest_run(allocation: str, clips_folder: Path, tmp_path: Path) -> None:
-    """Else a video more would have all of them annotated anew."""
-    folder = tmp_path / "growing"
-    folder.mkdir()
-    spec = job(folder, tmp_path / "out", budget={"ratio": 0.6, "allocation": allocation})
-    for night, name in enumerate(("050.mp4", "009.mp4", "003.mp4")):
-        (folder / name).write_bytes((clips_folder / name).read_bytes())
-        solved = plan(spec, replan=True)
-        if allocation == "content":
-            clip = asked_shape(spec, 16, [CAPTION["text"]])
-            solved = settle(spec, solved, [[(clip, 0.2 * night)]])
-        freeze(spec, solved)
-        RunFolder(spec.output.uri, f"2026010{night}").begin(spec.as_written(), solved.to_json(), {})
-    frozen = tmp_path / "out" / "plans" / f"{solved.key}.json"
-    frozen.unlink()
-    (tmp_path / "out" / "runs" / "20260100" / "plan.json").write_text("damaged")
-    (folder / "080.mp4").write_bytes((clips_folder / "080.mp4").read_bytes())
-    later = plan(spec)
-    assert later.reused and (later.fingerprint, later.content) == (solved.fingerprint, solved.content)
-    assert plan(spec, replan=True).fingerprint != solved.fingerprint, "the test should tell them apart"
-    freeze(spec, later)
-    assert frozen.exists() and plan(spec).fingerprint == solved.fingerprint
-
-
-def test_a_damaged_schedule_is_named(clips_folder: Path, tmp_path: Path) -> None:
-    spec = job(clips_folder, tmp_path / "out")
-    priced = plan(spec)
-    freeze(spec, priced)
-    path = tmp_path / "out" / "plans" / f"{priced.key}.json"
-    whole = path.read_text()
-    for spoilt in (whole[:20], whole.replace(f'"keep": {priced.keep}', f'"keep": {priced.keep + 1}')):
-        assert spoilt != whole
-        path.write_text(spoilt)
-        with pytest.raises(OutputError, match=priced.key):
-            plan(spec)
-    assert plan(spec, replan=True) == priced
-
-
-def test_fingerprints_cover_what_changes_a_text_and_nothing_else(clips_folder: Path, tmp_path: Path) -> None:
-    def fingerprint(**parts: Any) -> str:
-        return plan(job(clips_folder, tmp_path / "out", **parts)).fingerprint
-
-    base = fingerprint()
-    same = [
-        fingerprint(cluster={"read": {"concurrency": 3}}), fingerprint(limits={"price_per_gpu_hour": 2.0}),
-        fingerprint(output=str(tmp_path / "elsewhere")), fingerprint(name="other"),
-        fingerprint(generate={"max_new_tokens": 8, "expected_new_tokens": 4}),
-        fingerprint(model={"id": "embedded:tiny", "device": "cpu"}),
-        fingerprint(generate={"max_new_tokens": 8, "seed": 1}),  # at temperature 0 nothing is drawn
-    ]  # fmt: skip
-    assert set(same) == {base}
-    assert fingerprint(prune={"method": "adatp", "options": {"boost": 2}}, budget={"ratio": 0.6}) == fingerprint(
-        prune={"method": "adatp", "options": {"boost": 2.0}}, budget={"ratio": 0.6}
-    )
-    other = [
-        fingerprint(prompts=[{**CAPTION, "text": "Describe."}]), fingerprint(budget={"ratio": 0.5}),
-        fingerprint(prune={"method": "random"}), fingerprint(prune={"method": "random", "options": {"seed": 1}}),
-        fingerprint(frames={"count": 8}), fingerprint(generate={"max_new_tokens": 9}),
-        fingerprint(generate={"max_new_tokens": 8, "temperature": 0.5}), fingerprint(clips={"every_s": 2}),
-        fingerprint(model="embedded:tiny-image"), fingerprint(prune={"method": "uniform", "select": "per_video"}),
-        fingerprint(generate={"max_new_tokens": 8, "temperature": 0.5, "seed": 1}),
-        fingerprint(model={"dtype": "bfloat16"}),
-        fingerprint(prune={"method": "uniform", "compact_cache": True}),
-        fingerprint(input={"videos": str(clips_folder), "changed": "never"}),
-    ]  # fmt: skip
-    assert len({base, *other}) == len(other) + 1
-
-
-def test_the_order_of_prompts_is_no_other_job_where_each_keeps_tokens_of_its_own(
-    clips_folder: Path, tmp_path: Path
-) -> None:
-    both = [CAPTION, {"id": "a", "kind": "qa", "text": "What colour?"}]
-
-    def named(prompts: list[dict[str, str]], select: str) -> tuple[str, str]:
-        parts = {"prompts": prompts, "prune": {"method": "adatp", "select": select}, "budget": {"ratio": 0.6}}
-        priced = plan(job(clips_folder, tmp_path / "out", **parts))
-        return priced.fingerprint, priced.key
-
-    assert named(both, "per_prompt") == named(both[::-1], "per_prompt")
-    assert named(both, "per_video") != named(both[::-1], "per_video")
-
-
-def test_content_is_settled_once_redundancies_are_known(clips_folder: Path, tmp_path: Path) -> None:
-    spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
-    priced = plan(spec)
-    assert priced.content is None and any("allocation content" in line for line in priced.warnings)
-    sample = [
-        (asked_shape(spec, min(16, frames), [CAPTION["text"]]), redundancy)
-        for frames, redundancy in zip(LENGTHS, (0.9, 0.1, 0.5, 0.3, 0.8, 0.2), strict=True)
-    ]
-    settled = settle(spec, priced, [[one] for one in sample])
-    assert settled.content is not None and settled.fingerprint != priced.fingerprint
-    spent = sum(pricer(spec).clip(clip, settled.content.keep(r)) for clip, r in sample)
-    assert 0.98 * priced.budget.limit <= spent <= priced.budget.limit
-    freeze(spec, settled)
-    assert plan(spec).content == settled.content and plan(spec).fingerprint == settled.fingerprint
-
-
-def test_clips_that_could_not_be_measured_are_left_their_part(clips_folder: Path, tmp_path: Path) -> None:
-    """They may come later, and repeat nothing; the schedule is theirs too."""
-    spec = job(clips_folder, tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
-    priced = plan(spec)
-    assert settle(spec, priced, []) == priced and not priced.settled
-    shape = asked_shape(spec, 16, [CAPTION["text"]])
-    rule, whole = (settle(spec, priced, [[(shape, 0.9)]] * count).content for count in (2, 6))
-    assert rule is not None and whole is not None and rule.level < whole.level
-    few, many = (pricer(spec).clip(shape, rule.keep(redundancy)) for redundancy in (0.9, 0.0))
-    equal = pricer(spec).clip(shape, priced.keep)
-    assert 0.95 * 6 * equal <= 2 * few + 4 * many <= 6 * equal * priced.budget.limit / priced.budget.planned
-
-
-def test_videos_that_cannot_be_opened_take_nothing_from_those_that_were_measured(
-    clips_folder: Path, tmp_path: Path
-) -> None:
-    """They were counted as clips that never repeat themselves, for which half of the others' part was set aside."""
-    rows = [{"uri": str(clips_folder / f"{frames:03}.mp4")} for frames in LENGTHS]
-    rows += [{"uri": str(clips_folder / f"gone{n}.mp4")} for n in LENGTHS]
-    spec = job(clips_folder, tmp_path / "out", input=manifest(tmp_path / "m.parquet", rows),
-               budget={"pflops": 4e-6, "allocation": "content"})  # fmt: skip
-    priced, shape = plan(spec), asked_shape(spec, 16, [CAPTION["text"]])
-    assert (priced.unreadable, priced.clips) == (6, 12) and priced.keep < WHOLE
-    rule = settle(spec, priced, [[(shape, 0.5)]] * 6).content
-    part = priced.budget.limit * pricer(spec).clip(shape, priced.keep) / priced.budget.planned
-    assert rule is not None
-    assert 0.95 * part <= pricer(spec).clip(shape, rule.keep(0.5)) <= part
-
-
-def test_of_many_clips_those_that_were_measured_speak_for_the_others(tmp_path: Path) -> None:
-    """A night on which half were not uploaded yet must not starve all later nights."""
-    (tmp_path / "videos").mkdir()
-    for n in range(120):
-        (tmp_path / "videos" / f"{n}.mp4").touch()
-    spec = job(tmp_path / "videos", tmp_path / "out", budget={"ratio": 0.5, "allocation": "content"})
-    priced, shape = plan(spec), asked_shape(spec, 16, [CAPTION["text"]])
-    settled = settle(spec, priced, [[(shape, 0.5 + n / 200)] for n in range(60)])
-    assert settled.content is not None
-    spent = sum(pricer(spec).clip(shape, settled.content.keep(0.5 + n / 200)) for n in range(60))
-    assert 0.9 * priced.budget.limit / 2 <= spent <= priced.budget.limit / 2
-
-
 # The models that were planned with are the ones that run.
 
 
@@ -712,136 +489,6 @@ def test_a_pairs_branch_that_moves_on_changes_no_planned_job(
     pair = Engine.of(spec, priced).load(1).settings.feature_model
     assert pair is not None and priced.pair_revision == pair.revision == "first"
     assert plan(spec).pair_revision == "second"
-
-
-# Samples of large manifests.
-
-
-@pytest.fixture
-def many(clips_folder: Path, tmp_path: Path) -> dict[str, Any]:
-    """600 rows over the six files, the shortest first, with questions of many lengths."""
-    draw = random.Random(5)
-    rows = [
-        {"uri": str(clips_folder / f"{frames:03}.mp4"), "video_id": f"v{i}",
-         "q": "Why " + "so " * draw.randint(0, 12) + "?"}
-        for i, frames in enumerate(sorted(draw.choices(LENGTHS, k=600)))
-    ]  # fmt: skip
-    given = {**manifest(tmp_path / "many.parquet", rows), "id_column": "video_id"}
-    return {"input": given, "prompts": [CAPTION, {"id": "q", "kind": "qa", "column": "q"}]}
-
-
-@pytest.mark.parametrize("budget", [{"ratio": 0.5}, {"pflops": 6e-4}, {"pflops_per_hour_of_video": 1e-3}])
-def test_a_sample_states_an_interval_that_holds_the_truth(
-    budget: dict[str, Any], many: dict[str, Any], clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = job(clips_folder, tmp_path / "out", budget=budget, **many)
-    full = plan(spec)
-    assert full.estimate is None and full.prompts == 1200
-    monkeypatch.setattr(survey, "PROBE_ALL", 200)
-    monkeypatch.setattr(survey, "SAMPLE", 150)
-    monkeypatch.setattr(solving, "WIDE", 0.1)
-    sampled = plan(spec)
-    assert sampled.estimate is not None and sampled.estimate.sampled_videos == 150
-    assert sampled.videos == 600 and sampled.estimate.clips == (600, 600)
-    low, high = sampled.estimate.vanilla
-    assert low <= full.budget.vanilla <= high and low <= sampled.budget.vanilla <= high
-    low_h, high_h = sampled.estimate.hours
-    assert low_h <= full.hours <= high_h
-    truth = true_cost(spec, full, sampled.keep)
-    low, high = sampled.estimate.planned
-    assert low <= truth <= high
-    assert truth <= full.budget.limit  # with 99 % confidence; this sample is not the hundredth
-    assert sampled.keep <= full.keep and truth >= 0.8 * full.budget.limit
-    assert plan(spec).keep == sampled.keep
-    assert f"{sampled.estimate.sampled_videos} of 600 videos were probed" in describe(sampled)
-
-
-def test_a_sample_of_unlike_videos_is_made_larger_and_the_plan_says_what_it_leaves(
-    many: dict[str, Any], clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = plan(job(clips_folder, tmp_path / "out", **many))
-    spec = job(clips_folder, tmp_path / "out", budget={"pflops": 0.5 * whole.budget.vanilla / 1e15}, **many)
-
-    def sampled(most: int, first: int) -> tuple[Plan, int]:
-        monkeypatch.setattr(survey, "PROBE_ALL", most)
-        monkeypatch.setattr(survey, "SAMPLE", first)
-        made = plan(spec)
-        assert made.estimate is not None
-        return made, made.estimate.sampled_videos
-
-    (few, of_few), (more, of_more) = sampled(30, 20), sampled(400, 20)
-    assert (of_few, of_more) == (30, 400) and sampled(500, 450)[1] == 450, "more where the first say too little"
-    assert few.keep < more.keep and few.budget.use < 0.9 < more.budget.use
-    told = [[line for line in one.warnings if "of the budget is planned to be spent" in line] for one in (few, more)]
-    assert [len(lines) for lines in told] == [1, 0] and f"{100 * few.budget.use:.3g} %" in told[0][0]
-
-
-@pytest.mark.parametrize("kind", ["pflops", "gpu_hours"])
-def test_a_sample_below_its_part_of_the_floor_is_refused(
-    kind: str, many: dict[str, Any], clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = job(clips_folder, tmp_path / "out", budget={kind: 1.0}, **many)
-    calibrate(spec)
-    whole = plan(spec).budget
-    tight = job(clips_folder, tmp_path / "out", budget={kind: 0.5 * whole.floor / whole.limit}, **many)
-    monkeypatch.setattr(survey, "PROBE_ALL", 200)
-    monkeypatch.setattr(survey, "SAMPLE", 150)
-    with pytest.raises(BudgetError, match=rf"budget\.{kind}: .* below the floor"):
-        plan(tight)
-
-
-def test_a_sample_at_its_floor_is_planned_there_at_once_and_the_plan_says_so(
-    many: dict[str, Any], clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`frames` costs the same at many keeps, and under the floor's bound each was tried: hours at 7B."""
-    over, looks = solving._over, list[Any]()
-    monkeypatch.setattr(survey, "PROBE_ALL", 200)
-    monkeypatch.setattr(survey, "SAMPLE", 150)
-    monkeypatch.setattr(solving, "_over", lambda *given: looks.append(given) or over(*given))
-    floor = {"prune": {"method": "frames"}, **many}
-    whole = plan(job(clips_folder, tmp_path / "out", budget={"pflops": 1.0}, **floor)).budget
-    looks.clear()
-    tight = plan(job(clips_folder, tmp_path / "out", budget={"pflops": 1.0001 * whole.floor / 1e15}, **floor))
-    assert len(looks) < 20 and tight.budget.planned == tight.budget.floor == whole.floor
-    assert any("is the floor of the videos that were probed" in line for line in tight.warnings)
-
-
-def true_cost(spec: JobSpec, full: Plan, keep: int) -> int:
-    """Every video of the manifest at this keep, counted apart from the plan."""
-    prompter, price = Prompter(resolve(spec.model.id)), pricer(spec)
-    shape, total = setup(spec).shape, 0
-    caption = len(prompter.suffix("caption", CAPTION["text"]))
-    assert spec.input.manifest is not None
-    for row in pq.read_table(spec.input.manifest).to_pylist():
-        frames = min(16, int(Path(row["uri"]).stem))
-        suffixes = (caption, len(prompter.suffix("qa", row["q"])))
-        clip = ClipShape(frames, shape.side, shape.side, len(prompter.prefix), shape.trailer, suffixes)
-        total += price.clip(clip, keep)
-    assert full.videos == 600
-    return total
-
-
-@pytest.mark.slow
-def test_a_million_rows_plan_in_a_minute_and_2_gb(clips_folder: Path, tmp_path: Path) -> None:
-    import resource
-
-    draw = random.Random(0)
-    schema = pa.schema([("uri", pa.string()), ("video_id", pa.string()), ("q", pa.string())])
-    with pq.ParquetWriter(tmp_path / "m.parquet", schema) as out:
-        for first in range(0, 1_000_000, 100_000):
-            ids = range(first, first + 100_000)
-            out.write_table(pa.table({
-                "uri": [str(clips_folder / f"{draw.choice(LENGTHS):03}.mp4") for _ in ids],
-                "video_id": [f"v{i}" for i in ids], "q": [f"What is {'the ' * draw.randint(1, 9)} {i}?" for i in ids],
-            }, schema))  # fmt: skip
-    given = {"manifest": str(tmp_path / "m.parquet"), "allow": ["/"], "id_column": "video_id"}
-    prompts = [CAPTION, {"id": "q", "kind": "qa", "column": "q"}]
-    spec = job(clips_folder, tmp_path / "out", input=given, prompts=prompts)
-    begun_s = time.process_time()
-    priced = plan(spec)
-    assert time.process_time() - begun_s < 60  # of CPU: what else runs on the machine is not the plan's doing
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2_000_000  # KiB, the whole test process
-    assert priced.videos == 1_000_000 and priced.prompts == 2_000_000
 
 
 # Words.
