@@ -224,7 +224,7 @@ def test_what_every_night_spent_is_held_against_its_own_budget(tmp_path: Path) -
 
 def test_what_runs_of_other_fingerprints_left_is_no_matter_to_a_page(output: str, tmp_path: Path) -> None:
     """Four documents of every run were read, to keep those of thirty, and a damaged one ended the page."""
-    RunFolder(output, "20260102-run").write_json("plan", {"fingerprint": "fedcba9876543210"})
+    RunFolder(output, "20260102-run").write_json("plan", {"fingerprint": OTHER})
     for name in ("progress", "environment"):
         (Path(output) / f"runs/20260102-run/{name}.json").write_text("{")
     assert write_page(output, tmp_path / "page.html", FINGERPRINT)["annotations"] == 5
