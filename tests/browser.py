@@ -151,7 +151,7 @@ class Page:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    with tempfile.TemporaryDirectory(prefix="mlb-browser-") as profile:
+    with tempfile.TemporaryDirectory(prefix="mlb-browser-", ignore_cleanup_errors=True) as profile:
         one = Browser(Path(profile))
         try:
             yield one
