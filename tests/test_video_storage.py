@@ -193,7 +193,7 @@ def test_an_object_that_is_overwritten_while_it_is_read_is_found_out(
         fs.pipe_file(f"{bucket}/long.mp4", data)
         storm.before = {storm.requests.total() + moment: lambda: fs.pipe_file(f"{bucket}/long.mp4", other)}
         with reader() as one:
-            outcomes.append(error_class(one, uri, version))
+            outcomes.append(error_class(one, uri, version=version))
     assert outcomes == ["changed_during_read"] * 4
 
 
