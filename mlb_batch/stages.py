@@ -79,25 +79,28 @@ class ReadFrames:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for work in items(table):
-            begun_s, fetched = time.monotonic(), self._reader.bytes_fetched
-            first, *others = self._cut(work)
-            looked_s, looked = time.monotonic() - begun_s, self._reader.bytes_fetched - fetched
-            read = self._read(first)  # it carries what it took to find them all
-            yield read_table(replace(read, read_s=read.read_s + looked_s, bytes_fetched=read.bytes_fetched + looked))
-            for clip in others:
-                yield read_table(self._read(clip))
+            yield from map(read_table, self._reads(work))
 
-    def _cut(self, work: Work) -> list[Work]:
-        """A long video becomes its clips; where they end is only known now."""
+    def _reads(self, work: Work) -> Iterator[Read]:
         if self._clips is None or self._history is None or not work.asks or work.video.problem is not None:
-            return [work]
+            yield self._read(work)
+            return
+        begun_s, fetched = time.monotonic(), self._reader.bytes_fetched
+        first, *others = self._cut(work, self._history)
+        looked_s, looked = time.monotonic() - begun_s, self._reader.bytes_fetched - fetched
+        read = self._read(first)  # it carries what it took to find them all
+        yield replace(read, read_s=read.read_s + looked_s, bytes_fetched=read.bytes_fetched + looked)
+        yield from map(self._read, others)
+
+    def _cut(self, work: Work, history: History) -> list[Work]:
+        """A long video becomes its clips; where they end is only known now."""
         video = work.video
         spans = self._watched(f"length {work.key}", partial(self._spans, video))
         if isinstance(spans, RowError):
             return [replace(work, video=replace(video, problem=spans), in_storage=in_storage(spans))]
         if not spans:
             return [work]  # nothing of it lies in the video, which is the error that reading it gives
-        cut = [self._history.work(video, work.version, span) for span in spans]
+        cut = [history.work(video, work.version, span) for span in spans]
         first, *others = [clip for clip in cut if clip.asks] or [replace(cut[0], counts=Counts())]
         stood = (clip.counts for clip in cut if not clip.asks)  # they ask for nothing, and ride on the first that does
         had = video.uri if any(clip.counts.skipped_done for clip in cut) else work.stands

@@ -136,6 +136,18 @@ def test_outcomes_come_out_of_their_table_as_they_went_in() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_neighbour_about_the_clip_that_was_just_read_costs_nothing(tmp_path: Path) -> None:
+    clips(tmp_path / "videos", 1)
+    (video,) = videos(job := spec(tmp_path))
+    work = history().work(video, "", (None, None))
+    with closing(Strikes()) as strikes:
+        step = ReadFrames(job, Sampling(1), FrameSize((8, 8), None, "bilinear"), strikes, None)
+        first, again = [read for table in step(item_table([work, work])) for read in reads(table)]
+    assert first.frames and again.frames and first.read_s > 0 and first.bytes_fetched > 0
+    assert (again.read_s, again.bytes_fetched) == (0, 0)
+
+
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("done", [0, 1, 3, -1])
 def test_clips_that_ask_for_nothing_ride_on_the_first_that_does(done: int, tmp_path: Path) -> None:
     """A long video whose clips are all done is one table, not thousands; and that it could be had is known."""
