@@ -210,8 +210,7 @@ def test_search_and_filters(chromium: Browser, finished: Path) -> None:
     page = chromium.open(finished)
     search(page, "heron waits")
     page.until("document.querySelector('#cards mark')?.textContent === 'heron waits'")  # half of it finds as much
-    assert count(page).startswith("1 of")
-    assert "It catches nothing." in text_of(page, "#cards") and text_of(page, "#cards mark") == "heron waits"
+    assert count(page).startswith("1 of") and "It catches nothing." in text_of(page, "#cards")
     page.key("Escape")
     assert count(page) == "212 of 212 clips"
     choose(page, "failed")
